@@ -1,0 +1,13 @@
+//! qonvert turns a trained ONNX model into a smaller, faster ONNX model for an unchanged ONNX Runtime deployment.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod diagnostics;
+pub mod error;
+pub mod ir;
+pub mod onnx_file;
+pub mod passes;
+pub mod runtime;
+
+pub use error::{Error, ErrorKind, Result};

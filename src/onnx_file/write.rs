@@ -1,0 +1,276 @@
+//! Writing: lengths first, then one tensor after the other, into a temporary file that is renamed when it is complete.
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
+use tempfile::NamedTempFile;
+
+use super::{
+    encode::{self, Encoded, Initializer},
+    map,
+    proto::{GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
+};
+use crate::{
+    error::{Error, Result},
+    ir::{Model, Tensor, ValueId},
+};
+
+/// The largest file that protobuf readers accept, with room for what the estimate does not see.
+const LARGEST_FILE: u64 = (1 << 31) - (1 << 20);
+/// Tensors below this stay in the model file, as ONNX's own tools keep them.
+const SMALLEST_EXTERNAL: usize = 1024;
+/// Alignment of tensors in the data file, so that runtimes can map them: a page, the rule of the ONNX specification.
+const ALIGNMENT: u64 = 4096;
+/// How much of a tensor is copied before its pages are given back.
+const CHUNK: usize = 8 << 20;
+
+/// How to write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteOptions {
+    /// Keep weights in a file beside the model: `None` does so where one file would exceed protobuf's 2 GB.
+    pub external_data: Option<bool>,
+}
+
+/// Writes the model to `path`. The file appears under that name only when it is complete; the weights of a model with
+/// external data stand in `path` + `.data`.
+pub fn write(model: &Model, path: &Path, options: WriteOptions) -> Result<()> {
+    let data_path = data_path(path);
+    for p in [path, &data_path] {
+        if map::is_mapped(p) {
+            return Err(Error::config("is in use as the input; writing over it would lose the original")
+                .file(p)
+                .help("choose another output path"));
+        }
+    }
+    let mut encoded = encode::model(model, &[])?;
+    let lengths = Lengths::of(model, &encoded)?;
+    let external = options.external_data.unwrap_or(lengths.model > LARGEST_FILE);
+    let data = if external { write_data(&mut encoded, &data_path)? } else { None };
+    let file = temporary(path)?;
+    let failed = |e| Error::io(path, "write the model", e);
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let lengths = if external { Lengths::of(model, &encoded)? } else { lengths };
+    stream(model, &encoded, &lengths, &mut out).map_err(|e| e.into_error(path))?;
+    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+    // An old model beside new weights would load and be wrong: it goes before the weights change.
+    if let Some(data) = data {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(path, "replace the old file", e)),
+            _ => finish(data, &data_path)?,
+        }
+    }
+    finish(file, path)
+}
+
+/// The encoded model in memory, for runtimes that load it from there.
+pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
+    to_bytes_with_outputs(model, &[])
+}
+
+/// As [`to_bytes`], with further values handed out as graph outputs, in this order behind the model's own.
+pub fn to_bytes_with_outputs(model: &Model, outputs: &[ValueId]) -> Result<Vec<u8>> {
+    let encoded = encode::model(model, outputs)?;
+    let lengths = Lengths::of(model, &encoded)?;
+    let mut out = Vec::with_capacity(usize::try_from(lengths.model).unwrap_or(0));
+    stream(model, &encoded, &lengths, &mut out).map_err(|e| e.into_error(Path::new("")))?;
+    Ok(out)
+}
+
+fn data_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".data");
+    path.with_file_name(name)
+}
+
+fn temporary(path: &Path) -> Result<NamedTempFile> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let make = tempfile::Builder::new().prefix(".qonvert-").suffix(".tmp").tempfile_in(folder);
+    make.map_err(|e| Error::io(path, "create a file in the output folder", e))
+}
+
+fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
+    file.as_file().sync_all().map_err(|e| Error::io(path, "write the file to disk", e))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Temporary files are private; the result gets what a plain file would have.
+        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
+        let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(mode));
+    }
+    file.persist(path).map_err(|e| Error::io(path, "give the finished file its name", e.error))?;
+    Ok(())
+}
+
+/// Moves the large tensors out into the data file, and into the messages where they stand there. `None` if there are none.
+fn write_data(encoded: &mut Encoded, data_path: &Path) -> Result<Option<NamedTempFile>> {
+    let big = |i: &Initializer| i.raw.as_ref().is_some_and(|t| t.byte_len() >= SMALLEST_EXTERNAL);
+    if !encoded.initializers.iter().any(big) {
+        return Ok(None);
+    }
+    let location = data_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let failed = |e: Failure| e.into_error(data_path);
+    let mut out = BufWriter::with_capacity(1 << 20, temporary(data_path)?);
+    let mut offset = 0u64;
+    for i in encoded.initializers.iter_mut().filter(|i| big(i)) {
+        let tensor = i.raw.take().expect("big tensors have elements");
+        let start = offset.next_multiple_of(ALIGNMENT);
+        out.write_all(&vec![0; (start - offset) as usize]).map_err(|e| failed(e.into()))?;
+        write_elements(&tensor, &mut out).map_err(failed)?;
+        offset = start + tensor.byte_len() as u64;
+        i.proto.data_location = Some(DataLocation::External.into());
+        let entry = |k: &str, v: String| StringStringEntryProto { key: Some(k.into()), value: Some(v) };
+        i.proto.external_data = vec![
+            entry("location", location.clone()),
+            entry("offset", start.to_string()),
+            entry("length", tensor.byte_len().to_string()),
+        ];
+    }
+    let file = out.into_inner().map_err(|e| failed(e.into_error().into()))?;
+    Ok(Some(file))
+}
+
+/// Why streaming stopped: the disk, or the tensor that should have been written.
+enum Failure {
+    Io(io::Error),
+    Model(Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Model(e)
+    }
+}
+
+impl Failure {
+    fn into_error(self, path: &Path) -> Error {
+        match self {
+            Self::Io(e) => Error::io(path, "write the file", e),
+            Self::Model(e) => e,
+        }
+    }
+}
+
+/// Encoded lengths, which protobuf wants before the content.
+struct Lengths {
+    graph: u64,
+    model: u64,
+}
+
+/// A tensor message up to `raw_data`, and what comes behind it: fields are written in the order of their numbers.
+fn split(proto: &TensorProto) -> (TensorProto, TensorProto) {
+    let behind = TensorProto {
+        doc_string: proto.doc_string.clone(),
+        external_data: proto.external_data.clone(),
+        data_location: proto.data_location,
+        metadata_props: proto.metadata_props.clone(),
+        ..TensorProto::default()
+    };
+    let before = TensorProto {
+        doc_string: None,
+        external_data: Vec::new(),
+        data_location: None,
+        metadata_props: Vec::new(),
+        ..proto.clone()
+    };
+    (before, behind)
+}
+
+fn field_len(tag: u32, len: u64) -> u64 {
+    key_len(tag) as u64 + encoded_len_varint(len) as u64 + len
+}
+
+fn tensor_len(i: &Initializer) -> u64 {
+    i.proto.encoded_len() as u64 + i.raw.as_ref().map_or(0, |t| field_len(tag::RAW_DATA, t.byte_len() as u64))
+}
+
+/// Field numbers of `proto/onnx.proto` that the streaming writer places by hand.
+mod tag {
+    pub(super) const MODEL_GRAPH: u32 = 7;
+    pub(super) const GRAPH_NODE: u32 = 1;
+    pub(super) const GRAPH_INITIALIZER: u32 = 5;
+    pub(super) const RAW_DATA: u32 = 9;
+}
+
+impl Lengths {
+    fn of(model: &Model, e: &Encoded) -> Result<Self> {
+        let mut graph = e.graph.encoded_len() as u64;
+        for &n in &e.nodes {
+            graph += field_len(tag::GRAPH_NODE, encode::node(model, n)?.encoded_len() as u64);
+        }
+        graph += e.initializers.iter().map(|i| field_len(tag::GRAPH_INITIALIZER, tensor_len(i))).sum::<u64>();
+        Ok(Self { graph, model: e.model.encoded_len() as u64 + field_len(tag::MODEL_GRAPH, graph) })
+    }
+}
+
+fn stream(model: &Model, e: &Encoded, lengths: &Lengths, out: &mut impl Write) -> Result<(), Failure> {
+    let m = &e.model;
+    let behind = ModelProto {
+        opset_import: m.opset_import.clone(),
+        metadata_props: m.metadata_props.clone(),
+        training_info: m.training_info.clone(),
+        functions: m.functions.clone(),
+        configuration: m.configuration.clone(),
+        ..ModelProto::default()
+    };
+    let before = ModelProto {
+        opset_import: Vec::new(),
+        metadata_props: Vec::new(),
+        training_info: Vec::new(),
+        functions: Vec::new(),
+        configuration: Vec::new(),
+        ..m.clone()
+    };
+    out.write_all(&before.encode_to_vec())?;
+    field(out, tag::MODEL_GRAPH, lengths.graph)?;
+    for &n in &e.nodes {
+        let node: NodeProto = encode::node(model, n)?;
+        field(out, tag::GRAPH_NODE, node.encoded_len() as u64)?;
+        out.write_all(&node.encode_to_vec())?;
+    }
+    let name = GraphProto { name: e.graph.name.clone(), ..GraphProto::default() };
+    out.write_all(&name.encode_to_vec())?;
+    for i in &e.initializers {
+        field(out, tag::GRAPH_INITIALIZER, tensor_len(i))?;
+        let (before, behind) = split(&i.proto);
+        out.write_all(&before.encode_to_vec())?;
+        if let Some(tensor) = &i.raw {
+            field(out, tag::RAW_DATA, tensor.byte_len() as u64)?;
+            write_elements(tensor, out).map_err(|e| match e {
+                Failure::Model(e) => Failure::Model(e.value(i.proto.name())),
+                io @ Failure::Io(_) => io,
+            })?;
+        }
+        out.write_all(&behind.encode_to_vec())?;
+    }
+    out.write_all(&GraphProto { name: None, ..e.graph.clone() }.encode_to_vec())?;
+    out.write_all(&behind.encode_to_vec())?;
+    Ok(())
+}
+
+fn field(out: &mut impl Write, tag: u32, len: u64) -> io::Result<()> {
+    let mut head = Vec::with_capacity(16);
+    encode_key(tag, WireType::LengthDelimited, &mut head);
+    encode_varint(len, &mut head);
+    out.write_all(&head)
+}
+
+fn write_elements(tensor: &Tensor, out: &mut impl Write) -> Result<(), Failure> {
+    let bytes = tensor.bytes()?;
+    for chunk in bytes.chunks(CHUNK) {
+        out.write_all(chunk)?;
+        map::release(chunk);
+    }
+    Ok(())
+}

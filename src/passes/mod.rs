@@ -1,0 +1,96 @@
+//! Changes to the graph, one file each, in five stages. Passes carry out; only the plan decides.
+//!
+//! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
+//! in its documentation what it makes of what.
+
+use crate::{diagnostics::Diagnostic, error::Result, ir::Model};
+
+/// When a pass runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Before placement: the float graph in its simplest form.
+    Prepare,
+    /// After calibration: changes of weights that keep the float model's function.
+    Adjust,
+    /// Q/DQ pairs as the plan says.
+    Insert,
+    /// Q/DQ pairs and operators fused into integer operators.
+    Lower,
+    /// What the other stages leave behind.
+    Cleanup,
+}
+
+/// What passes share.
+#[derive(Debug, Default)]
+pub struct Context {
+    /// What was noticed; passes add to it.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Options of the passes.
+    pub options: Options,
+}
+
+/// Options of the passes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folding may add at most this many bytes of constants to the model (a large `ConstantOfShape` stays a node).
+    pub fold_growth_limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { fold_growth_limit: 1 << 20 }
+    }
+}
+
+/// A pass.
+pub struct Pass {
+    /// The file's name.
+    pub name: &'static str,
+    /// When it runs.
+    pub stage: Stage,
+    /// Carries it out; returns the number of changes.
+    pub run: fn(&mut Model, &mut Context) -> Result<usize>,
+}
+
+macro_rules! passes {
+    ($($stage:ident: $($name:ident),* ;)*) => {
+        $($(pub mod $name;)*)*
+
+        /// Every pass in the order in which they run.
+        pub const PASSES: &[Pass] = &[
+            $($(Pass { name: stringify!($name), stage: Stage::$stage, run: $name::run },)*)*
+        ];
+    };
+}
+
+// Order carries meaning: a pass sees what those above it left.
+passes! {
+    Prepare: remove_dead;
+    Cleanup: sort_nodes;
+}
+
+/// Runs the passes of a stage once, in order. Returns the number of changes.
+pub fn run_stage(stage: Stage, model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let mut changes = 0;
+    for pass in PASSES.iter().filter(|p| p.stage == stage) {
+        let n = (pass.run)(model, cx)?;
+        log::debug!("{}: {n} changes", pass.name);
+        if cfg!(any(debug_assertions, test)) {
+            model.verify()?;
+        }
+        changes += n;
+    }
+    Ok(changes)
+}
+
+/// Runs the passes of a stage until none changes anything (at most 10 rounds: passes that undo each other are a bug).
+pub fn run_stage_to_end(stage: Stage, model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let mut changes = 0;
+    for _ in 0..10 {
+        match run_stage(stage, model, cx)? {
+            0 => break,
+            n => changes += n,
+        }
+    }
+    Ok(changes)
+}
