@@ -65,7 +65,7 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Prepare: remove_dead;
+    Prepare: remove_dead, lift_constants;
     Cleanup: sort_nodes;
 }
 

@@ -1,0 +1,3 @@
+//! What can be known about a model without running it.
+
+pub mod constants;
