@@ -9,6 +9,8 @@ pub mod error;
 pub mod ir;
 pub mod onnx_file;
 pub mod passes;
+pub mod quant;
 pub mod runtime;
+pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,14 @@
+//! The numbers of quantization: parameters from ranges, rounding, granularity, packing. No graph, no files.
+//!
+//! Of the graph's rooms only [`crate::ir::DType`] and [`crate::ir::Tensor`] are known here, as plain data.
+
+pub mod arith;
+pub mod bias;
+pub mod error;
+pub mod granularity;
+pub mod pack;
+pub mod params;
+
+pub use bias::{QuantizedBias, quantize_bias};
+pub use granularity::{Granularity, QuantizedWeight, quantize_weight};
+pub use params::{QParams, QuantTarget, Range};
