@@ -8,9 +8,12 @@ pub mod diagnostics;
 pub mod error;
 pub mod ir;
 pub mod onnx_file;
+pub mod ops;
 pub mod passes;
+pub mod plan;
 pub mod quant;
 pub mod runtime;
+pub mod target;
 pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,3 +1,4 @@
-//! What can be known about a model without running it.
+//! What can be known about a model before anything is changed.
 
 pub mod constants;
+pub mod placement;

@@ -1,0 +1,127 @@
+//! What a placement costs, by the target's cost model.
+
+use super::{Shapes, candidates::Candidates};
+use crate::{
+    ir::{Model, NodeId, ValueId},
+    ops::Class,
+    target::{Convolution, Costs, Output, Target},
+};
+
+/// Times that do not depend on the placement.
+pub(super) struct NodeCosts {
+    /// Float and integer time of each node, its conversions not included.
+    nodes: Vec<(f64, f64)>,
+    values: Vec<ValueCost>,
+}
+
+/// A value that some node reads as data, or that an integer kernel may make.
+struct ValueCost {
+    id: ValueId,
+    maker: Option<usize>,
+    quantize: f64,
+    dequantize: f64,
+}
+
+impl NodeCosts {
+    pub(super) fn of(model: &Model, target: &Target, shapes: &Shapes, graph: &Candidates) -> Self {
+        let nodes = graph
+            .nodes
+            .iter()
+            .map(|n| match n.spec {
+                Some(spec) if n.kernel.is_some() => {
+                    node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs)
+                }
+                _ => (0.0, 0.0),
+            })
+            .collect();
+        let mut ids: Vec<ValueId> = graph.maker.keys().chain(graph.readers.keys()).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let value = |id: ValueId| {
+            let maker = graph.maker.get(&id).copied();
+            let n = shapes.elements(id) as f64;
+            let c = &target.costs;
+            // Images and feature maps change their layout between float and integer convolutions.
+            let layout = if shapes.dims(id).is_some_and(|d| d.len() >= 4 && d[2..].iter().any(|&d| d > 1)) {
+                c.layout * n
+            } else {
+                0.0
+            };
+            ValueCost {
+                id,
+                maker,
+                quantize: c.convert_node + c.quantize * n + layout,
+                dequantize: c.convert_node + c.dequantize * n + layout,
+            }
+        };
+        Self { nodes, values: ids.into_iter().map(value).collect() }
+    }
+
+    /// Time of one run with these nodes in integers (less what does not depend on the placement).
+    pub(super) fn total(&self, graph: &Candidates, integer: &[bool]) -> f64 {
+        let nodes: f64 = self.nodes.iter().zip(integer).map(|(c, &i)| if i { c.1 } else { c.0 }).sum();
+        let conversions: f64 = self.values.iter().map(|v| conversion(graph, v, integer)).sum();
+        nodes + conversions
+    }
+}
+
+fn conversion(graph: &Candidates, v: &ValueCost, integer: &[bool]) -> f64 {
+    let empty = Vec::new();
+    let readers = graph.readers.get(&v.id).unwrap_or(&empty);
+    let is_integer = |&i: &usize| i != usize::MAX && integer[i];
+    let (some_integer, some_float) = (readers.iter().any(is_integer), readers.iter().any(|i| !is_integer(i)));
+    let made = v.maker.filter(|&m| integer[m]);
+    match made.map(|m| graph.nodes[m].kernel.map(|k| k.output)) {
+        Some(Some(Output::Required)) => {
+            if some_float {
+                v.dequantize
+            } else {
+                0.0
+            }
+        }
+        // Both forms at once: the kernel hands out float, and that is quantized.
+        Some(_) => {
+            if some_integer && some_float {
+                v.quantize
+            } else {
+                0.0
+            }
+        }
+        None => {
+            if some_integer {
+                v.quantize
+            } else {
+                0.0
+            }
+        }
+    }
+}
+
+fn node_cost(model: &Model, c: &Costs, shapes: &Shapes, id: NodeId, class: Class, outputs: &[ValueId]) -> (f64, f64) {
+    let node = model.node(id);
+    let data = node.input(0).and_then(|v| shapes.dims(v)).unwrap_or_default();
+    let out = node.output(0).or(outputs.first().copied());
+    let out_dims = out.and_then(|v| shapes.dims(v)).unwrap_or_default();
+    let elements: usize = out_dims.iter().product();
+    if class != Class::Product {
+        return match class {
+            Class::Movement => (c.float_node, c.float_node),
+            _ => c.elementwise(elements.max(data.iter().product())),
+        };
+    }
+    let Some(weight) = model.constant_input(id, 1) else { return (0.0, 0.0) };
+    let w = weight.dims();
+    if node.is("Conv") {
+        let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(1).max(1);
+        let outputs = w.first().copied().unwrap_or(1).max(1);
+        return c.convolution(Convolution {
+            positions: elements / outputs,
+            taps: w.get(2..).unwrap_or_default().iter().product(),
+            inputs: w.get(1).copied().unwrap_or(1) * groups,
+            outputs,
+            groups,
+        });
+    }
+    let columns = out_dims.last().copied().unwrap_or(1).max(1);
+    c.matrix(elements / columns, weight.len() / columns, columns)
+}

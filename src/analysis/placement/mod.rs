@@ -1,0 +1,180 @@
+//! Where integer kernels gain: which nodes compute in integers, and which values are quantized for that.
+//!
+//! 1. [`candidates`]: what each node could become by the target's table, and which clamps its saturation replaces.
+//! 2. [`flow`]: products (convolutions, matrix products) first; other operators join where they connect them, so that a Q/DQ
+//!    pair stands only where it becomes an integer kernel or joins two of them.
+//! 3. [`search`]: products whose kernels do not pay for their conversions go back to float, by the target's cost model.
+
+mod candidates;
+mod cost;
+mod flow;
+mod search;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{
+    ir::{DType, Model, NodeId, ValueId},
+    target::Target,
+};
+
+/// Concrete dtype and shape of values, from running one sample.
+#[derive(Debug, Clone, Default)]
+pub struct Shapes(pub HashMap<ValueId, (DType, Vec<usize>)>);
+
+impl Shapes {
+    /// Shape, if the value was seen.
+    pub fn dims(&self, v: ValueId) -> Option<&[usize]> {
+        self.0.get(&v).map(|(_, d)| &d[..])
+    }
+
+    /// Element count, 0 if the value was not seen.
+    pub fn elements(&self, v: ValueId) -> usize {
+        self.dims(v).map_or(0, |d| d.iter().product())
+    }
+
+    /// Whether the value is known to be of type float.
+    pub fn is_float(&self, v: ValueId) -> bool {
+        self.0.get(&v).is_some_and(|(t, _)| *t == DType::Float)
+    }
+}
+
+/// What the user wants of the placement.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// Nodes to keep in float, each with the words of the rule that says so.
+    pub keep_float: BTreeMap<NodeId, String>,
+    /// Nodes to quantize wherever there is a kernel, whatever the cost model says.
+    pub force: BTreeSet<NodeId>,
+    /// Quantize wherever there is a kernel, whatever the cost model says.
+    pub ignore_cost: bool,
+    /// The quantized range of an activation is symmetric around zero, so that saturation cannot stand in for a clamp.
+    pub symmetric: bool,
+}
+
+/// What becomes of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Computes in integers, by this kernel.
+    Integer(String),
+    /// Vanishes: the quantized output of the node before saturates where it cuts.
+    Absorbed(NodeId),
+    /// Stays float, for this reason.
+    Float(String),
+}
+
+/// Who reads the quantized form of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Everyone: an integer kernel makes the value.
+    All,
+    /// Only integer kernels; float nodes read the value as it was computed.
+    Integer,
+}
+
+/// A value that gets a Q/DQ pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantized {
+    /// Who reads the quantized form.
+    pub readers: Readers,
+    /// The value whose range it shares (itself, if none).
+    pub root: ValueId,
+}
+
+/// The result.
+#[derive(Debug, Clone, Default)]
+pub struct Placement {
+    /// Every node of the main graph, in order.
+    pub nodes: Vec<(NodeId, Decision)>,
+    /// The quantized activations.
+    pub values: BTreeMap<ValueId, Quantized>,
+    /// Time of one run by the cost model, nanoseconds: all in float, and as placed.
+    pub float_time: f64,
+    /// See `float_time`.
+    pub placed_time: f64,
+}
+
+impl Placement {
+    /// The values whose ranges calibration must observe.
+    pub fn roots(&self) -> Vec<ValueId> {
+        let roots: BTreeSet<_> = self.values.values().map(|q| q.root).collect();
+        roots.into_iter().collect()
+    }
+
+    /// Whether the node computes in integers.
+    pub fn is_integer(&self, node: NodeId) -> bool {
+        self.nodes.iter().any(|(n, d)| *n == node && matches!(d, Decision::Integer(_)))
+    }
+}
+
+/// Places quantization in the main graph. `shapes` come from a run of one sample.
+pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -> Placement {
+    let graph = candidates::Candidates::of(model, target, shapes, wishes);
+    let costs = cost::NodeCosts::of(model, target, shapes, &graph);
+    let chosen = search::choose(&graph, &costs, wishes);
+    finish(model, &graph, &costs, &chosen)
+}
+
+fn finish(
+    model: &Model,
+    graph: &candidates::Candidates,
+    costs: &cost::NodeCosts,
+    chosen: &search::Choice,
+) -> Placement {
+    let integer = &chosen.integer;
+    let mut placement = Placement {
+        float_time: costs.total(graph, &vec![false; graph.nodes.len()]),
+        placed_time: costs.total(graph, integer),
+        ..Placement::default()
+    };
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let Some(kernel) = node.kernel.filter(|_| integer[i]) else { continue };
+        for &v in &node.outputs {
+            if kernel.output == crate::target::Output::Required {
+                placement.values.insert(v, Quantized { readers: Readers::All, root: v });
+            }
+        }
+    }
+    for (i, node) in graph.nodes.iter().enumerate().filter(|&(i, _)| integer[i]) {
+        let _ = i;
+        for &v in &node.data {
+            placement.values.entry(v).or_insert(Quantized { readers: Readers::Integer, root: v });
+        }
+    }
+    // An optional output that only integer kernels read is made by the kernel itself.
+    for (&v, q) in &mut placement.values {
+        if q.readers == Readers::Integer
+            && graph.made_integer(v, integer)
+            && graph.only_integer_readers(model, v, integer)
+        {
+            q.readers = Readers::All;
+        }
+    }
+    // Data movement keeps the scale: in graph order, an output's root is its input's.
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if integer[i] && node.kernel.is_some_and(|k| k.same_scale) {
+            let root = node.data.first().and_then(|v| placement.values.get(v)).map(|q| q.root);
+            for v in &node.outputs {
+                if let (Some(root), Some(q)) = (root, placement.values.get_mut(v)) {
+                    q.root = root;
+                }
+            }
+        }
+    }
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let decision = match (&node.host, integer[i]) {
+            (_, true) => {
+                let kernel = node.kernel.expect("integer nodes have a kernel");
+                let quantized =
+                    node.outputs.iter().any(|v| placement.values.get(v).is_some_and(|q| q.readers == Readers::All));
+                let name = if quantized { None } else { kernel.float_output_kernel.clone() };
+                Decision::Integer(name.unwrap_or_else(|| kernel.kernel.clone()))
+            }
+            (Some(host), _) if integer[*host] && placement.values.contains_key(&graph.nodes[*host].outputs[0]) => {
+                Decision::Absorbed(graph.nodes[*host].id)
+            }
+            _ => Decision::Float(chosen.reasons[i].clone().unwrap_or_else(|| node.reason.clone())),
+        };
+        placement.nodes.push((node.id, decision));
+    }
+    placement
+}

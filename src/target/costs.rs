@@ -1,0 +1,84 @@
+//! Times of kernels, in nanoseconds for one run on one core.
+
+use serde::Deserialize;
+
+/// Parameters of the cost model; `configs/targets/*.yaml` explains each.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Costs {
+    pub float_node: f64,
+    pub integer_node: f64,
+    pub convert_node: f64,
+    pub quantize: f64,
+    pub dequantize: f64,
+    pub layout: f64,
+    pub float_mac: f64,
+    pub integer_mac: f64,
+    pub float_position: f64,
+    pub integer_position: f64,
+    pub integer_tap: f64,
+    pub integer_output: f64,
+    pub float_depthwise: f64,
+    pub integer_depthwise: f64,
+    pub integer_depthwise_tap: f64,
+    pub float_channel_block: usize,
+    pub float_weight: f64,
+    pub integer_weight: f64,
+    pub float_element: f64,
+    pub integer_element: f64,
+}
+
+/// The shape of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Convolution {
+    /// Batch times output height times width.
+    pub positions: usize,
+    /// Elements of the kernel's window (1 for pointwise).
+    pub taps: usize,
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Groups.
+    pub groups: usize,
+}
+
+impl Costs {
+    /// Float and integer time of a convolution.
+    pub fn convolution(&self, c: Convolution) -> (f64, f64) {
+        let f = |n: usize| n as f64;
+        let (positions, taps) = (f(c.positions), f(c.taps));
+        if c.groups == c.inputs && c.groups > 1 {
+            let channels = f(c.outputs.next_multiple_of(self.float_channel_block));
+            let float = positions * self.float_depthwise * taps * channels;
+            let integer =
+                positions * (self.integer_depthwise_tap * taps + self.integer_depthwise * taps * f(c.outputs));
+            return (self.float_node + float, self.integer_node + integer);
+        }
+        let depth = f(c.inputs / c.groups.max(1)) * taps;
+        let blocks = if c.groups == 1 { c.outputs.next_multiple_of(self.float_channel_block) } else { c.outputs };
+        let float = positions * (self.float_position * f(c.groups) + self.float_mac * depth * f(blocks));
+        let gather = if c.taps > 1 { self.integer_tap * taps * f(c.groups) } else { 0.0 };
+        let integer = positions
+            * (self.integer_position * f(c.groups)
+                + gather
+                + self.integer_output * f(c.outputs)
+                + self.integer_mac * depth * f(c.outputs));
+        (self.float_node + float, self.integer_node + integer)
+    }
+
+    /// Float and integer time of a matrix product of `rows` × `depth` by `depth` × `columns`.
+    pub fn matrix(&self, rows: usize, depth: usize, columns: usize) -> (f64, f64) {
+        let (m, k, n) = (rows as f64, depth as f64, columns as f64);
+        let float = (m * k * n * self.float_mac).max(k * n * self.float_weight);
+        let integer = (m * k * n * self.integer_mac).max(k * n * self.integer_weight) + m * n * self.integer_output;
+        (self.float_node + float, self.integer_node + integer)
+    }
+
+    /// Float and integer time of an elementwise operator.
+    pub fn elementwise(&self, elements: usize) -> (f64, f64) {
+        let n = elements as f64;
+        (self.float_node + n * self.float_element, self.integer_node + n * self.integer_element)
+    }
+}

@@ -1,0 +1,191 @@
+//! What a runtime can do, as data: which operator with which types becomes which integer kernel, and what it costs.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+
+use crate::{
+    error::{Error, Result},
+    ir::{AttrValue, Model, NodeId},
+};
+
+mod costs;
+
+pub use costs::{Convolution, Costs};
+
+/// A runtime on a kind of machine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// What to use where the user says nothing.
+    pub defaults: Defaults,
+    /// Integer kernels.
+    pub kernels: Vec<Kernel>,
+    /// Operators that vanish where the quantized range ends at their bounds.
+    pub clamps: Vec<String>,
+    /// Why other operators stay float.
+    pub never: BTreeMap<String, String>,
+    /// Times of kernels.
+    pub costs: Costs,
+}
+
+/// The types that this target computes fastest with.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// Type of activations.
+    pub activation: String,
+    /// Type of weights.
+    pub weight: String,
+    /// Whether weights have a scale per output channel.
+    pub per_channel: bool,
+}
+
+/// One row: an operator, the kernel that its Q/DQ form becomes, and the conditions.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// `op_type` in ai.onnx.
+    pub op: String,
+    /// The integer kernel.
+    pub kernel: String,
+    /// The kernel if the output stays float.
+    #[serde(default)]
+    pub float_output_kernel: Option<String>,
+    /// Whether the output must be quantized.
+    pub output: Output,
+    /// What the weight must be.
+    #[serde(default)]
+    pub weight: Option<Weight>,
+    /// What becomes of constant data operands.
+    #[serde(default)]
+    pub constant: Constant,
+    /// Input and output must have the same scale and zero point.
+    #[serde(default)]
+    pub same_scale: bool,
+    /// The first operator set whose form of the operator has the kernel.
+    #[serde(default)]
+    pub min_opset: i64,
+    /// Attributes that must have this value, where they are present.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, Scalar>,
+}
+
+/// Whether a kernel's output must be quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// Else there is no integer kernel.
+    Required,
+    /// There is one either way.
+    Optional,
+}
+
+/// What a kernel asks of the weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// A constant.
+    Constant,
+}
+
+/// Constant data operands of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Constant {
+    /// Quantized to the activation's type.
+    AsActivation,
+    /// No kernel with one.
+    #[default]
+    Never,
+}
+
+/// The value of an attribute in a row.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// An integer.
+    Int(i64),
+    /// A float.
+    Float(f32),
+    /// A string.
+    Text(String),
+}
+
+impl Scalar {
+    fn matches(&self, value: &AttrValue) -> bool {
+        match (self, value) {
+            (Self::Int(a), AttrValue::Int(b)) => a == b,
+            (Self::Float(a), AttrValue::Float(b)) => a == b,
+            (Self::Int(a), AttrValue::Float(b)) => *a as f32 == *b,
+            (Self::Text(a), AttrValue::String(b)) => a.as_bytes() == &b[..],
+            _ => false,
+        }
+    }
+}
+
+const BUILT_IN: &[(&str, &str)] = &[("onnxruntime-cpu", include_str!("../../configs/targets/onnxruntime-cpu.yaml"))];
+
+impl Target {
+    /// The names of the targets that need no file.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(n, _)| *n)
+    }
+
+    /// A built-in target by name, or one from a YAML file by path.
+    pub fn load(name: &str) -> Result<Self> {
+        let parse = |text: &str| {
+            serde_yaml::from_str(text).map_err(|e| Error::config(format!("target {name:?} is not right: {e}")))
+        };
+        if let Some((_, text)) = BUILT_IN.iter().find(|(n, _)| *n == name) {
+            return parse(text);
+        }
+        let path = Path::new(name);
+        if !path.exists() {
+            let known: Vec<_> = Self::names().collect();
+            return Err(Error::config(format!("no target is called {name:?}, and no file has this name"))
+                .help(format!("known targets: {}", known.join(", "))));
+        }
+        parse(&std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the target", e))?)
+    }
+
+    /// The integer kernel for a node by its operator, attributes and opset; else why there is none.
+    pub fn kernel(&self, model: &Model, id: NodeId) -> Result<&Kernel, String> {
+        let node = model.node(id);
+        let row =
+            self.kernels.iter().find(|k| node.is(&k.op)).ok_or_else(|| {
+                self.never.get(&node.op_type).cloned().unwrap_or_else(|| "no integer kernel".to_owned())
+            })?;
+        let opset = model.opset("").unwrap_or(1);
+        if opset < row.min_opset {
+            return Err(format!("its integer kernel needs opset {}, the model has {opset}", row.min_opset));
+        }
+        for (name, want) in &row.attributes {
+            if node.attr(name).is_some_and(|v| !want.matches(v)) {
+                return Err(format!("no integer kernel with this {name}"));
+            }
+        }
+        Ok(row)
+    }
+
+    /// Whether the operator is a clamp that saturation can replace.
+    pub fn is_clamp(&self, op: &str) -> bool {
+        self.clamps.iter().any(|c| c == op)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_targets_parse() {
+        for name in Target::names() {
+            assert_eq!(Target::load(name).unwrap().name, name);
+        }
+        let e = Target::load("tensorrt").unwrap_err();
+        assert!(e.help_text().unwrap().contains("onnxruntime-cpu"));
+    }
+}
