@@ -5,7 +5,8 @@ use std::fmt;
 macro_rules! dtypes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal, $bits:literal;)*) => {
         /// The element type of a tensor, numbered as `TensorProto.DataType`.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "String", into = "String")]
         #[repr(i32)]
         pub enum DType { $($(#[$doc])* $name = $number),* }
 
@@ -110,6 +111,21 @@ impl DType {
     pub fn is_integer(self) -> bool {
         use DType::*;
         matches!(self, Uint8 | Int8 | Uint16 | Int16 | Int32 | Int64 | Uint32 | Uint64 | Uint4 | Int4 | Uint2 | Int2)
+    }
+}
+
+impl From<DType> for String {
+    fn from(dtype: DType) -> Self {
+        dtype.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for DType {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|d| d.name() == name);
+        found.copied().ok_or_else(|| format!("{name:?} is no element type (such as uint8, int8, float)"))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
 //! in its documentation what it makes of what.
 
-use crate::{diagnostics::Diagnostic, error::Result, ir::Model};
+use crate::{diagnostics::Diagnostic, error::Result, ir::Model, plan::Plan};
 
 /// When a pass runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub struct Context {
     pub diagnostics: Vec<Diagnostic>,
     /// Options of the passes.
     pub options: Options,
+    /// What to do to each value and node; the Insert stage carries it out.
+    pub plan: Option<Plan>,
 }
 
 /// Options of the passes.
@@ -66,6 +68,7 @@ macro_rules! passes {
 // Order carries meaning: a pass sees what those above it left.
 passes! {
     Prepare: remove_dead, lift_constants;
+    Insert: insert_quantization;
     Cleanup: sort_nodes;
 }
 

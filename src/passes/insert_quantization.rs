@@ -1,0 +1,263 @@
+//! Inserts the Q/DQ pairs of the plan, quantizes weights and biases, and takes out the clamps that saturation replaces.
+//!
+//! ```text
+//! before: y = Relu(Conv(x, w, b))
+//! after:  x' = DequantizeLinear(QuantizeLinear(x)); y' = Conv(x', DequantizeLinear(w_quantized), DequantizeLinear(b_quantized))
+//!         y = DequantizeLinear(QuantizeLinear(y'))
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Context;
+use crate::{
+    error::{Error, Result},
+    ir::{Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ops::{self, Role},
+    plan::{Activation, Form, Plan, Readers, Weight},
+    quant::{
+        bias::{quantize_bias, weight_scales_for_bias},
+        granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
+        params::{QParams, QuantTarget, Range},
+    },
+};
+
+/// See the module's documentation. Without a plan there is nothing to do.
+pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let Some(plan) = cx.plan.take() else { return Ok(0) };
+    let done = Inserter::new(model, &plan).and_then(|mut i| i.all());
+    cx.plan = Some(plan);
+    done
+}
+
+struct Inserter<'a> {
+    model: &'a mut Model,
+    /// Quantized values with what the plan says of them.
+    activations: BTreeMap<ValueId, &'a Activation>,
+    integer: Vec<(NodeId, Option<&'a Weight>)>,
+    absorbed: Vec<NodeId>,
+    /// Weights that are quantized already, for nodes that share them.
+    weights: HashMap<(ValueId, String), ValueId>,
+}
+
+impl<'a> Inserter<'a> {
+    /// Looks every name of the plan up before anything is renamed.
+    fn new(model: &'a mut Model, plan: &'a Plan) -> Result<Self> {
+        let main = model.main();
+        let mut names: HashMap<String, ValueId> = HashMap::new();
+        for v in model.value_ids() {
+            if model.value(v).graph() == main {
+                names.insert(model.value(v).name().to_owned(), v);
+            }
+        }
+        let missing = |name: &str| {
+            Error::config("the plan names this value, but the model has none of that name")
+                .value(name)
+                .help("a plan belongs to the model that it was made for, with the same Prepare passes")
+        };
+        let mut activations = BTreeMap::new();
+        for (name, a) in &plan.activations {
+            activations.insert(*names.get(name).ok_or_else(|| missing(name))?, a);
+        }
+        let (mut integer, mut absorbed) = (Vec::new(), Vec::new());
+        for (name, node) in &plan.nodes {
+            let v = *names.get(name).ok_or_else(|| missing(name))?;
+            let id = model.producer(v).ok_or_else(|| missing(name))?;
+            match node.becomes {
+                Form::Integer => integer.push((id, node.weight.as_ref())),
+                Form::Absorbed => absorbed.push(id),
+                Form::Float => {}
+            }
+        }
+        // The order of the file, not of the names.
+        let place: HashMap<NodeId, usize> = model.nodes(main).into_iter().enumerate().map(|(i, n)| (n, i)).collect();
+        integer.sort_by_key(|(n, _)| place[n]);
+        absorbed.sort_by_key(|n| place[n]);
+        Ok(Self { model, activations, integer, absorbed, weights: HashMap::new() })
+    }
+
+    fn all(&mut self) -> Result<usize> {
+        self.absorb()?;
+        for (id, weight) in self.integer.clone() {
+            let op = self.model.node(id).op_type.clone();
+            let label = self.model.node_label(id);
+            self.constants(id, weight).map_err(|e| e.node(label, op))?;
+        }
+        let pairs: Vec<_> = self.activations.iter().map(|(&v, &a)| (v, a)).collect();
+        for &(v, a) in &pairs {
+            self.pair(v, a)?;
+        }
+        Ok(self.integer.len() + pairs.len() + self.absorbed.len())
+    }
+
+    /// Takes the clamps out; what was said of their outputs now holds for their inputs.
+    fn absorb(&mut self) -> Result<()> {
+        for clamp in self.absorbed.clone() {
+            let node = self.model.node(clamp);
+            let (Some(from), Some(to)) = (node.output(0), node.input(0)) else {
+                return Err(Error::bug("a clamp has no input or output"));
+            };
+            if !self.model.replace_all_uses(from, to) {
+                return Err(Error::bug("a clamp's input cannot take its output's name").value(self.model.value(from).name()));
+            }
+            if let Some(a) = self.activations.remove(&from) {
+                self.activations.insert(to, a);
+            }
+            self.model.remove_node(clamp);
+        }
+        Ok(())
+    }
+
+    /// Quantizes the constant inputs of an integer node.
+    fn constants(&mut self, id: NodeId, weight: Option<&Weight>) -> Result<()> {
+        let Some(spec) = ops::spec(self.model, id) else { return Err(Error::bug("an integer node has no description")) };
+        let input_params = self.model.node(id).input(0).and_then(|v| self.activations.get(&v)).map(|a| a.params());
+        let index = |role| spec.index_of(role).filter(|&i| self.model.constant_input(id, i).is_some());
+        if let (Some(i), Some(weight)) = (index(Role::Weight), weight) {
+            let bias = index(Role::Bias);
+            self.weight_and_bias(id, i, bias, weight, input_params)?;
+        }
+        let data: Vec<usize> = (0..self.model.node(id).inputs().len()).filter(|&i| spec.role(i) == Role::Data).collect();
+        for i in data {
+            if let Some(t) = self.model.constant_input(id, i).cloned() {
+                let like = self.activation_type(id)?;
+                self.constant_operand(id, i, &t, like)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The type of the activations that a node computes with.
+    fn activation_type(&self, id: NodeId) -> Result<QuantTarget> {
+        let mut around = self.model.node(id).inputs().iter().chain(self.model.node(id).outputs()).flatten();
+        let found = around.find_map(|v| self.activations.get(v));
+        let a = found.ok_or_else(|| Error::bug("an integer node has no quantized activation"))?;
+        Ok(QuantTarget { dtype: a.dtype, symmetric: false, reduce_range: false })
+    }
+
+    fn weight_and_bias(
+        &mut self,
+        id: NodeId,
+        at: usize,
+        bias_at: Option<usize>,
+        plan: &Weight,
+        input: Option<QParams>,
+    ) -> Result<()> {
+        let tensor = self.model.constant_input(id, at).cloned().ok_or_else(|| Error::bug("the weight is not constant"))?;
+        let bias = bias_at.and_then(|i| self.model.constant_input(id, i)).map(Tensor::to_f32).transpose()?;
+        let target = QuantTarget { dtype: plan.dtype, symmetric: plan.symmetric, reduce_range: plan.reduce_range };
+        let mut q = quantize_weight(&tensor, plan.dtype, plan.axis, plan.symmetric, plan.reduce_range)?;
+        if let (Some(bias), Some(input), true) = (&bias, input, plan.symmetric) {
+            let (scales, raised) = weight_scales_for_bias(bias, input.scale, &q.scales());
+            if raised > 0 && scales.len() == q.params.len() {
+                let params = q.params.iter().zip(&scales).map(|(p, &scale)| QParams { scale, ..*p }).collect();
+                let granularity = Granularity::from_axis(plan.axis);
+                q = quantize_with(&tensor.to_f32()?, tensor.dims(), granularity, target, params)?;
+            }
+        }
+        let weight = self.model.node(id).input(at).expect("checked above");
+        let key: String = q.scales().iter().map(|s| format!("{:08x}", s.to_bits())).collect();
+        let dq = match self.weights.get(&(weight, key.clone())) {
+            Some(&v) => v,
+            None => {
+                let v = self.dequantized(weight, &q, id)?;
+                self.weights.insert((weight, key), v);
+                v
+            }
+        };
+        self.model.set_input(id, at, Some(dq));
+        if let (Some(i), Some(bias), Some(input)) = (bias_at, bias, input) {
+            self.bias(id, i, &bias, input, &q)?;
+        }
+        Ok(())
+    }
+
+    fn bias(&mut self, id: NodeId, at: usize, bias: &[f32], input: QParams, weight: &QuantizedWeight) -> Result<()> {
+        let scales = weight.scales();
+        if scales.len() != 1 && scales.len() != bias.len() {
+            return Ok(()); // A float bias is legal: the runtime quantizes it itself.
+        }
+        let q = quantize_bias(bias, input.scale, &scales)?;
+        let value = self.model.node(id).input(at).expect("the bias is given");
+        let dims = self.model.value(value).constant().map_or_else(Vec::new, |t| t.dims().to_vec());
+        if q.saturated > 0 || dims.len() != 1 {
+            return Ok(());
+        }
+        let q = QuantizedWeight {
+            axis: (q.scale.rank() == 1).then_some(0),
+            values: q.values,
+            scale: q.scale,
+            zero_point: q.zero_point,
+            params: Vec::new(),
+        };
+        let dq = self.dequantized(value, &q, id)?;
+        self.model.set_input(id, at, Some(dq));
+        Ok(())
+    }
+
+    fn constant_operand(&mut self, id: NodeId, at: usize, t: &Tensor, target: QuantTarget) -> Result<()> {
+        let values = t.to_f32()?;
+        let range = values.iter().fold(Range::new(0.0, 0.0), |r, &v| r.union(Range::new(v, v)));
+        let q = quantize_with(&values, t.dims(), Granularity::PerTensor, target, vec![target.params(range)?])?;
+        let value = self.model.node(id).input(at).expect("the operand is given");
+        let dq = self.dequantized(value, &q, id)?;
+        self.model.set_input(id, at, Some(dq));
+        Ok(())
+    }
+
+    /// `DequantizeLinear` over the codes of the constant `of`, in front of the node that reads it.
+    fn dequantized(&mut self, of: ValueId, q: &QuantizedWeight, reader: NodeId) -> Result<ValueId> {
+        let (name, main) = (self.model.value(of).name().to_owned(), self.model.node(reader).graph());
+        let values = self.model.add_initializer(main, &format!("{name}_quantized"), q.values.clone());
+        let scale = self.model.add_initializer(main, &format!("{name}_scale"), q.scale.clone());
+        let zero_point = self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone());
+        let mut spec = NodeSpec::new("DequantizeLinear")
+            .name(format!("{name}_DequantizeLinear"))
+            .input(values)
+            .input(scale)
+            .input(zero_point)
+            .output(format!("{name}_DequantizeLinear_Output"));
+        if let Some(axis) = q.axis {
+            spec = spec.attr("axis", axis as i64);
+        }
+        let node = self.model.insert(spec, Place::Before(reader));
+        self.model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))
+    }
+
+    /// The Q/DQ pair of an activation.
+    fn pair(&mut self, v: ValueId, a: &Activation) -> Result<()> {
+        let value = self.model.value(v);
+        let (name, graph, producer) = (value.name().to_owned(), value.graph(), value.producer());
+        let place = producer.map_or(Place::Start(graph), |(n, _)| Place::After(n));
+        let scale = self.model.add_initializer(graph, &format!("{name}_scale"), Tensor::from_f32(&[], &[a.scale]));
+        let zero = crate::quant::pack::pack(a.dtype, &[], &[a.zero_point])?;
+        let zero_point = self.model.add_initializer(graph, &format!("{name}_zero_point"), zero);
+        let node = |op: &str, input: ValueId| {
+            NodeSpec::new(op)
+                .name(format!("{name}_{op}"))
+                .input(input)
+                .input(scale)
+                .input(zero_point)
+                .output(format!("{name}_{op}_Output"))
+        };
+        let q = self.model.insert(node("QuantizeLinear", v), place);
+        let codes = self.model.node(q).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        let dq = self.model.insert(node("DequantizeLinear", codes), Place::After(q));
+        let real = self.model.node(dq).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        match a.readers {
+            Readers::All => {
+                self.model.replace_all_uses(v, real);
+                self.model.set_input(q, 0, Some(v));
+            }
+            Readers::Integer => {
+                let data: Vec<_> = self.model.value(v).readers().filter(|&(n, i)| self.reads_codes(n, i)).collect();
+                self.model.replace_readers(v, real, |n, i| data.contains(&(n, i)));
+            }
+        }
+        Ok(())
+    }
+
+    fn reads_codes(&self, node: NodeId, input: usize) -> bool {
+        let integer = self.integer.iter().any(|(n, _)| *n == node);
+        integer && ops::spec(self.model, node).is_some_and(|s| s.role(input) == Role::Data)
+    }
+}

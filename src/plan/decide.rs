@@ -1,0 +1,101 @@
+//! From placement and ranges to the plan.
+
+use std::collections::BTreeMap;
+
+use super::{Activation, Form, NodePlan, Plan, Readers, Weight};
+use crate::{
+    analysis::placement::{self, Decision, Placement},
+    error::Result,
+    ir::{DType, Model, NodeId, ValueId},
+    ops::{self, Role},
+    quant::params::{QParams, QuantTarget, Range},
+    target::Target,
+};
+
+/// The types and forms to quantize with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scheme {
+    /// Activations.
+    pub activation: QuantTarget,
+    /// Weights.
+    pub weight: QuantTarget,
+    /// Weights have a scale per output channel.
+    pub per_channel: bool,
+    /// Per node, where the user asks for other weights.
+    pub weights: BTreeMap<NodeId, (QuantTarget, bool)>,
+    /// Per value, where the user asks for other activations.
+    pub activations: BTreeMap<ValueId, QuantTarget>,
+}
+
+impl Default for Scheme {
+    fn default() -> Self {
+        Self {
+            activation: QuantTarget { dtype: DType::Uint8, symmetric: false, reduce_range: false },
+            weight: QuantTarget { dtype: DType::Int8, symmetric: true, reduce_range: false },
+            per_channel: true,
+            weights: BTreeMap::new(),
+            activations: BTreeMap::new(),
+        }
+    }
+}
+
+/// Makes the plan. `range_of` gives the range of a root value under the type it is quantized to.
+pub fn decide(
+    model: &Model,
+    target: &Target,
+    placement: &Placement,
+    scheme: &Scheme,
+    mut range_of: impl FnMut(ValueId, QuantTarget) -> Result<Range>,
+) -> Result<Plan> {
+    let mut plan = Plan { target: target.name.clone(), ..Plan::default() };
+    let mut roots: BTreeMap<ValueId, QParams> = BTreeMap::new();
+    for (&v, q) in &placement.values {
+        let params = match roots.get(&q.root) {
+            Some(p) => *p,
+            None => {
+                let types = scheme.activations.get(&q.root).copied().unwrap_or(scheme.activation);
+                let name = model.value(q.root).name();
+                let params = types.params(range_of(q.root, types)?).map_err(|e| e.value(name))?;
+                *roots.entry(q.root).or_insert(params)
+            }
+        };
+        let readers = match q.readers {
+            placement::Readers::All => Readers::All,
+            placement::Readers::Integer => Readers::Integer,
+        };
+        let activation =
+            Activation { dtype: params.dtype, scale: params.scale, zero_point: params.zero_point, readers };
+        plan.activations.insert(model.value(v).name().to_owned(), activation);
+    }
+    for (id, decision) in &placement.nodes {
+        let node = model.node(*id);
+        let Some(out) = node.outputs().iter().copied().flatten().next() else { continue };
+        let mut entry = NodePlan {
+            name: node.name.clone().filter(|n| !n.is_empty()),
+            op: node.op_type.clone(),
+            becomes: Form::Float,
+            kernel: None,
+            weight: None,
+            reason: None,
+        };
+        match decision {
+            Decision::Integer(kernel) => {
+                entry.becomes = Form::Integer;
+                entry.kernel = Some(kernel.clone());
+                entry.weight = weight(model, scheme, *id);
+            }
+            Decision::Absorbed(_) => entry.becomes = Form::Absorbed,
+            Decision::Float(reason) => entry.reason = Some(reason.clone()),
+        }
+        plan.nodes.insert(model.value(out).name().to_owned(), entry);
+    }
+    Ok(plan)
+}
+
+fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weight> {
+    let spec = ops::spec(model, id)?;
+    let tensor = model.constant_input(id, spec.index_of(Role::Weight)?)?;
+    let (types, per_channel) = scheme.weights.get(&id).copied().unwrap_or((scheme.weight, scheme.per_channel));
+    let axis = if per_channel { spec.weight_axis(model.node(id), tensor.rank()) } else { None };
+    Some(Weight { dtype: types.dtype, axis, symmetric: types.symmetric, reduce_range: types.reduce_range })
+}

@@ -1,0 +1,130 @@
+//! What is done to each value and node: plain data that can be printed, saved as YAML, edited by hand, and fed back.
+//!
+//! Values go by their names and nodes by the name of their first output, both as in the model after the Prepare passes.
+
+mod decide;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use decide::{Scheme, decide};
+
+use crate::{
+    error::{Error, Result},
+    ir::DType,
+    quant::params::QParams,
+};
+
+/// The whole plan.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The target that it was made for.
+    pub target: String,
+    /// Values that get a Q/DQ pair.
+    pub activations: BTreeMap<String, Activation>,
+    /// Every node of the main graph.
+    pub nodes: BTreeMap<String, NodePlan>,
+    /// Weights of float nodes that are stored in fewer bits and become float again when the runtime loads the file.
+    #[serde(default)]
+    pub stored_weights: BTreeMap<String, Weight>,
+}
+
+/// A quantized activation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activation {
+    /// Type of the codes.
+    pub dtype: DType,
+    /// Real value of one step.
+    pub scale: f32,
+    /// Code of zero.
+    pub zero_point: i32,
+    /// Who reads the quantized form.
+    pub readers: Readers,
+}
+
+impl Activation {
+    /// Scale, zero point and type.
+    pub fn params(&self) -> QParams {
+        QParams { scale: self.scale, zero_point: self.zero_point, dtype: self.dtype }
+    }
+}
+
+/// Who reads the quantized form of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readers {
+    /// Everyone, graph outputs too.
+    All,
+    /// Only integer nodes.
+    Integer,
+}
+
+/// A node of the main graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodePlan {
+    /// Its name, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its operator, for people.
+    pub op: String,
+    /// What becomes of it.
+    pub becomes: Form,
+    /// The integer kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// How its weight is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
+    /// Why it stays float.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What becomes of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// It computes in integers.
+    Integer,
+    /// It vanishes: the quantized value before it saturates where it cuts.
+    Absorbed,
+    /// It stays.
+    Float,
+}
+
+/// How a weight is quantized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weight {
+    /// Type of the codes.
+    pub dtype: DType,
+    /// The axis of the scales; one scale where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axis: Option<usize>,
+    /// Zero point in the middle of the codes.
+    pub symmetric: bool,
+    /// One bit less.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reduce_range: bool,
+}
+
+impl Plan {
+    /// The plan as YAML.
+    pub fn to_yaml(&self) -> Result<String> {
+        serde_yaml::to_string(self).map_err(|e| Error::bug("the plan cannot be written as YAML").source(e))
+    }
+
+    /// A plan from YAML; unknown keys are errors.
+    pub fn from_yaml(text: &str) -> Result<Self> {
+        serde_yaml::from_str(text).map_err(|e| Error::config(format!("the plan is not right: {e}")))
+    }
+
+    /// How many nodes compute in integers.
+    pub fn integer_nodes(&self) -> usize {
+        self.nodes.values().filter(|n| n.becomes == Form::Integer).count()
+    }
+}
