@@ -54,6 +54,8 @@ pub struct Pass {
     pub run: fn(&mut Model, &mut Context) -> Result<usize>,
 }
 
+pub mod support;
+
 macro_rules! passes {
     ($($stage:ident: $($name:ident),* ;)*) => {
         $($(pub mod $name;)*)*
@@ -67,7 +69,9 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Prepare: remove_dead, lift_constants;
+    Prepare: remove_dead, lift_constants,
+        fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_leaky_relu, fuse_clips,
+        fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm, share_initializers;
     Insert: insert_quantization;
     Cleanup: sort_nodes;
 }

@@ -1,0 +1,104 @@
+//! Takes a Transpose between a constant weight and the layer that reads it out of the graph.
+//!
+//! ```text
+//! before: T = Transpose(W); y = MatMul(x, T)      after: y = MatMul(x, W')      W' = W transposed
+//! before: T = Transpose(W); y = Gemm(x, T, b)     after: y = Gemm<transB = 1>(x, W, b)
+//! ```
+//!
+//! A Gemm reads the weight as it is. Otherwise the elements are moved, also where that leaves two copies in the model (a
+//! table that is read by Gather and, transposed, by the last MatMul): as a weight of a layer the copy will be quantized
+//! to a quarter of its size, whereas a Transpose would run at every inference. `transB = 1` itself costs nothing:
+//! the runtime's kernels, float and integer, pack a constant B once.
+
+use super::{Context, support::walk};
+use crate::{
+    error::Result,
+    ir::{Attr, DType, Model, NodeId, Tensor, Use},
+};
+
+/// See the module's documentation.
+pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let mut changes = 0;
+    for node in model.all_nodes() {
+        if model.try_node(node).is_some_and(|n| n.is("Transpose")) && fold(model, node, cx)? {
+            changes += 1;
+        }
+    }
+    Ok(changes)
+}
+
+fn fold(model: &mut Model, node: NodeId, cx: &Context) -> Result<bool> {
+    let n = model.node(node);
+    let (Some(w), Some(out)) = (n.input(0), n.output(0)) else { return Ok(false) };
+    let Some(t) = model.value(w).constant().filter(|t| t.dtype() == DType::Float).cloned() else { return Ok(false) };
+    let Some(perm) = permutation(n.ints("perm"), t.rank()) else { return Ok(false) };
+    let name = model.value(out).name().to_owned();
+    if t.rank() == 2 && perm == [1, 0] {
+        turn_gemms(model, out, w);
+    }
+    let uses = model.value(out).uses();
+    if uses.is_empty() {
+        model.remove_node(node);
+        return Ok(true);
+    }
+    let as_weight = |u: &Use| match *u {
+        Use::Input(n, 1) => matches!(model.node(n).op_type.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose"),
+        _ => false,
+    };
+    let free = walk::sole_reader(model, w).is_some() || t.byte_len() <= cx.options.fold_growth_limit;
+    if model.value(out).is_graph_output() || !(free || uses.iter().all(as_weight)) {
+        return Ok(false);
+    }
+    let graph = model.node(node).graph();
+    let new = model.add_initializer(graph, &name, transposed(&t, &perm)?);
+    model.replace_all_uses(out, new);
+    model.remove_node(node);
+    Ok(true)
+}
+
+/// The permutation that a Transpose of this rank carries out, if it is one.
+fn permutation(perm: Option<&[i64]>, rank: usize) -> Option<Vec<usize>> {
+    let Some(perm) = perm else { return Some((0..rank).rev().collect()) };
+    let perm: Vec<usize> = perm.iter().map(|&p| usize::try_from(p).ok()).collect::<Option<_>>()?;
+    let mut sorted = perm.clone();
+    sorted.sort_unstable();
+    sorted.into_iter().eq(0..rank).then_some(perm)
+}
+
+/// Makes every Gemm that reads `transposed` as its B read `weight`.
+fn turn_gemms(model: &mut Model, transposed: crate::ir::ValueId, weight: crate::ir::ValueId) {
+    let gemms: Vec<_> = model.value(transposed).readers().filter(|&(n, i)| i == 1 && model.node(n).is("Gemm")).collect();
+    for (gemm, _) in gemms {
+        let turned = 1 - model.node(gemm).int("transB").unwrap_or(0).clamp(0, 1);
+        let attributes = &mut model.node_mut(gemm).attributes;
+        attributes.retain(|a| a.name != "transB");
+        if turned == 1 {
+            attributes.push(Attr::new("transB", 1));
+        }
+        model.set_input(gemm, 1, Some(weight));
+    }
+}
+
+fn transposed(t: &Tensor, perm: &[usize]) -> Result<Tensor> {
+    let old = t.to_f32()?;
+    let dims: Vec<usize> = perm.iter().map(|&p| t.dims()[p]).collect();
+    let mut strides = vec![1; t.rank()];
+    for i in (1..t.rank()).rev() {
+        strides[i - 1] = strides[i] * t.dims()[i];
+    }
+    let steps: Vec<usize> = perm.iter().map(|&p| strides[p]).collect();
+    let mut index = vec![0; dims.len()];
+    let mut at = 0;
+    let mut new = Vec::with_capacity(old.len());
+    for _ in 0..old.len() {
+        new.push(old[at]);
+        for d in (0..dims.len()).rev() {
+            (index[d], at) = (index[d] + 1, at + steps[d]);
+            if index[d] < dims[d] {
+                break;
+            }
+            (index[d], at) = (0, at - steps[d] * dims[d]);
+        }
+    }
+    Ok(Tensor::from_f32(&dims, &new))
+}

@@ -1,0 +1,44 @@
+//! Fuses a leaky Relu that is spelled otherwise into the operator, which has an integer kernel.
+//!
+//! ```text
+//! before: a = Mul(x, 0.1); y = Max(x, a)      after: y = LeakyRelu<alpha = 0.1>(x)      for factors from 0 to 1
+//! before: y = PRelu(x, slope)                 after: y = LeakyRelu<alpha = …>(x)        where all slopes are the same
+//! ```
+
+use super::{
+    Context,
+    support::{constants, convert::convert, walk},
+};
+use crate::{
+    error::Result,
+    ir::{Attr, DType, Model, NodeId, ValueId},
+};
+
+/// See the module's documentation.
+pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
+    let mut changes = 0;
+    for node in model.all_nodes() {
+        let Some((x, alpha)) = find(model, node) else { continue };
+        convert(model, node, "LeakyRelu", &[Some(x)], vec![Attr::new("alpha", alpha)]);
+        changes += 1;
+    }
+    Ok(changes)
+}
+
+fn find(model: &Model, node: NodeId) -> Option<(ValueId, f32)> {
+    let n = model.node(node);
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    if n.is("PRelu") {
+        let slopes = model.value(b).constant().filter(|t| t.dtype() == DType::Float)?.to_f32().ok()?;
+        let first = *slopes.first()?;
+        return slopes.iter().all(|&s| s == first).then_some((a, first));
+    }
+    if !n.is("Max") || n.inputs().len() != 2 {
+        return None;
+    }
+    [(a, b), (b, a)].into_iter().find_map(|(x, scaled)| {
+        let mul = walk::sole_producer(model, scaled).filter(|&m| model.node(m).is("Mul"))?;
+        let (of, alpha, _) = constants::with_scalar(model, mul)?;
+        (of == x && (0.0..=1.0).contains(&alpha)).then_some((x, alpha))
+    })
+}

@@ -1,0 +1,15 @@
+//! Turning a node into one of another operator.
+
+use crate::ir::{Attr, Model, NodeId, ValueId};
+
+/// Makes a node compute its outputs by another operator of ai.onnx. It keeps its name, its place and its output values,
+/// so that what speaks of them by name still holds.
+pub fn convert(model: &mut Model, node: NodeId, op: &str, inputs: &[Option<ValueId>], attributes: Vec<Attr>) {
+    let n = model.node_mut(node);
+    op.clone_into(&mut n.op_type);
+    n.attributes = attributes;
+    for (i, &v) in inputs.iter().enumerate() {
+        model.set_input(node, i, v);
+    }
+    model.truncate_inputs(node, inputs.len());
+}

@@ -1,0 +1,7 @@
+//! What several passes need: views of layers and clamps, writing constants, walking along values.
+
+pub mod clamp;
+pub mod constants;
+pub mod convert;
+pub mod linear;
+pub mod walk;

@@ -1,0 +1,64 @@
+//! Walking along values.
+
+use crate::ir::{Model, NodeId, Use, ValueId};
+
+/// The rank of a value, where it is certain.
+pub fn rank(model: &Model, value: ValueId) -> Option<usize> {
+    let v = model.value(value);
+    v.initializer().map(|t| t.rank()).or_else(|| v.shape().map(|s| s.dims.len()))
+}
+
+/// The only use of a value as (node of the same graph, input number).
+pub fn sole_reader(model: &Model, value: ValueId) -> Option<(NodeId, usize)> {
+    sole(model, value, model.value(value).uses().iter())
+}
+
+/// The node that makes a value that nothing reads but one node of the same graph.
+pub fn sole_producer(model: &Model, value: ValueId) -> Option<NodeId> {
+    sole_reader(model, value).and(model.producer(value))
+}
+
+/// As [`sole_reader`], whatever nodes ask for the value's shape besides.
+pub fn sole_element_reader(model: &Model, value: ValueId) -> Option<(NodeId, usize)> {
+    let asks_shape = |u: &Use| matches!(*u, Use::Input(n, 0) if model.node(n).is("Shape") || model.node(n).is("Size"));
+    sole(model, value, model.value(value).uses().iter().filter(|u| !asks_shape(u)))
+}
+
+fn sole<'a>(model: &Model, value: ValueId, mut uses: impl Iterator<Item = &'a Use>) -> Option<(NodeId, usize)> {
+    match (uses.next(), uses.next()) {
+        (Some(&Use::Input(n, i)), None) if model.node(n).graph() == model.value(value).graph() => Some((n, i)),
+        _ => None,
+    }
+}
+
+/// Whether a node moves the elements of its input 0 without changing them, so that any elementwise function with one
+/// scalar for all elements may as well come before it.
+pub fn moves_elements(model: &Model, node: NodeId) -> bool {
+    let n = model.node(node);
+    let op = n.op_type.as_str();
+    n.in_onnx_domain()
+        && matches!(
+            op,
+            "Reshape"
+                | "Transpose"
+                | "Squeeze"
+                | "Unsqueeze"
+                | "Flatten"
+                | "Identity"
+                | "Slice"
+                | "Expand"
+                | "Tile"
+                | "Gather"
+                | "DepthToSpace"
+                | "SpaceToDepth"
+        )
+}
+
+/// Puts `new` where `old` was and removes the node that made `old`. The caller has seen that `new` is an output of a
+/// node of the same graph whose only use was by that node, or that `old` is no graph output.
+pub fn replace_and_remove(model: &mut Model, node: NodeId, old: ValueId, new: ValueId) {
+    let whole = model.replace_all_uses(old, new);
+    if whole {
+        model.remove_node(node);
+    }
+}
