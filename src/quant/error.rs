@@ -38,6 +38,9 @@ pub fn expected_error(bins: impl IntoIterator<Item = (f64, f64, u64)>, params: Q
     Ok(bins.into_iter().map(|(lo, hi, count)| count as f64 * e.mean(lo, hi)).sum())
 }
 
+/// Adding and subtracting this rounds an `f64` of magnitude up to 2^51 to an integer, half to even; it vectorizes.
+const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+
 /// Integral of the squared error of uniform quantization, in closed form.
 #[derive(Debug, Clone, Copy)]
 pub struct StepError {
@@ -53,13 +56,19 @@ impl StepError {
         Self { scale: f64::from(params.scale), lo: at(qmin), hi: at(qmax) }
     }
 
-    /// Integral from 0 to `u` (both in steps) of the squared error in steps.
-    fn integral(&self, u: f64) -> f64 {
+    /// Integral from 0 to `u`, which is in steps, of the squared error in steps squared.
+    #[inline]
+    pub fn integral(&self, u: f64) -> f64 {
         // Beyond the last code the error grows from 0 again; before it each step adds 1/12.
-        let c = u.clamp(self.lo, self.hi);
-        let n = c.round_ties_even();
-        let inside = n / 12.0 + (c - n).powi(3) / 3.0;
-        inside + (u - c).powi(3) / 3.0
+        let c = u.max(self.lo).min(self.hi);
+        let n = (c + ROUND) - ROUND;
+        let (inner, outer) = (c - n, u - c);
+        n / 12.0 + (inner * inner * inner + outer * outer * outer) / 3.0
+    }
+
+    /// The scale: real numbers per step.
+    pub fn scale(&self) -> f64 {
+        self.scale
     }
 
     /// Mean squared error of a variable spread evenly from `lo` to `hi`; of the point where they are equal.

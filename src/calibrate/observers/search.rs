@@ -1,0 +1,223 @@
+//! The quantization error that a range would cause, from a histogram; and the range that causes least.
+
+use super::{Histogram, Observation};
+use crate::{
+    error::Result,
+    quant::{QuantTarget, Range, error::StepError, params::type_range},
+};
+
+/// Expected squared error of an observed value under any range for one target.
+///
+/// Numbers are taken as evenly spread within their bin. Numbers that equal 0, the least or the greatest number exactly
+/// are taken as points: a Relu or Clip puts much of a tensor there.
+pub struct Cost {
+    target: QuantTarget,
+    /// Left edge of the first bin, and their width.
+    left: f64,
+    width: f64,
+    counts: Vec<f64>,
+    points: [(f64, f64); 3],
+    /// Everything seen, with 0.
+    all: Range,
+}
+
+/// Squared error in its two parts, summed over all numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// Of numbers between the least and the greatest code.
+    pub rounding: f64,
+    /// Of numbers beyond.
+    pub clipping: f64,
+}
+
+impl Parts {
+    /// Both together.
+    pub fn total(self) -> f64 {
+        self.rounding + self.clipping
+    }
+}
+
+impl Cost {
+    /// The cost of an observation's ranges.
+    pub fn new(seen: &Observation, histogram: &Histogram, target: QuantTarget) -> Self {
+        let (left, counts) = histogram.bins();
+        let width = histogram.width();
+        let mut counts: Vec<f64> = counts.iter().map(|&n| n as f64).collect();
+        let mut take = |at: f32, n: u64| {
+            let bin = (((f64::from(at) - left) / width).floor().max(0.0) as usize).min(counts.len() - 1);
+            let n = (n as f64).min(counts[bin]);
+            counts[bin] -= n;
+            (f64::from(at), n)
+        };
+        let stats = &seen.stats;
+        let zeros = take(0.0, stats.zeros);
+        let least = if stats.min == 0.0 { (0.0, 0.0) } else { take(stats.min, stats.at_min) };
+        let greatest =
+            if stats.max == 0.0 || stats.max == stats.min { (0.0, 0.0) } else { take(stats.max, stats.at_max) };
+        Self { target, left, width, counts, points: [zeros, least, greatest], all: seen.extremes().with_zero() }
+    }
+
+    /// The same with neighbouring bins merged, `by` at a time: faster, and good enough for a first look.
+    fn coarse(&self, by: usize) -> Self {
+        let counts = self.counts.chunks(by).map(|c| c.iter().sum()).collect();
+        Self { width: self.width * by as f64, counts, ..*self }
+    }
+
+    /// The error under the parameters that `range` gives.
+    pub fn of(&self, range: Range) -> Result<Parts> {
+        let params = self.target.params(range)?;
+        let (qmin, qmax) = type_range(params.dtype)?;
+        let step = StepError::new(params, qmin, qmax);
+        let scale = step.scale();
+        let (left, width) = (self.left / scale, self.width / scale);
+        let ends = params.representable()?;
+        // The bins between the codes' ends only round; the others may do both and count as clipped.
+        let bin = |x: f32, round: fn(f64) -> f64| round((f64::from(x) - self.left) / self.width).max(0.0) as usize;
+        let first = bin(ends.lo, f64::ceil).min(self.counts.len());
+        let last = bin(ends.hi, f64::floor).clamp(first, self.counts.len());
+        let part = |from: usize, to: usize| {
+            let at = |i: usize| step.integral(left + width * i as f64);
+            let mut sum = 0.0;
+            let mut before = at(from);
+            for (i, &n) in self.counts[from..to].iter().enumerate() {
+                let after = at(from + i + 1);
+                sum += n * (after - before);
+                before = after;
+            }
+            sum * scale * scale / width
+        };
+        let clipping = part(0, first) + part(last, self.counts.len());
+        let mut parts = Parts { rounding: part(first, last).max(0.0), clipping: clipping.max(0.0) };
+        for (x, n) in self.points {
+            let inside = x >= f64::from(ends.lo) && x <= f64::from(ends.hi);
+            *(if inside { &mut parts.rounding } else { &mut parts.clipping }) += n * step.mean(x, x);
+        }
+        Ok(parts)
+    }
+
+    /// Everything seen, with 0.
+    pub fn all(&self) -> Range {
+        self.all
+    }
+
+    /// The range that costs least, where `judge` weighs the parts of the error.
+    ///
+    /// Each end in turn is drawn in from the extreme along a geometric grid, then refined around the best; twice, as
+    /// the ends depend on each other. A symmetric target has one end only.
+    pub fn best(&self, judge: impl Fn(Parts) -> f64) -> Result<(Range, f64)> {
+        let all = if self.target.symmetric { self.all.mirrored() } else { self.all };
+        let coarse = self.coarse(8);
+        let mut best = (all, judge(self.of(all)?));
+        let mut rough = (all, judge(coarse.of(all)?));
+        let ends: &[Ends] = match (self.target.symmetric, all.lo < 0.0, all.hi > 0.0) {
+            (true, ..) => &[Ends::Both],
+            (_, true, true) => &[Ends::Hi, Ends::Lo, Ends::Hi, Ends::Lo],
+            (_, true, false) => &[Ends::Lo],
+            _ => &[Ends::Hi],
+        };
+        for &end in ends {
+            for k in 0..GRID {
+                let range = end.drawn_in(rough.0, all, RATIO.powi(k));
+                rough = least(rough, (range, judge(coarse.of(range)?)));
+            }
+        }
+        for &end in ends {
+            let mut stride = RATIO.sqrt();
+            for _ in 0..6 {
+                let center = if stride == RATIO.sqrt() { rough.0 } else { best.0 };
+                for factor in [1.0, stride, 1.0 / stride] {
+                    let range = end.scaled(center, all, factor);
+                    best = least(best, (range, judge(self.of(range)?)));
+                }
+                stride = stride.sqrt();
+            }
+            rough = best;
+        }
+        Ok(best)
+    }
+}
+
+/// Each candidate is this much of the one before.
+const RATIO: f64 = 0.9;
+/// Number of candidates of an end: down to 0.9^47 = 0.7 % of the extreme.
+const GRID: i32 = 48;
+
+/// The candidate that costs less; the one already there if both cost the same.
+fn least(a: (Range, f64), b: (Range, f64)) -> (Range, f64) {
+    if b.1 < a.1 { b } else { a }
+}
+
+/// The ends of a range that are moved together.
+#[derive(Debug, Clone, Copy)]
+enum Ends {
+    Lo,
+    Hi,
+    Both,
+}
+
+impl Ends {
+    /// `range` with this end at a share of the extreme.
+    fn drawn_in(self, range: Range, all: Range, share: f64) -> Range {
+        let of = |x: f32| (f64::from(x) * share) as f32;
+        match self {
+            Self::Lo => Range { lo: of(all.lo), ..range },
+            Self::Hi => Range { hi: of(all.hi), ..range },
+            Self::Both => Range::new(of(all.lo), of(all.hi)),
+        }
+    }
+
+    /// `range` with this end multiplied, at most to the extreme.
+    fn scaled(self, range: Range, all: Range, factor: f64) -> Range {
+        let of = |x: f32, most: f32| ((f64::from(x) * factor) as f32).clamp(most.min(0.0), most.max(0.0));
+        match self {
+            Self::Lo => Range { lo: of(range.lo, all.lo), ..range },
+            Self::Hi => Range { hi: of(range.hi, all.hi), ..range },
+            Self::Both => Range::new(of(range.lo, all.lo), of(range.hi, all.hi)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Observer, Options, by_name, normal};
+    use super::*;
+    use crate::{ir::DType, quant::error::squared_error};
+
+    fn observe(values: &[f32]) -> Observer {
+        let mut o = Observer::new(by_name("mse").unwrap(), Options::default());
+        o.update(0, values);
+        o
+    }
+
+    #[test]
+    fn cost_is_the_error_on_the_data() {
+        let bell = normal(200_000);
+        let relu: Vec<f32> = bell.iter().map(|v| v.max(0.0)).collect();
+        let clip: Vec<f32> = bell.iter().map(|v| v.clamp(-1.0, 2.0)).collect();
+        for values in [bell, relu, clip] {
+            let o = observe(&values);
+            for dtype in [DType::Uint8, DType::Int8, DType::Int4] {
+                for symmetric in [false, true] {
+                    let target = QuantTarget { dtype, symmetric, reduce_range: false };
+                    let cost = Cost::new(o.observation(), o.observation().histogram.as_ref().unwrap(), target);
+                    for (lo, hi) in [(-6.0, 6.0), (-2.0, 2.0), (-0.5, 3.0), (-1.0, 2.0)] {
+                        let range = Range::new(lo, hi);
+                        let want = squared_error(&values, target.params(range).unwrap()).unwrap();
+                        let got = cost.of(range).unwrap().total();
+                        assert!((got / want - 1.0).abs() < 0.05, "{target:?} {range:?}: {got} for {want}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_range_of_a_bell_curve() {
+        // Known optimum of 4 bit uniform quantization of a normal variable: about 2.7 standard deviations each side.
+        let o = observe(&normal(400_000));
+        let target = QuantTarget { dtype: DType::Int4, symmetric: false, reduce_range: false };
+        let cost = Cost::new(o.observation(), o.observation().histogram.as_ref().unwrap(), target);
+        let (range, _) = cost.best(Parts::total).unwrap();
+        assert!((2.2..3.0).contains(&range.hi) && (2.2..3.0).contains(&-range.lo), "{range:?}");
+    }
+}
