@@ -2,3 +2,4 @@
 
 pub mod constants;
 pub mod placement;
+pub mod types;

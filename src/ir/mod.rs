@@ -10,6 +10,8 @@ pub mod id;
 pub mod model;
 mod sort;
 pub mod tensor;
+#[cfg(test)]
+pub mod testing;
 pub mod types;
 pub mod verify;
 
