@@ -27,6 +27,10 @@ pub struct Costs {
     pub integer_weight: f64,
     pub float_element: f64,
     pub integer_element: f64,
+    pub float_pool_read: f64,
+    pub integer_max_read: f64,
+    pub integer_max_read_other: f64,
+    pub integer_mean_read: f64,
 }
 
 /// The shape of a convolution.
@@ -57,8 +61,11 @@ impl Costs {
             return (self.float_node + float, self.integer_node + integer);
         }
         let depth = f(c.inputs / c.groups.max(1)) * taps;
-        let blocks = if c.groups == 1 { c.outputs.next_multiple_of(self.float_channel_block) } else { c.outputs };
-        let float = positions * (self.float_position * f(c.groups) + self.float_mac * depth * f(blocks));
+        let blocked = |n: usize| if c.groups == 1 { n.next_multiple_of(self.float_channel_block) } else { n };
+        // The first layer's few channels are read in the plain layout, without padding them to a block.
+        let float_depth = if c.inputs > 4 { f(blocked(c.inputs) / c.groups.max(1)) * taps } else { depth };
+        let float =
+            positions * (self.float_position * f(c.groups) + self.float_mac * float_depth * f(blocked(c.outputs)));
         let gather = if c.taps > 1 { self.integer_tap * taps * f(c.groups) } else { 0.0 };
         let integer = positions
             * (self.integer_position * f(c.groups)
@@ -74,6 +81,17 @@ impl Costs {
         let float = (m * k * n * self.float_mac).max(k * n * self.float_weight);
         let integer = (m * k * n * self.integer_mac).max(k * n * self.integer_weight) + m * n * self.integer_output;
         (self.float_node + float, self.integer_node + integer)
+    }
+
+    /// Float and integer time of a pooling operator that reads `reads` elements in all (output elements times window).
+    pub fn pool(&self, reads: usize, max: bool, two_dimensional: bool) -> (f64, f64) {
+        let n = reads as f64;
+        let integer = match (max, two_dimensional) {
+            (true, true) => self.integer_max_read,
+            (true, false) => self.integer_max_read_other,
+            (false, _) => self.integer_mean_read,
+        };
+        (self.float_node + n * self.float_pool_read, self.integer_node + n * integer)
     }
 
     /// Float and integer time of an elementwise operator.

@@ -48,8 +48,9 @@ impl<'a> Candidates<'a> {
                     out[0] = behind;
                 }
             }
-            for &v in &out {
-                maker.insert(v, i);
+            // What an absorbed clamp hands out is made by the node that absorbs it.
+            if nodes[i].host.is_none() {
+                maker.extend(out.iter().map(|&v| (v, i)));
             }
             nodes[i].outputs = out;
         }

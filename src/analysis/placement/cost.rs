@@ -1,6 +1,9 @@
 //! What a placement costs, by the target's cost model.
 
-use super::{Shapes, candidates::Candidates};
+use super::{
+    Shapes,
+    candidates::{Candidate, Candidates},
+};
 use crate::{
     ir::{Model, NodeId, ValueId},
     ops::Class,
@@ -24,16 +27,14 @@ struct ValueCost {
 
 impl NodeCosts {
     pub(super) fn of(model: &Model, target: &Target, shapes: &Shapes, graph: &Candidates) -> Self {
-        let nodes = graph
-            .nodes
-            .iter()
-            .map(|n| match n.spec {
-                Some(spec) if n.kernel.is_some() => {
-                    node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs)
-                }
-                _ => (0.0, 0.0),
-            })
-            .collect();
+        let cost = |n: &Candidate| match n.spec {
+            Some(spec) if n.kernel.is_some() || n.host.is_some() => {
+                let (float, integer) = node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs);
+                (if fuses_in_float(model, n.id) { 0.0 } else { float }, integer)
+            }
+            _ => (0.0, 0.0),
+        };
+        let nodes = graph.nodes.iter().map(cost).collect();
         let mut ids: Vec<ValueId> = graph.maker.keys().chain(graph.readers.keys()).copied().collect();
         ids.sort_unstable();
         ids.dedup();
@@ -59,7 +60,12 @@ impl NodeCosts {
 
     /// Time of one run with these nodes in integers (less what does not depend on the placement).
     pub(super) fn total(&self, graph: &Candidates, integer: &[bool]) -> f64 {
-        let nodes: f64 = self.nodes.iter().zip(integer).map(|(c, &i)| if i { c.1 } else { c.0 }).sum();
+        let node = |(i, n): (usize, &Candidate)| match n.host {
+            Some(host) if integer[host] => 0.0,
+            _ if integer[i] => self.nodes[i].1,
+            _ => self.nodes[i].0,
+        };
+        let nodes: f64 = graph.nodes.iter().enumerate().map(node).sum();
         let conversions: f64 = self.values.iter().map(|v| conversion(graph, v, integer)).sum();
         nodes + conversions
     }
@@ -97,12 +103,26 @@ fn conversion(graph: &Candidates, v: &ValueCost, integer: &[bool]) -> f64 {
     }
 }
 
+/// Whether float runtimes compute the node as part of the convolution in front of it.
+fn fuses_in_float(model: &Model, id: NodeId) -> bool {
+    let node = model.node(id);
+    let fusable =
+        matches!(node.op_type.as_str(), "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "Tanh" | "HardSigmoid" | "Add");
+    let behind_conv =
+        |v: ValueId| model.producer(v).is_some_and(|p| model.node(p).is("Conv")) && model.value(v).uses().len() == 1;
+    fusable && node.inputs().iter().flatten().any(|&v| behind_conv(v))
+}
+
 fn node_cost(model: &Model, c: &Costs, shapes: &Shapes, id: NodeId, class: Class, outputs: &[ValueId]) -> (f64, f64) {
     let node = model.node(id);
     let data = node.input(0).and_then(|v| shapes.dims(v)).unwrap_or_default();
     let out = node.output(0).or(outputs.first().copied());
     let out_dims = out.and_then(|v| shapes.dims(v)).unwrap_or_default();
     let elements: usize = out_dims.iter().product();
+    if let Some(taps) = node.ints("kernel_shape").filter(|_| class != Class::Product) {
+        let taps: usize = taps.iter().map(|&k| usize::try_from(k).unwrap_or(1)).product();
+        return c.pool(elements * taps, node.is("MaxPool"), out_dims.len() == 4);
+    }
     if class != Class::Product {
         return match class {
             Class::Movement => (c.float_node, c.float_node),

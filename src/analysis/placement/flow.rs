@@ -47,6 +47,18 @@ fn connects(graph: &Candidates, node: &Candidate, integer: &[bool]) -> bool {
     }
 }
 
+/// Whether a float product stands between quantized values: ONNX Runtime (1.32) then quantizes its weight by itself when it
+/// loads the file, with one scale for the whole tensor, which ruins depthwise convolutions.
+pub(super) fn invites_requantization(graph: &Candidates, integer: &[bool]) -> bool {
+    let product = |n: &Candidate| n.kernel.is_some() && n.spec.is_some_and(|s| s.class == Class::Product);
+    graph.nodes.iter().enumerate().any(|(i, n)| {
+        !integer[i]
+            && product(n)
+            && n.data.iter().any(|&v| graph.made_integer(v, integer))
+            && n.outputs.iter().any(|&v| graph.read_integer(v, integer))
+    })
+}
+
 /// Whether an integer product reads the value, so that it is quantized anyway.
 fn product_reads(graph: &Candidates, v: crate::ir::ValueId, integer: &[bool]) -> bool {
     let product =

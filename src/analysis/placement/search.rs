@@ -26,11 +26,10 @@ pub(super) fn choose(graph: &Candidates, costs: &NodeCosts, wishes: &Wishes) -> 
         let free = |i: &usize| graph.nodes[*i].kernel.is_some() && !wishes.force.contains(&graph.nodes[*i].id);
         let nodes: Vec<usize> = (0..graph.nodes.len()).filter(free).collect();
         let mut state = State { graph, costs, best: costs.total(graph, &full) };
-        state.drop_regions(&mut allowed, &nodes);
         if nodes.len() <= FINE_SEARCH_LIMIT {
             state.drop_nodes(&mut allowed, &nodes);
-            state.drop_regions(&mut allowed, &nodes);
         }
+        state.drop_regions(&mut allowed, &nodes);
     }
     let integer = flow::settle(graph, &allowed);
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -62,8 +61,9 @@ impl State<'_> {
         for &i in nodes {
             allowed[i] = to;
         }
-        let total = self.costs.total(self.graph, &flow::settle(self.graph, allowed));
-        if total < self.best * (1.0 - WORTH) {
+        let integer = flow::settle(self.graph, allowed);
+        let total = self.costs.total(self.graph, &integer);
+        if total < self.best * (1.0 - WORTH) && !flow::invites_requantization(self.graph, &integer) {
             self.best = total;
             return true;
         }
