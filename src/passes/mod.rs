@@ -69,14 +69,14 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Prepare: remove_dead, lift_constants,
+    Prepare: remove_dead, lift_constants, flush_denormals, convert_flat_pools,
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_leaky_relu, fuse_clips,
         fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm, share_initializers;
     Insert: insert_quantization;
     Cleanup: sort_nodes;
 }
 
-/// Runs the passes of a stage once, in order. Returns the number of changes.
+/// Runs the passes of a stage once, in order, and clears away what they leave unread. Returns the number of changes.
 pub fn run_stage(stage: Stage, model: &mut Model, cx: &mut Context) -> Result<usize> {
     let mut changes = 0;
     for pass in PASSES.iter().filter(|p| p.stage == stage) {
@@ -87,7 +87,7 @@ pub fn run_stage(stage: Stage, model: &mut Model, cx: &mut Context) -> Result<us
         }
         changes += n;
     }
-    Ok(changes)
+    Ok(changes + remove_dead::run(model, cx)?)
 }
 
 /// Runs the passes of a stage until none changes anything (at most 10 rounds: passes that undo each other are a bug).
