@@ -14,6 +14,8 @@ use crate::{
 pub(super) struct NodeCosts {
     /// Float and integer time of each node, its conversions not included.
     nodes: Vec<(f64, f64)>,
+    /// What an integer MaxPool costs besides where no integer kernel makes its input: it then runs in the slow layout.
+    slow_layout: Vec<f64>,
     values: Vec<ValueCost>,
 }
 
@@ -55,13 +57,22 @@ impl NodeCosts {
                 dequantize: c.convert_node + c.dequantize * n + layout,
             }
         };
-        Self { nodes, values: ids.into_iter().map(value).collect() }
+        let slow = |n: &Candidate| {
+            let reads = pool_reads(model, shapes, n.id).filter(|_| model.node(n.id).is("MaxPool"));
+            let extra = target.costs.integer_max_read_other - target.costs.integer_max_read;
+            reads.map_or(0.0, |reads| reads as f64 * extra)
+        };
+        let slow_layout = graph.nodes.iter().map(slow).collect();
+        Self { nodes, slow_layout, values: ids.into_iter().map(value).collect() }
     }
 
     /// Time of one run with these nodes in integers (less what does not depend on the placement).
     pub(super) fn total(&self, graph: &Candidates, integer: &[bool]) -> f64 {
         let node = |(i, n): (usize, &Candidate)| match n.host {
             Some(host) if integer[host] => 0.0,
+            _ if integer[i] && !n.data.iter().any(|&v| graph.made_integer(v, integer)) => {
+                self.nodes[i].1 + self.slow_layout[i]
+            }
             _ if integer[i] => self.nodes[i].1,
             _ => self.nodes[i].0,
         };
@@ -113,15 +124,21 @@ fn fuses_in_float(model: &Model, id: NodeId) -> bool {
     fusable && node.inputs().iter().flatten().any(|&v| behind_conv(v))
 }
 
+/// How many elements a pooling operator reads in all: output elements times window.
+fn pool_reads(model: &Model, shapes: &Shapes, id: NodeId) -> Option<usize> {
+    let node = model.node(id);
+    let window = node.ints("kernel_shape")?.iter().map(|&k| usize::try_from(k).unwrap_or(1));
+    Some(shapes.elements(node.output(0)?) * window.product::<usize>())
+}
+
 fn node_cost(model: &Model, c: &Costs, shapes: &Shapes, id: NodeId, class: Class, outputs: &[ValueId]) -> (f64, f64) {
     let node = model.node(id);
     let data = node.input(0).and_then(|v| shapes.dims(v)).unwrap_or_default();
     let out = node.output(0).or(outputs.first().copied());
     let out_dims = out.and_then(|v| shapes.dims(v)).unwrap_or_default();
     let elements: usize = out_dims.iter().product();
-    if let Some(taps) = node.ints("kernel_shape").filter(|_| class != Class::Product) {
-        let taps: usize = taps.iter().map(|&k| usize::try_from(k).unwrap_or(1)).product();
-        return c.pool(elements * taps, node.is("MaxPool"), out_dims.len() == 4);
+    if let Some(reads) = pool_reads(model, shapes, id).filter(|_| class != Class::Product) {
+        return c.pool(reads, node.is("MaxPool"), out_dims.len() == 4);
     }
     if class != Class::Product {
         return match class {

@@ -40,7 +40,8 @@ fn connects(graph: &Candidates, node: &Candidate, integer: &[bool]) -> bool {
     match spec.class {
         Class::Product => true,
         Class::Clamp => false,
-        Class::Movement => made(node.data[0]) || (grows_or_keeps(spec.name) && only_wanted()),
+        // Where only integer kernels read the output, the runtime itself moves the conversion in front of the node.
+        Class::Movement => made(node.data[0]) || only_wanted(),
         Class::Joining => node.data.iter().all(|&v| made(v)) || (node.data.iter().any(|&v| made(v)) && wanted()),
         Class::Arithmetic if shrinks(spec.name) => made(node.data[0]),
         Class::Arithmetic => node.data.iter().any(|&v| made(v) || product_reads(graph, v, integer)) && wanted(),
@@ -64,11 +65,6 @@ fn product_reads(graph: &Candidates, v: crate::ir::ValueId, integer: &[bool]) ->
     let product =
         |&i: &usize| i != usize::MAX && integer[i] && graph.nodes[i].spec.is_some_and(|s| s.class == Class::Product);
     graph.readers.get(&v).is_some_and(|r| r.iter().any(product))
-}
-
-/// Movement that quantizing in front of costs nothing: the output has no fewer elements than the input.
-fn grows_or_keeps(op: &str) -> bool {
-    !matches!(op, "Gather" | "MaxPool" | "ReduceMax" | "ReduceMin" | "Slice" | "Split")
 }
 
 /// Arithmetic that leaves fewer elements to dequantize than it takes in.
