@@ -92,8 +92,10 @@ impl OpSpec {
 }
 
 mod clamp;
+mod storage;
 
 pub use clamp::clamp_bounds;
+pub use storage::weight_axes;
 
 macro_rules! ops {
     ($($family:ident),* $(,)?) => {

@@ -72,7 +72,7 @@ passes! {
     Prepare: remove_dead, lift_constants, flush_denormals, convert_flat_pools,
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_leaky_relu, fuse_clips,
         fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm, share_initializers;
-    Insert: insert_quantization;
+    Insert: insert_quantization, store_weights;
     Cleanup: sort_nodes;
 }
 

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod store;
+
 pub use decide::{Scheme, decide};
+pub use store::store_float_weights;
 
 use crate::{
     error::{Error, Result},
@@ -28,7 +31,19 @@ pub struct Plan {
     pub nodes: BTreeMap<String, NodePlan>,
     /// Weights of float nodes that are stored in fewer bits and become float again when the runtime loads the file.
     #[serde(default)]
-    pub stored_weights: BTreeMap<String, Weight>,
+    pub stored_weights: BTreeMap<String, StoredWeight>,
+}
+
+/// How the weight of a float node is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredWeight {
+    /// Type of the codes.
+    pub dtype: DType,
+    /// There is a scale for each index of the axes from this one …
+    pub first_axis: usize,
+    /// … to this one.
+    pub last_axis: usize,
 }
 
 /// A quantized activation.

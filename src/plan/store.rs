@@ -1,0 +1,50 @@
+//! Which weights of float nodes are stored in 8 bits.
+
+use std::collections::BTreeMap;
+
+use super::{Form, Plan, StoredWeight};
+use crate::{
+    ir::{DType, Model, NodeId, ValueId},
+    ops,
+};
+
+/// Below this many elements, codes, scales and the two nodes that compute them back save nothing worth having.
+const SMALLEST: usize = 512;
+
+/// Adds to the plan every weight that only float nodes read, in subgraphs too. `keep` names the nodes whose weights the
+/// user wants as they are.
+pub fn store_float_weights(model: &Model, plan: &mut Plan, keep: impl Fn(NodeId) -> bool) {
+    let mut found: BTreeMap<ValueId, StoredWeight> = BTreeMap::new();
+    for v in model.value_ids() {
+        let value = model.value(v);
+        let Some(t) = value.constant() else { continue };
+        if t.dtype() != DType::Float || t.len() < SMALLEST || value.is_graph_output() {
+            continue;
+        }
+        let axes = |(n, i): (NodeId, usize)| {
+            let float = !is_integer(model, plan, n) && !keep(n);
+            ops::weight_axes(model, n, i, t.rank()).filter(|_| float)
+        };
+        let mut readers = value.readers();
+        let Some(first) = readers.next().and_then(axes) else { continue };
+        // Readers that would want other scales (an embedding that is the output layer too) still share the first one's.
+        if !readers.all(|r| axes(r).is_some()) {
+            continue;
+        }
+        let stored = StoredWeight { dtype: DType::Int8, first_axis: *first.start(), last_axis: *first.end() };
+        let rows: usize = t.dims()[first].iter().product();
+        // A scale for every few elements would be no saving.
+        if rows * 8 <= t.len() {
+            found.insert(v, stored);
+        }
+    }
+    for (v, stored) in found {
+        plan.stored_weights.insert(model.value(v).name().to_owned(), stored);
+    }
+}
+
+fn is_integer(model: &Model, plan: &Plan, node: NodeId) -> bool {
+    let out = model.node(node).outputs().iter().copied().flatten().next();
+    let entry = out.and_then(|v| plan.nodes.get(model.value(v).name()));
+    model.node(node).graph() == model.main() && entry.is_some_and(|n| n.becomes == Form::Integer)
+}
