@@ -1,8 +1,12 @@
 //! Running models: one trait, one file per runtime.
 
+pub mod tract;
+
+use std::borrow::Cow;
+
 use crate::{
     error::Result,
-    ir::{Model, Tensor, ValueId},
+    ir::{DType, Model, Tensor, ValueId},
 };
 
 /// Something that can run models.
@@ -10,13 +14,34 @@ pub trait Runtime: Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
 
-    /// Makes a model ready to run. Each run gives the model's own outputs, then the observed values, in order. Values
-    /// inside subgraphs cannot be observed.
+    /// Makes a model ready to run and to observe. Values inside subgraphs cannot be observed.
     fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>>;
 }
 
 /// A loaded model; may be run from several threads at a time.
 pub trait Session: Send + Sync {
-    /// Runs on one tensor per required graph input ([`Model::required_inputs`], in that order).
-    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
+    /// Runs on one tensor per required graph input ([`Model::required_inputs`], in that order). Returns the model's
+    /// outputs.
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.run_observed(inputs, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Session::run`], and hands out each observed value, by its number in `observe`, as soon as it is computed
+    /// (each once, in no promised order). It is gone after the call: memory does not grow with the number of values.
+    fn run_observed(&self, inputs: &[Tensor], observer: &mut Observer<'_>) -> Result<Vec<Tensor>>;
+}
+
+/// What [`Session::run_observed`] calls.
+pub type Observer<'a> = dyn FnMut(usize, &dyn Observed) -> Result<()> + 'a;
+
+/// A value of the running model.
+pub trait Observed {
+    /// Element type.
+    fn dtype(&self) -> DType;
+    /// Shape.
+    fn dims(&self) -> &[usize];
+    /// The elements of a floating point value, without a copy where they are 32 bits wide.
+    fn floats(&self) -> Result<Cow<'_, [f32]>>;
+    /// A copy.
+    fn to_tensor(&self) -> Result<Tensor>;
 }

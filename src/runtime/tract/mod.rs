@@ -1,0 +1,77 @@
+//! The runtime in Rust that needs no installation: [tract](https://github.com/sonos/tract). Alone names it.
+//!
+//! A session keeps the model as tract parsed it and makes a plan for each combination of input shapes that comes
+//! along: with concrete shapes tract folds the shape arithmetic of real exports away. `QuantizeLinear` and
+//! `DequantizeLinear` are our own operators ([`quantize`]), because tract's multiply by the reciprocal of the scale,
+//! where ONNX Runtime divides.
+
+mod branch;
+mod failure;
+mod kernels;
+mod plan;
+mod quantize;
+mod session;
+mod tensors;
+
+use std::collections::BTreeSet;
+
+use tract_onnx::prelude::*;
+
+use super::{Runtime, Session};
+use crate::{
+    error::{Error, Result},
+    ir::{Model, ValueId},
+    onnx_file,
+};
+
+/// The tract runtime.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tract;
+
+impl Runtime for Tract {
+    fn name(&self) -> &'static str {
+        "tract"
+    }
+
+    fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>> {
+        let framework = framework();
+        refuse_unknown_operators(model, &framework)?;
+        let outside = observe.iter().find(|&&v| model.value(v).graph() != model.main());
+        if let Some(&v) = outside {
+            return Err(Error::bug("a value inside a subgraph cannot be observed").value(model.value(v).name()));
+        }
+        let bytes = onnx_file::to_bytes_with_outputs(model, observe)?;
+        let parsed = failure::guard("reading the model", || framework.model_for_read(&mut bytes.as_slice()));
+        drop(bytes);
+        let parsed = parsed.map_err(|f| f.into_error(&failure::Operators::of(model)))?;
+        Ok(Box::new(session::TractSession::new(model, observe, parsed)))
+    }
+}
+
+fn framework() -> tract_onnx::Onnx {
+    let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
+    quantize::register(&mut onnx.op_register);
+    branch::register(&mut onnx.op_register);
+    onnx
+}
+
+/// tract finds an unknown operator only when it meets it; all of them at once help the user more.
+fn refuse_unknown_operators(model: &Model, framework: &tract_onnx::Onnx) -> Result<()> {
+    let known = &framework.op_register.0;
+    let unknown = |&n: &_| !known.contains_key(&model.node(n).op_type);
+    let nodes: Vec<_> = model.all_nodes().into_iter().filter(unknown).collect();
+    let Some(&first) = nodes.first() else { return Ok(()) };
+    let mut ops: BTreeSet<&str> = nodes.iter().map(|&n| model.node(n).op_type.as_str()).collect();
+    ops.remove(model.node(first).op_type.as_str());
+    let also = match ops.len() {
+        0 => String::new(),
+        _ => format!(" (nor {})", ops.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    let domain = match model.node(first).domain.as_deref() {
+        None | Some("") => String::new(),
+        Some(d) => format!(" of domain {d}"),
+    };
+    Err(Error::runtime(format!("the built-in runtime does not have this operator{domain}{also}"))
+        .node(model.node_label(first), &model.node(first).op_type)
+        .help(failure::HELP))
+}
