@@ -12,6 +12,7 @@ mod sort;
 pub mod tensor;
 #[cfg(test)]
 pub mod testing;
+pub mod text;
 pub mod types;
 pub mod verify;
 

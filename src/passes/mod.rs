@@ -3,6 +3,9 @@
 //! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
 //! in its documentation what it makes of what.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use crate::{diagnostics::Diagnostic, error::Result, ir::Model, plan::Plan};
 
 /// When a pass runs.
