@@ -10,10 +10,16 @@
 //! to a quarter of its size, whereas a Transpose would run at every inference. `transB = 1` itself costs nothing:
 //! the runtime's kernels, float and integer, pack a constant B once.
 
-use super::{Context, support::walk};
+use super::{
+    Context,
+    support::{
+        permute::{permutation, transposed},
+        walk,
+    },
+};
 use crate::{
     error::Result,
-    ir::{Attr, DType, Model, NodeId, Tensor, Use},
+    ir::{Attr, DType, Model, NodeId, Use, ValueId},
 };
 
 /// See the module's documentation.
@@ -56,17 +62,8 @@ fn fold(model: &mut Model, node: NodeId, cx: &Context) -> Result<bool> {
     Ok(true)
 }
 
-/// The permutation that a Transpose of this rank carries out, if it is one.
-fn permutation(perm: Option<&[i64]>, rank: usize) -> Option<Vec<usize>> {
-    let Some(perm) = perm else { return Some((0..rank).rev().collect()) };
-    let perm: Vec<usize> = perm.iter().map(|&p| usize::try_from(p).ok()).collect::<Option<_>>()?;
-    let mut sorted = perm.clone();
-    sorted.sort_unstable();
-    sorted.into_iter().eq(0..rank).then_some(perm)
-}
-
 /// Makes every Gemm that reads `transposed` as its B read `weight`.
-fn turn_gemms(model: &mut Model, transposed: crate::ir::ValueId, weight: crate::ir::ValueId) {
+fn turn_gemms(model: &mut Model, transposed: ValueId, weight: ValueId) {
     let gemms: Vec<_> = model.value(transposed).readers().filter(|&(n, i)| i == 1 && model.node(n).is("Gemm")).collect();
     for (gemm, _) in gemms {
         let turned = 1 - model.node(gemm).int("transB").unwrap_or(0).clamp(0, 1);
@@ -77,28 +74,4 @@ fn turn_gemms(model: &mut Model, transposed: crate::ir::ValueId, weight: crate::
         }
         model.set_input(gemm, 1, Some(weight));
     }
-}
-
-fn transposed(t: &Tensor, perm: &[usize]) -> Result<Tensor> {
-    let old = t.to_f32()?;
-    let dims: Vec<usize> = perm.iter().map(|&p| t.dims()[p]).collect();
-    let mut strides = vec![1; t.rank()];
-    for i in (1..t.rank()).rev() {
-        strides[i - 1] = strides[i] * t.dims()[i];
-    }
-    let steps: Vec<usize> = perm.iter().map(|&p| strides[p]).collect();
-    let mut index = vec![0; dims.len()];
-    let mut at = 0;
-    let mut new = Vec::with_capacity(old.len());
-    for _ in 0..old.len() {
-        new.push(old[at]);
-        for d in (0..dims.len()).rev() {
-            (index[d], at) = (index[d] + 1, at + steps[d]);
-            if index[d] < dims[d] {
-                break;
-            }
-            (index[d], at) = (0, at - steps[d] * dims[d]);
-        }
-    }
-    Ok(Tensor::from_f32(&dims, &new))
 }

@@ -72,9 +72,10 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Prepare: remove_dead, lift_constants, flush_denormals, convert_flat_pools,
-        fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_leaky_relu, fuse_clips,
-        fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm, share_initializers;
+    Prepare: remove_dead, lift_constants, flush_denormals, convert_flat_pools, eliminate_transpose_pairs,
+        fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
+        fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
+        share_initializers;
     Insert: insert_quantization, store_weights;
     Cleanup: sort_nodes;
 }

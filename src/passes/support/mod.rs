@@ -4,4 +4,5 @@ pub mod clamp;
 pub mod constants;
 pub mod convert;
 pub mod linear;
+pub mod permute;
 pub mod walk;
