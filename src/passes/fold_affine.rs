@@ -25,6 +25,7 @@ use super::{
     },
 };
 use crate::{
+    analysis::types::{Types, infer},
     error::Result,
     ir::{Model, NodeId, Use, ValueId},
 };
@@ -35,15 +36,16 @@ const MAX_STEPS: usize = 16;
 /// See the module's documentation.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let mut growth = Growth::new(cx);
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
         let n = model.node(node);
         if !n.in_onnx_domain() || !matches!(n.op_type.as_str(), "Add" | "Sub" | "Mul" | "Div" | "Neg") {
             continue;
         }
-        if fold_behind(model, node, &mut growth)?
-            || fold_scale_upwards(model, node, &mut growth)?
-            || fold_in_front(model, node, &mut growth)?
+        if fold_behind(model, types, node, &mut growth)?
+            || fold_scale_upwards(model, types, node, &mut growth)?
+            || fold_in_front(model, types, node, &mut growth)?
         {
             changes += 1;
         }
@@ -76,15 +78,15 @@ fn split(model: &Model, node: NodeId) -> Option<(ValueId, Option<usize>)> {
     }
 }
 
-fn fold_behind(model: &mut Model, node: NodeId, growth: &mut Growth) -> Result<bool> {
+fn fold_behind(model: &mut Model, types: &Types, node: NodeId, growth: &mut Growth) -> Result<bool> {
     let Some((x, constant)) = split(model, node) else { return Ok(false) };
     let Some(y) = model.node(node).output(0) else { return Ok(false) };
     if walk::sole_element_reader(model, x).is_none() {
         return Ok(false);
     }
-    let Some(mut layer) = Linear::ending_at(model, x) else { return Ok(false) };
+    let Some(mut layer) = Linear::ending_at(model, types, x) else { return Ok(false) };
     let c = match constant.and_then(|i| model.constant_input(node, i)) {
-        Some(t) => layer.per_channel(model, t)?,
+        Some(t) => layer.per_channel(model, types, t)?,
         None => Some(vec![0.0; layer.outs]),
     };
     let op = model.node(node).op_type.as_str();
@@ -100,17 +102,17 @@ fn fold_behind(model: &mut Model, node: NodeId, growth: &mut Growth) -> Result<b
 }
 
 /// The value that a node multiplies by one constant, and that constant; if it is neither 0 nor extreme.
-fn scale(model: &Model, node: NodeId) -> Option<(ValueId, f64)> {
+fn scale(model: &Model, types: &Types, node: NodeId) -> Option<(ValueId, f64)> {
     let n = model.node(node);
-    let (x, c, second) = constants::with_scalar(model, node)?;
+    let (x, c, second) = constants::with_scalar(model, types, node)?;
     let (s, _) = function(&n.op_type, f64::from(c), second).filter(|_| n.is("Mul") || n.is("Div"))?;
     (1e-9..1e9).contains(&s.abs()).then_some((x, s))
 }
 
-fn fold_scale_upwards(model: &mut Model, node: NodeId, growth: &mut Growth) -> Result<bool> {
-    let Some((x, s)) = scale(model, node) else { return Ok(false) };
+fn fold_scale_upwards(model: &mut Model, types: &Types, node: NodeId, growth: &mut Growth) -> Result<bool> {
+    let Some((x, s)) = scale(model, types, node) else { return Ok(false) };
     let Some(y) = model.node(node).output(0) else { return Ok(false) };
-    let Some(mut layer) = layer_above(model, x, MAX_STEPS) else { return Ok(false) };
+    let Some(mut layer) = layer_above(model, types, x, MAX_STEPS) else { return Ok(false) };
     let by = Rescale { out_scale: vec![s; layer.outs], ..Rescale::default() };
     if !layer.rescale(model, &by, growth)? {
         return Ok(false);
@@ -120,27 +122,27 @@ fn fold_scale_upwards(model: &mut Model, node: NodeId, growth: &mut Growth) -> R
 }
 
 /// The layer whose scale is the scale of `value`: each value on the way has one reader only.
-fn layer_above(model: &Model, value: ValueId, steps: usize) -> Option<Linear> {
+fn layer_above(model: &Model, types: &Types, value: ValueId, steps: usize) -> Option<Linear> {
     walk::sole_element_reader(model, value).filter(|_| steps > 0)?;
     let node = model.producer(value)?;
-    if let Some(layer) = Linear::ending_at(model, value) {
+    if let Some(layer) = Linear::ending_at(model, types, value) {
         return Some(layer);
     }
     let n = model.node(node);
     let computed = |i| n.input(i).filter(|_| model.constant_input(node, i).is_none());
-    let up = |v| layer_above(model, v, steps / 2);
+    let up = |v| layer_above(model, types, v, steps / 2);
     match (computed(0), computed(1)) {
-        (Some(a), _) if walk::moves_elements(model, node) => layer_above(model, a, steps - 1),
+        (Some(a), _) if walk::moves_elements(model, node) => layer_above(model, types, a, steps - 1),
         (Some(a), Some(b)) if n.is("MatMul") => up(a).or_else(|| up(b)),
         _ => None,
     }
 }
 
-fn fold_in_front(model: &mut Model, node: NodeId, growth: &mut Growth) -> Result<bool> {
-    let Some((x, s)) = scale(model, node) else { return Ok(false) };
+fn fold_in_front(model: &mut Model, types: &Types, node: NodeId, growth: &mut Growth) -> Result<bool> {
+    let Some((x, s)) = scale(model, types, node) else { return Ok(false) };
     let Some(y) = model.node(node).output(0) else { return Ok(false) };
     let mut layers = Vec::new();
-    if !is_input(model, x) || !layers_below(model, y, &mut layers, MAX_STEPS) {
+    if !is_input(model, x) || !layers_below(model, types, y, &mut layers, MAX_STEPS) {
         return Ok(false);
     }
     for layer in &layers {
@@ -179,14 +181,14 @@ fn is_input(model: &Model, mut value: ValueId) -> bool {
 }
 
 /// Collects the layers that read a value, perhaps behind nodes that move elements; false if anything else reads it.
-fn layers_below(model: &Model, value: ValueId, layers: &mut Vec<Linear>, steps: usize) -> bool {
+fn layers_below(model: &Model, types: &Types, value: ValueId, layers: &mut Vec<Linear>, steps: usize) -> bool {
     model.value(value).uses().iter().all(|used| {
         let Use::Input(reader, 0) = *used else { return false };
-        if let Some(layer) = Linear::of(model, reader) {
+        if let Some(layer) = Linear::of(model, types, reader) {
             layers.push(layer);
             return true;
         }
         let moved = model.node(reader).output(0).filter(|_| steps > 0 && walk::moves_elements(model, reader));
-        moved.is_some_and(|out| layers_below(model, out, layers, steps - 1))
+        moved.is_some_and(|out| layers_below(model, types, out, layers, steps - 1))
     }) && !layers.is_empty()
 }

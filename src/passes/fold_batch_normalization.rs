@@ -23,6 +23,7 @@ use super::{
     },
 };
 use crate::{
+    analysis::types::{Types, infer},
     error::Result,
     ir::{Model, NodeId, ValueId},
 };
@@ -30,10 +31,11 @@ use crate::{
 /// See the module's documentation.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let mut growth = Growth::new(cx);
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
         let Some(norm) = Norm::of(model, node)? else { continue };
-        if fold_behind(model, node, &norm, &mut growth)? || fold_in_front(model, node, &norm, &mut growth)? {
+        if fold_behind(model, types, node, &norm, &mut growth)? || fold_in_front(model, types, node, &norm, &mut growth)? {
             changes += 1;
         }
     }
@@ -84,12 +86,12 @@ impl Norm {
     }
 }
 
-fn fold_behind(model: &mut Model, node: NodeId, norm: &Norm, growth: &mut Growth) -> Result<bool> {
+fn fold_behind(model: &mut Model, types: &Types, node: NodeId, norm: &Norm, growth: &mut Growth) -> Result<bool> {
     if walk::sole_element_reader(model, norm.x).is_none() {
         return Ok(false);
     }
-    let Some(mut layer) = Linear::ending_at(model, norm.x) else { return Ok(false) };
-    let on_axis_1 = layer.kind != Kind::MatMul || walk::rank(model, norm.x) == Some(2);
+    let Some(mut layer) = Linear::ending_at(model, types, norm.x) else { return Ok(false) };
+    let on_axis_1 = layer.kind != Kind::MatMul || walk::rank(model, types, norm.x) == Some(2);
     if !on_axis_1 || layer.outs != norm.scale.len() {
         return Ok(false);
     }
@@ -101,9 +103,9 @@ fn fold_behind(model: &mut Model, node: NodeId, norm: &Norm, growth: &mut Growth
     Ok(true)
 }
 
-fn fold_in_front(model: &mut Model, node: NodeId, norm: &Norm, growth: &mut Growth) -> Result<bool> {
+fn fold_in_front(model: &mut Model, types: &Types, node: NodeId, norm: &Norm, growth: &mut Growth) -> Result<bool> {
     let Some((reader, 0)) = walk::sole_reader(model, norm.y) else { return Ok(false) };
-    let Some(mut layer) = Linear::of(model, reader) else { return Ok(false) };
+    let Some(mut layer) = Linear::of(model, types, reader) else { return Ok(false) };
     let no_shift = norm.shift.iter().all(|&s| s == 0.0);
     let fits = layer.ins == norm.scale.len()
         && (no_shift || layer.pads_nothing(model))
@@ -112,7 +114,7 @@ fn fold_in_front(model: &mut Model, node: NodeId, norm: &Norm, growth: &mut Grow
         // The channels are axis 1 of x, the last axis of what Gemm and MatMul read.
         && match layer.kind {
             Kind::Gemm { .. } => model.node(reader).int("transA").unwrap_or(0) == 0,
-            Kind::MatMul => walk::rank(model, norm.y) == Some(2),
+            Kind::MatMul => walk::rank(model, types, norm.y) == Some(2),
             Kind::Conv | Kind::ConvTranspose => true,
         };
     let by = Rescale { in_scale: norm.scale.clone(), in_shift: norm.shift.clone(), ..Rescale::default() };

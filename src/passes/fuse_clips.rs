@@ -15,6 +15,7 @@ use super::{
     support::{clamp::Clamp, convert::convert, walk},
 };
 use crate::{
+    analysis::types::infer,
     error::Result,
     ir::{Model, NodeId, Tensor},
 };
@@ -24,12 +25,13 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
     if model.opset("").is_none_or(|v| v < 11) {
         return Ok(0);
     }
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
-        let Some(outer) = Clamp::of(model, node) else { continue };
+        let Some(outer) = Clamp::of(model, types, node) else { continue };
         let op = model.node(node).op_type.as_str();
         let inner_node = walk::sole_producer(model, outer.x).filter(|&n| model.node(n).outputs().len() == 1);
-        let inner = inner_node.and_then(|n| Clamp::of(model, n));
+        let inner = inner_node.and_then(|n| Clamp::of(model, types, n));
         let clamp = inner.map_or(outer, |inner| inner.then(outer));
         let relu = (clamp.lo, clamp.hi) == (0.0, f32::INFINITY);
         let plain = match op {

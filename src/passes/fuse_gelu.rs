@@ -14,6 +14,7 @@ use super::{
     support::{constants, convert::convert, walk},
 };
 use crate::{
+    analysis::types::{Types, infer},
     error::Result,
     ir::{Model, NodeId, Tensor, ValueId},
 };
@@ -21,9 +22,10 @@ use crate::{
 /// See the module's documentation.
 pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
     let has_operator = model.opset("").is_some_and(|v| v >= 20);
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
-        let Some(gelu) = Gelu::ending_at(model, node) else { continue };
+        let Some(gelu) = Gelu::ending_at(model, types, node) else { continue };
         if has_operator {
             convert(model, node, "Gelu", &[Some(gelu.x)], Vec::new());
             changes += 1;
@@ -50,7 +52,7 @@ struct Gelu {
 }
 
 impl Gelu {
-    fn ending_at(model: &Model, node: NodeId) -> Option<Self> {
+    fn ending_at(model: &Model, types: &Types, node: NodeId) -> Option<Self> {
         let n = model.node(node);
         let (a, b) = (n.input(0)?, n.input(1).filter(|_| n.is("Mul"))?);
         [(a, b), (b, a)].into_iter().find_map(|(product, third)| {
@@ -58,8 +60,8 @@ impl Gelu {
             let (c, d) = (model.node(inner).input(0)?, model.node(inner).input(1)?);
             let factors = [c, d, third];
             let half = factors.into_iter().find(|&v| near(constants::scalar(model, v), 0.5))?;
-            let (sum, x, divide) = factors.into_iter().find_map(|v| erf_plus_one(model, v))?;
-            if !factors.contains(&x) || constants::scalar_beside(model, half, x).is_none() {
+            let (sum, x, divide) = factors.into_iter().find_map(|v| erf_plus_one(model, types, v))?;
+            if !factors.contains(&x) || constants::scalar_beside(model, types, half, x).is_none() {
                 return None;
             }
             let known = third != x && model.node(divide).is("Div");
@@ -86,12 +88,12 @@ fn near(value: Option<f32>, want: f32) -> bool {
 }
 
 /// `(v, x, the node that divides)` where `v` is `Erf(x / √2) + 1`.
-fn erf_plus_one(model: &Model, v: ValueId) -> Option<(ValueId, ValueId, NodeId)> {
+fn erf_plus_one(model: &Model, types: &Types, v: ValueId) -> Option<(ValueId, ValueId, NodeId)> {
     let add = walk::sole_producer(model, v).filter(|&n| model.node(n).is("Add"))?;
-    let (e, one, _) = constants::with_scalar(model, add)?;
+    let (e, one, _) = constants::with_scalar(model, types, add)?;
     let erf = walk::sole_producer(model, e).filter(|&n| near(Some(one), 1.0) && model.node(n).is("Erf"))?;
     let divide = walk::sole_producer(model, model.node(erf).input(0)?)?;
-    let (x, c, second) = constants::with_scalar(model, divide)?;
+    let (x, c, second) = constants::with_scalar(model, types, divide)?;
     let fits = match model.node(divide).op_type.as_str() {
         "Div" => second && near(Some(c), std::f32::consts::SQRT_2),
         "Mul" => near(Some(c), std::f32::consts::FRAC_1_SQRT_2),

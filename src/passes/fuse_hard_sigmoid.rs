@@ -13,15 +13,17 @@ use super::{
     support::{clamp::Clamp, constants, convert::convert, walk},
 };
 use crate::{
+    analysis::types::{Types, infer},
     error::Result,
     ir::{Attr, Model, NodeId, NodeSpec, Place, ValueId},
 };
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
-        let Some(found) = find(model, node) else { continue };
+        let Some(found) = find(model, types, node) else { continue };
         let width = f64::from(found.width);
         let attributes = vec![
             Attr::new("alpha", (1.0 / width) as f32),
@@ -50,25 +52,25 @@ struct Found {
 }
 
 /// The pattern that ends at this node.
-fn find(model: &Model, node: NodeId) -> Option<Found> {
-    let divided = divided(model, node)?;
+fn find(model: &Model, types: &Types, node: NodeId) -> Option<Found> {
+    let divided = divided(model, types, node)?;
     let inner = walk::sole_producer(model, divided.0)?;
-    if let Some((x, bias)) = shifted_clamp(model, divided.0, divided.1) {
+    if let Some((x, bias)) = shifted_clamp(model, types, divided.0, divided.1) {
         return Some(Found { x, bias, width: divided.1, times_x: false });
     }
     let n = model.node(inner);
     let (a, b) = (n.input(0)?, n.input(1).filter(|_| n.is("Mul"))?);
     let (x, bias) = [(a, b), (b, a)].into_iter().find_map(|(x, c)| {
         walk::sole_producer(model, c)?;
-        shifted_clamp(model, c, divided.1).filter(|&(inner, _)| inner == x)
+        shifted_clamp(model, types, c, divided.1).filter(|&(inner, _)| inner == x)
     })?;
     Some(Found { x, bias, width: divided.1, times_x: true })
 }
 
 /// The value that a node divides by a scalar, and that scalar.
-fn divided(model: &Model, node: NodeId) -> Option<(ValueId, f32)> {
+fn divided(model: &Model, types: &Types, node: NodeId) -> Option<(ValueId, f32)> {
     let n = model.node(node);
-    let (v, c, second) = constants::with_scalar(model, node)?;
+    let (v, c, second) = constants::with_scalar(model, types, node)?;
     let by = match n.op_type.as_str() {
         "Div" if second && n.in_onnx_domain() => c,
         // 1/6 as a factor: 6 to as many digits as it has.
@@ -83,9 +85,9 @@ fn divided(model: &Model, node: NodeId) -> Option<(ValueId, f32)> {
 }
 
 /// `(x, b)` of a value `clip(x + b, 0, width)`.
-fn shifted_clamp(model: &Model, value: ValueId, width: f32) -> Option<(ValueId, f32)> {
-    let clamp = Clamp::of(model, model.producer(value)?).filter(|c| c.lo == 0.0 && c.hi == width)?;
+fn shifted_clamp(model: &Model, types: &Types, value: ValueId, width: f32) -> Option<(ValueId, f32)> {
+    let clamp = Clamp::of(model, types, model.producer(value)?).filter(|c| c.lo == 0.0 && c.hi == width)?;
     let add = walk::sole_producer(model, clamp.x).filter(|&n| model.node(n).is("Add"))?;
-    let (x, b, _) = constants::with_scalar(model, add)?;
+    let (x, b, _) = constants::with_scalar(model, types, add)?;
     Some((x, b))
 }

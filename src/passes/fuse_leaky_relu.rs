@@ -10,22 +10,24 @@ use super::{
     support::{constants, convert::convert, walk},
 };
 use crate::{
+    analysis::types::{Types, infer},
     error::Result,
     ir::{Attr, DType, Model, NodeId, ValueId},
 };
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
-        let Some((x, alpha)) = find(model, node) else { continue };
+        let Some((x, alpha)) = find(model, types, node) else { continue };
         convert(model, node, "LeakyRelu", &[Some(x)], vec![Attr::new("alpha", alpha)]);
         changes += 1;
     }
     Ok(changes)
 }
 
-fn find(model: &Model, node: NodeId) -> Option<(ValueId, f32)> {
+fn find(model: &Model, types: &Types, node: NodeId) -> Option<(ValueId, f32)> {
     let n = model.node(node);
     let (a, b) = (n.input(0)?, n.input(1)?);
     if n.is("PRelu") {
@@ -38,7 +40,7 @@ fn find(model: &Model, node: NodeId) -> Option<(ValueId, f32)> {
     }
     [(a, b), (b, a)].into_iter().find_map(|(x, scaled)| {
         let mul = walk::sole_producer(model, scaled).filter(|&m| model.node(m).is("Mul"))?;
-        let (of, alpha, _) = constants::with_scalar(model, mul)?;
+        let (of, alpha, _) = constants::with_scalar(model, types, mul)?;
         (of == x && (0.0..=1.0).contains(&alpha)).then_some((x, alpha))
     })
 }

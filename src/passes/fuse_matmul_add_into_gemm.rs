@@ -18,27 +18,29 @@ use super::{
     },
 };
 use crate::{
+    analysis::types::{Types, infer},
     error::Result,
     ir::{Model, NodeId},
 };
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
         // Two nodes become one: the second of them may be gone.
-        if model.try_node(node).is_some() && fuse(model, node)?.is_some() {
+        if model.try_node(node).is_some() && fuse(model, types, node)?.is_some() {
             changes += 1;
         }
     }
     Ok(changes)
 }
 
-fn fuse(model: &mut Model, node: NodeId) -> Result<Option<()>> {
-    let Some(layer) = Linear::of(model, node).filter(|l| l.kind == Kind::MatMul) else { return Ok(None) };
+fn fuse(model: &mut Model, types: &Types, node: NodeId) -> Result<Option<()>> {
+    let Some(layer) = Linear::of(model, types, node).filter(|l| l.kind == Kind::MatMul) else { return Ok(None) };
     let n = model.node(node);
     let (Some(x), Some(w), Some(product)) = (n.input(0), n.input(1), n.output(0)) else { return Ok(None) };
-    let matrices = walk::rank(model, x) == Some(2) && walk::rank(model, w) == Some(2);
+    let matrices = walk::rank(model, types, x) == Some(2) && walk::rank(model, types, w) == Some(2);
     let Some((add, i)) = walk::sole_reader(model, product).filter(|_| matrices && layer.output != product) else {
         return Ok(None);
     };

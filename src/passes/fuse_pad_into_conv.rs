@@ -15,19 +15,21 @@ use super::{
     support::{clamp::Clamp, walk},
 };
 use crate::{
+    analysis::types::{Types, infer},
     error::Result,
     ir::{Attr, Model, NodeId, ValueId},
 };
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
+    let types = &infer(model);
     let mut changes = 0;
     for node in model.all_nodes() {
-        let Some((x, pads)) = zero_pad(model, node) else { continue };
+        let Some((x, pads)) = zero_pad(model, types, node) else { continue };
         let Some(out) = model.node(node).output(0) else { continue };
         let readers: Vec<_> = model.value(out).readers().filter(|&(_, i)| i == 0).collect();
         for (reader, _) in readers {
-            let Some(sum) = padding_with(model, reader, x, &pads) else { continue };
+            let Some(sum) = padding_with(model, types, reader, x, &pads) else { continue };
             let attributes = &mut model.node_mut(reader).attributes;
             attributes.retain(|a| !matches!(a.name.as_str(), "pads" | "auto_pad"));
             attributes.push(Attr::new("pads", sum));
@@ -47,7 +49,7 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
 }
 
 /// The input and the pads (all starts, then all ends, of each axis) of a Pad with zeros at certain widths.
-fn zero_pad(model: &Model, node: NodeId) -> Option<(ValueId, Vec<i64>)> {
+fn zero_pad(model: &Model, types: &Types, node: NodeId) -> Option<(ValueId, Vec<i64>)> {
     let n = model.node(node);
     if !n.is("Pad") || n.string("mode").is_some_and(|m| m != "constant") {
         return None;
@@ -70,7 +72,7 @@ fn zero_pad(model: &Model, node: NodeId) -> Option<(ValueId, Vec<i64>)> {
     }
     // Since opset 18 the pads may name their axes.
     let axes = model.constant_input(node, 3)?.to_i64().ok()?;
-    let rank = walk::rank(model, x)?;
+    let rank = walk::rank(model, types, x)?;
     let mut all = vec![0; 2 * rank];
     for (i, &axis) in axes.iter().enumerate() {
         let axis = usize::try_from(if axis < 0 { axis + i64::try_from(rank).ok()? } else { axis }).ok()?;
@@ -81,7 +83,7 @@ fn zero_pad(model: &Model, node: NodeId) -> Option<(ValueId, Vec<i64>)> {
 }
 
 /// The reader's padding with that of the Pad in front of it added, if it can take it over.
-fn padding_with(model: &Model, reader: NodeId, x: ValueId, pads: &[i64]) -> Option<Vec<i64>> {
+fn padding_with(model: &Model, types: &Types, reader: NodeId, x: ValueId, pads: &[i64]) -> Option<Vec<i64>> {
     let n = model.node(reader);
     let rank = pads.len() / 2;
     let spatial = rank.checked_sub(2).filter(|&s| s > 0)?;
@@ -112,12 +114,12 @@ fn padding_with(model: &Model, reader: NodeId, x: ValueId, pads: &[i64]) -> Opti
             let counts = n.int("count_include_pad").unwrap_or(0) != 0;
             floor && plain && (counts || unpadded) && narrow().is_some()
         }
-        "MaxPool" => floor && plain && n.outputs().len() == 1 && narrow().is_some() && not_negative(model, x),
+        "MaxPool" => floor && plain && n.outputs().len() == 1 && narrow().is_some() && not_negative(model, types, x),
         _ => false,
     };
     takes.then_some(sum)
 }
 
-fn not_negative(model: &Model, x: ValueId) -> bool {
-    model.producer(x).and_then(|n| Clamp::of(model, n)).is_some_and(|c| c.lo >= 0.0)
+fn not_negative(model: &Model, types: &Types, x: ValueId) -> bool {
+    model.producer(x).and_then(|n| Clamp::of(model, types, n)).is_some_and(|c| c.lo >= 0.0)
 }

@@ -1,7 +1,10 @@
 //! Clamps: `min(max(x, lo), hi)`, in the many ways that exporters spell them.
 
 use super::constants;
-use crate::ir::{Model, NodeId, ValueId};
+use crate::{
+    analysis::types::Types,
+    ir::{Model, NodeId, ValueId},
+};
 
 /// A node that clamps a `float` value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,7 +20,7 @@ pub struct Clamp {
 impl Clamp {
     /// Recognizes Relu, Clip with constant bounds, and Max or Min with a constant scalar. A Relu may be of another type
     /// than `float`; one of the others with a bound is not.
-    pub fn of(model: &Model, node: NodeId) -> Option<Self> {
+    pub fn of(model: &Model, types: &Types, node: NodeId) -> Option<Self> {
         let n = model.node(node);
         if !n.in_onnx_domain() {
             return None;
@@ -34,11 +37,11 @@ impl Clamp {
                 Self { x, lo: bound(1, "min", none)?, hi: bound(2, "max", all)? }
             }
             "Max" => {
-                let (x, c, _) = constants::with_scalar(model, node)?;
+                let (x, c, _) = constants::with_scalar(model, types, node)?;
                 Self { x, lo: c, hi: all }
             }
             "Min" => {
-                let (x, c, _) = constants::with_scalar(model, node)?;
+                let (x, c, _) = constants::with_scalar(model, types, node)?;
                 Self { x, lo: none, hi: c }
             }
             _ => return None,

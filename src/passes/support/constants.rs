@@ -1,6 +1,7 @@
 //! Constants that passes read and write.
 
 use crate::{
+    analysis::types::Types,
     error::Result,
     ir::{DType, Model, NodeId, Tensor, ValueId},
     passes::Context,
@@ -77,20 +78,22 @@ pub fn scalar(model: &Model, value: ValueId) -> Option<f32> {
 
 /// The only element of a constant `float` tensor, provided that broadcasting with it changes no shape: it is of rank 0,
 /// or of no higher rank than `beside`.
-pub fn scalar_beside(model: &Model, value: ValueId, beside: ValueId) -> Option<f32> {
+pub fn scalar_beside(model: &Model, types: &Types, value: ValueId, beside: ValueId) -> Option<f32> {
     let rank = model.value(value).constant()?.rank();
-    (rank == 0 || super::walk::rank(model, beside).is_some_and(|r| rank <= r)).then(|| scalar(model, value)).flatten()
+    (rank == 0 || super::walk::rank(model, types, beside).is_some_and(|r| rank <= r))
+        .then(|| scalar(model, value))
+        .flatten()
 }
 
 /// The two inputs of a binary operator as (value, constant scalar, whether the scalar is the second), if one is such a
 /// scalar.
-pub fn with_scalar(model: &Model, node: NodeId) -> Option<(ValueId, f32, bool)> {
+pub fn with_scalar(model: &Model, types: &Types, node: NodeId) -> Option<(ValueId, f32, bool)> {
     let n = model.node(node);
     let (a, b) = (n.input(0)?, n.input(1)?);
     if n.inputs().len() != 2 {
         return None;
     }
-    match (scalar_beside(model, a, b), scalar_beside(model, b, a)) {
+    match (scalar_beside(model, types, a, b), scalar_beside(model, types, b, a)) {
         (_, Some(s)) => Some((a, s, true)),
         (Some(s), None) => Some((b, s, false)),
         _ => None,

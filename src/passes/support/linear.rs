@@ -6,6 +6,7 @@ use super::{
     walk,
 };
 use crate::{
+    analysis::types::Types,
     error::Result,
     ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
 };
@@ -55,7 +56,7 @@ pub struct Linear {
 
 impl Linear {
     /// The layer of this node, if its weights and its bias (if any) are `float` constants and it scales neither.
-    pub fn of(model: &Model, node: NodeId) -> Option<Self> {
+    pub fn of(model: &Model, types: &Types, node: NodeId) -> Option<Self> {
         let n = model.node(node);
         if !n.in_onnx_domain() {
             return None;
@@ -81,7 +82,7 @@ impl Linear {
         }
         let mut layer = Self { node, kind, outs, ins, output: n.output(0)?, group, bias: Bias::None };
         match kind {
-            Kind::MatMul => layer.find_bias_add(model),
+            Kind::MatMul => layer.find_bias_add(model, types),
             _ if n.input(2).is_some() => {
                 let one = |name| n.float(name).is_none_or(|v| v == 1.0);
                 let fits = one("beta") && layer.bias_fits(model.constant_input(node, 2)?);
@@ -93,20 +94,20 @@ impl Linear {
     }
 
     /// The layer whose result is this value.
-    pub fn ending_at(model: &Model, value: ValueId) -> Option<Self> {
+    pub fn ending_at(model: &Model, types: &Types, value: ValueId) -> Option<Self> {
         let node = model.producer(value)?;
         let n = model.node(node);
         let mut before = n.inputs().iter().filter_map(|v| model.producer((*v)?));
         let node = if n.is("Add") { before.find(|&p| model.node(p).is("MatMul"))? } else { node };
-        Self::of(model, node).filter(|l| l.output == value)
+        Self::of(model, types, node).filter(|l| l.output == value)
     }
 
-    fn find_bias_add(&mut self, model: &Model) {
+    fn find_bias_add(&mut self, model: &Model, types: &Types) {
         let Some((add, i)) = walk::sole_reader(model, self.output) else { return };
         let n = model.node(add);
         let Some(out) = n.output(0).filter(|_| n.is("Add") && n.inputs().len() == 2 && i < 2) else { return };
         let Some(c) = model.constant_input(add, 1 - i) else { return };
-        if c.dtype() == DType::Float && self.per_channel_dims(model, c.dims()) {
+        if c.dtype() == DType::Float && self.per_channel_dims(model, types, c.dims()) {
             self.bias = Bias::Add(add, 1 - i);
             self.output = out;
         }
@@ -119,8 +120,8 @@ impl Linear {
     }
 
     /// The rank that the layer's output has at least.
-    fn least_rank(&self, model: &Model) -> usize {
-        let known = walk::rank(model, self.output).unwrap_or(0);
+    fn least_rank(&self, model: &Model, types: &Types) -> usize {
+        let known = walk::rank(model, types, self.output).unwrap_or(0);
         let weight = model.constant_input(self.node, 1).map_or(0, Tensor::rank);
         known.max(match self.kind {
             // A vector times a matrix is a vector.
@@ -131,9 +132,9 @@ impl Linear {
 
     /// Whether a tensor of these dims, broadcast with the layer's output, has one number for all or one per output
     /// channel, and leaves the output's shape as it is.
-    pub fn per_channel_dims(&self, model: &Model, dims: &[usize]) -> bool {
+    pub fn per_channel_dims(&self, model: &Model, types: &Types, dims: &[usize]) -> bool {
         let weight_rank = model.constant_input(self.node, 1).map_or(0, Tensor::rank);
-        if dims.len() > self.least_rank(model) {
+        if dims.len() > self.least_rank(model, types) {
             return false;
         }
         // Axis of the channels, counted from the last.
@@ -145,8 +146,8 @@ impl Linear {
     }
 
     /// A constant as one number per output channel; see [`Self::per_channel_dims`].
-    pub fn per_channel(&self, model: &Model, constant: &Tensor) -> Result<Option<Vec<f64>>> {
-        if constant.dtype() != DType::Float || !self.per_channel_dims(model, constant.dims()) {
+    pub fn per_channel(&self, model: &Model, types: &Types, constant: &Tensor) -> Result<Option<Vec<f64>>> {
+        if constant.dtype() != DType::Float || !self.per_channel_dims(model, types, constant.dims()) {
             return Ok(None);
         }
         let v: Vec<f64> = constant.to_f32()?.into_iter().map(f64::from).collect();

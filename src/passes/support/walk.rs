@@ -1,11 +1,13 @@
 //! Walking along values.
 
-use crate::ir::{Model, NodeId, Use, ValueId};
+use crate::{
+    analysis::types::Types,
+    ir::{Model, NodeId, Tensor, Use, ValueId},
+};
 
-/// The rank of a value, where it is certain.
-pub fn rank(model: &Model, value: ValueId) -> Option<usize> {
-    let v = model.value(value);
-    v.initializer().map(|t| t.rank()).or_else(|| v.shape().map(|s| s.dims.len()))
+/// The rank of a value, where it is certain. A constant may have changed since the types were inferred.
+pub fn rank(model: &Model, types: &Types, value: ValueId) -> Option<usize> {
+    model.value(value).initializer().map(Tensor::rank).or_else(|| types.rank(value))
 }
 
 /// The only use of a value as (node of the same graph, input number).
