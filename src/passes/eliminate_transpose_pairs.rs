@@ -237,3 +237,50 @@ fn order_does_not_matter(model: &Model, node: NodeId, rank: usize) -> bool {
             _ => false,
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    const X: &str = "
+        float[1,2,3,4] x
+        float[1,2,3,4] z
+        float[2] c = {5, 6}
+        float[] s = {7}
+        a = Transpose <perm = [0, 2, 3, 1]> (x)
+        b = Transpose <perm = [0, 2, 3, 1]> (z)
+    ";
+
+    fn eliminate(nodes: &str) -> String {
+        after(run, &format!("{X}{nodes}"))
+    }
+
+    #[test]
+    fn through_elementwise_nodes() {
+        let y = "y = Transpose <perm = [0, 3, 1, 2]> (r)\nreturn y";
+        assert_eq!(eliminate(&format!("r = Relu(a)\n{y}")), "y = Relu(x)");
+        assert_eq!(eliminate(&format!("r = Add(a, b)\n{y}")), "y = Add(x, z)");
+        assert_eq!(eliminate(&format!("q = Mul(a, s)\nr = Mul(c, q)\n{y}")), "q = Mul(x, [7.0]); y = Mul([5.0, 6.0], q)");
+        assert_eq!(eliminate(&format!("r = Concat <axis = -1> (a, b)\n{y}")), "y = Concat(x, z)");
+    }
+
+    #[test]
+    fn others_see_the_old_order() {
+        let y = "y = Transpose <perm = [0, 3, 1, 2]> (r)\nr2 = Relu(r)\nreturn y\nreturn r2\n";
+        let got = eliminate(&format!("r = Add(a, b)\n{y}"));
+        assert!(got.starts_with("y = Add(x, z); r_Transpose_Output = Transpose(y)"), "{got}");
+        // One for one is no gain.
+        let kept = format!("r = Softmax <axis = 3> (a)\n{y}");
+        assert!(eliminate(&kept).contains("Softmax(a)"));
+    }
+
+    #[test]
+    fn a_constant_takes_the_new_order() {
+        let mut m = crate::ir::testing::model(&format!(
+            "{X}r = Mul(a, c)\ny = Transpose <perm = [0, 3, 1, 2]> (r)\nreturn y"
+        ));
+        run(&mut m, &mut Default::default()).unwrap();
+        let last = m.graph(m.main()).last().unwrap();
+        assert_eq!(m.constant_input(last, 1).unwrap().dims(), [1, 2, 1, 1]);
+    }
+}

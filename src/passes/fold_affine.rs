@@ -192,3 +192,79 @@ fn layers_below(model: &Model, types: &Types, value: ValueId, layers: &mut Vec<L
         moved.is_some_and(|out| layers_below(model, types, out, layers, steps - 1))
     }) && !layers.is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    fn behind_conv(nodes: &str) -> String {
+        let text = "float[1,1,4,4] x\nfloat[2,1,1,1] w = {1, 2}\nfloat[2,1,1] c = {2, 4}\nfloat[] s = {3}\nfloat[2] last = {5, 6}";
+        after(run, &format!("{text}\nv = Conv(x, w)\n{nodes}\nreturn y"))
+    }
+
+    #[test]
+    fn behind_a_layer() {
+        assert_eq!(behind_conv("y = Add(v, c)"), "y = Conv(x, [1.0, 2.0], [2.0, 4.0])");
+        assert_eq!(behind_conv("y = Sub(c, v)"), "y = Conv(x, [-1.0, -2.0], [2.0, 4.0])");
+        assert_eq!(behind_conv("a = Mul(c, v)\ny = Sub(a, s)"), "y = Conv(x, [2.0, 8.0], [-3.0, -3.0])");
+        assert_eq!(behind_conv("a = Add(v, c)\nb = Div(a, c)\ny = Neg(b)"), "y = Conv(x, [-0.5, -0.5], [-1.0, -1.0])");
+        // Not linear; and a constant along another axis than the channels'.
+        assert!(behind_conv("y = Div(c, v)").contains("Div"));
+        let wide = "float[1,1,4,2] x\nfloat[2,1,1,1] w = {1, 2}\nfloat[2] last = {5, 6}\nv = Conv(x, w)\ny = Mul(v, last)\nreturn y";
+        assert!(after(run, wide).contains("Mul"));
+    }
+
+    #[test]
+    fn behind_a_matmul() {
+        let text = "float[a,b,1] x\nfloat[1,2] w = {1, 2}\nfloat[2] c = {2, 4}\nfloat[1,1,2] t = {1, 1}\nfloat[1,1,1,1] high = {2}";
+        let fold = |nodes| after(run, &format!("{text}\nv = MatMul(x, w)\n{nodes}\nreturn y"));
+        assert_eq!(fold("y = Mul(v, c)"), "y = MatMul(x, [2.0, 8.0])");
+        // The Add is the layer's bias.
+        assert_eq!(fold("y = Add(v, c)"), "v = MatMul(x, [1.0, 2.0]); y = Add(v, [2.0, 4.0])");
+        assert_eq!(fold("a = Add(v, c)\ny = Add(t, a)"), "v = MatMul(x, [1.0, 2.0]); y = Add(v, [3.0, 5.0])");
+        // This one raises the rank.
+        assert!(fold("y = Mul(v, high)").contains("Mul(v"));
+    }
+
+    #[test]
+    fn the_scale_of_attention() {
+        let text = "
+            float[b,t,2] x
+            float[2,2] w = {1, 2, 3, 4}
+            float[2] c = {2, 4}
+            float[b,h,u,e] k
+            int64[4] shape = {0, 0, 2, 1}
+            float[] s = {0.5}
+            m = MatMul(x, w)
+            q = Add(m, c)
+            r = Reshape(q, shape)
+            sh = Shape(r)
+            t = Transpose <perm = [0, 2, 1, 3]> (r)
+        ";
+        let want = "m = MatMul(x, [0.5, 1.0, 1.5, 2.0]); q = Add(m, [1.0, 2.0]); ";
+        let scaled = after(run, &format!("{text}\nz = Mul(t, s)\ny = MatMul(z, k)\nreturn y\nreturn sh"));
+        assert!(scaled.starts_with(want) && scaled.ends_with("y = MatMul(t, k)"), "{scaled}");
+        let product = after(run, &format!("{text}\nz = MatMul(t, k)\ny = Mul(z, s)\nreturn y"));
+        assert!(product.starts_with(want) && product.ends_with("y = MatMul(t, k)"), "{product}");
+    }
+
+    #[test]
+    fn a_normalised_input() {
+        let text = "float[1,2,4,4] x\nfloat[1,2,1,1] w = {2, 4}\nfloat[] s = {2}\nfloat[2,1,1] c = {2, 4}";
+        let fold = |nodes| after(run, &format!("{text}\n{nodes}\nv = Conv <pads = [1,1,1,1]> (a, w)\ny = Relu(v)\nreturn y"));
+        assert_eq!(fold("a = Div(x, s)"), "v = Conv(x, [1.0, 2.0]); y = Relu(v)");
+        assert_eq!(fold("b = Sub(x, c)\na = Mul(b, s)"), "b = Sub(x, [2.0, 4.0]); v = Conv(b, [4.0, 8.0]); y = Relu(v)");
+        // Different scales by channel, and scales of values that are computed, stay.
+        assert!(fold("a = Div(x, c)").contains("Div"));
+        assert!(fold("b = Relu(x)\na = Mul(b, s)").contains("Mul"));
+        // A skip connection reads it as well.
+        assert!(fold("a = Mul(x, s)\nz = Exp(a)\nreturn z").contains("Mul"));
+    }
+
+    #[test]
+    fn results_beyond_float_stay() {
+        let text = "float[1,1,4,4] x\nfloat[1,1,1,1] w = {1e30}\nfloat[] s = {1e20}\nfloat[] z = {0}";
+        assert!(after(run, &format!("{text}\nv = Conv(x, w)\ny = Mul(v, s)\nreturn y")).contains("Mul"));
+        assert!(after(run, &format!("{text}\nv = Conv(x, w)\ny = Div(v, z)\nreturn y")).contains("Div"));
+    }
+}

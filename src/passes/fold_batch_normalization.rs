@@ -125,3 +125,86 @@ fn fold_in_front(model: &mut Model, types: &Types, node: NodeId, norm: &Norm, gr
     model.remove_node(node);
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    /// Factors 1 and 2, summands 0 and 2.
+    const NORM: &str = "
+        float[2] gamma = {2, 4}
+        float[2] beta = {1, 0}
+        float[2] mean = {1, -1}
+        float[2] var = {3, 3}
+    ";
+
+    fn fold(layer: &str) -> String {
+        let norm = "y = BatchNormalization <epsilon = 1.0> (c, gamma, beta, mean, var)\nreturn y";
+        after(run, &format!("{NORM}{layer}\n{norm}"))
+    }
+
+    #[test]
+    fn behind_convolutions() {
+        let x = "float[1,2,4,4] x\nfloat[2] b = {8, 16}";
+        let conv = format!("{x}\nfloat[2,1,1,1] w = {{3, 5}}\nc = Conv <group = 2> (x, w, b)");
+        assert_eq!(fold(&conv), "y = Conv(x, [3.0, 10.0], [8.0, 34.0])");
+        let dense = format!("{x}\nfloat[2,2,1,1] w = {{1, 2, 3, 4}}\nc = Conv(x, w)");
+        assert_eq!(fold(&dense), "y = Conv(x, [1.0, 2.0, 6.0, 8.0], [0.0, 2.0])");
+        // The output's channels are axis 1 of this weight, within each group.
+        let back = format!("{x}\nfloat[2,2,1,1] w = {{1, 2, 3, 4}}\nc = ConvTranspose(x, w, b)");
+        assert_eq!(fold(&back), "y = ConvTranspose(x, [1.0, 4.0, 3.0, 8.0], [8.0, 34.0])");
+        let grouped = format!("{x}\nfloat[2,1,1,2] w = {{1, 2, 3, 4}}\nc = ConvTranspose <group = 2> (x, w)");
+        assert_eq!(fold(&grouped), "y = ConvTranspose(x, [1.0, 2.0, 6.0, 8.0], [0.0, 2.0])");
+    }
+
+    #[test]
+    fn behind_matrices() {
+        let gemm = "float[5,3] x\nfloat[2,3] w = {1, 1, 1, 2, 2, 2}\nfloat[1] b = {8}\nc = Gemm <transB = 1> (x, w, b)";
+        assert_eq!(fold(gemm), "y = Gemm(x, [1.0, 1.0, 1.0, 4.0, 4.0, 4.0], [8.0, 18.0])");
+        let matmul = "float[5,1] x\nfloat[1,2] w = {3, 5}\nfloat[1,2] b = {8, 16}\nm = MatMul(x, w)\nc = Add(b, m)";
+        assert_eq!(fold(matmul), "m = MatMul(x, [3.0, 10.0]); y = Add([8.0, 34.0], m)");
+        let bare = "float[5,1] x\nfloat[1,2] w = {3, 5}\nc = MatMul(x, w)";
+        assert!(fold(bare).ends_with("MatMul(x, [3.0, 10.0]); y = Add(c, [0.0, 2.0])"), "{}", fold(bare));
+        // Axis 1 is not the MatMul's axis of channels here.
+        let batched = "float[7,2,1] x\nfloat[1,2] w = {3, 5}\nc = MatMul(x, w)";
+        assert!(fold(batched).contains("BatchNormalization"));
+    }
+
+    #[test]
+    fn not_where_the_layer_has_other_readers() {
+        let read_twice = "float[1,2,4,4] x\nfloat[2,2,1,1] w = {1, 2, 3, 4}\nc = Conv(x, w)\nz = Relu(c)\nreturn z";
+        assert!(fold(read_twice).contains("BatchNormalization"));
+        let output = "float[1,2,4,4] x\nfloat[2,2,1,1] w = {1, 2, 3, 4}\nc = Conv(x, w)\nreturn c";
+        assert!(fold(output).contains("BatchNormalization"));
+    }
+
+    #[test]
+    fn a_shared_weight_stays_as_it_is_for_its_other_reader() {
+        let shared = "float[1,2,4,4] x\nfloat[2,2,1,1] w = {1, 2, 3, 4}\nz = Conv(x, w)\nreturn z\nc = Conv(x, w)";
+        assert_eq!(fold(shared), "z = Conv(x, [1.0, 2.0, 3.0, 4.0]); y = Conv(x, [1.0, 2.0, 6.0, 8.0], [0.0, 2.0])");
+    }
+
+    #[test]
+    fn in_front() {
+        let layer = |norm: &str, attrs: &str| {
+            let text = "float[1,2,4,4] x\nfloat[1,2,1,1] w = {1, 2}\nfloat[1] b = {8}";
+            let n = "n = BatchNormalization <epsilon = 1.0> (x, gamma, beta, mean, var)";
+            after(run, &format!("{text}\n{norm}\n{n}\ny = Conv {attrs} (n, w, b)\nreturn y"))
+        };
+        assert_eq!(layer(NORM, "<group = 1>"), "y = Conv(x, [1.0, 4.0], [12.0])");
+        assert!(layer(NORM, "<pads = [0,0,1,1]>").contains("BatchNormalization"));
+        // Channels that reach to 6 and to 6000 would share one scale.
+        let wide = NORM.replace("var = {3, 3}", "var = {3, 3999999}");
+        assert!(layer(&wide, "<group = 1>").contains("BatchNormalization"));
+    }
+
+    #[test]
+    fn statistics_that_make_no_sense_stay() {
+        let dense = "float[1,2,4,4] x\nfloat[2,2,1,1] w = {1, 2, 3, 4}\nc = Conv(x, w)";
+        let norm = "y = BatchNormalization <epsilon = 1.0> (c, gamma, beta, mean, var)\nreturn y";
+        let bad = NORM.replace("var = {3, 3}", "var = {3, -5}");
+        assert!(after(run, &format!("{bad}\n{dense}\n{norm}")).contains("BatchNormalization"));
+        let short = NORM.replace("float[2] var = {3, 3}", "float[1] var = {3}");
+        assert!(after(run, &format!("{short}\n{dense}\n{norm}")).contains("BatchNormalization"));
+    }
+}

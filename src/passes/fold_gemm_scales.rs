@@ -64,3 +64,21 @@ fn flatten_bias(model: &mut Model, node: NodeId) -> Result<bool> {
     set_constant_input(model, node, 2, vector, "bias");
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    #[test]
+    fn scales_go_into_constants() {
+        let text = "float[n,1] x\nfloat[1,2] w = {1, 2}\nfloat[1] b = {3}\nfloat[n,2] c";
+        let both = "y = Gemm <alpha = 0.5, beta = 2.0> (x, w, b)\nreturn y";
+        assert_eq!(after(run, &format!("{text}\n{both}")), "y = Gemm(x, [0.5, 1.0], [6.0, 6.0])");
+        // What is not constant keeps its scale, and so does a weight that is too.
+        let computed = "y = Gemm <alpha = 0.5, beta = 2.0> (x, w, c)\nreturn y";
+        let mut model = crate::ir::testing::model(&format!("{text}\n{computed}"));
+        run(&mut model, &mut Default::default()).unwrap();
+        let gemm = model.node(model.nodes(model.main())[0]);
+        assert_eq!((gemm.float("alpha"), gemm.float("beta")), (None, Some(2.0)));
+    }
+}

@@ -75,3 +75,45 @@ fn turn_gemms(model: &mut Model, transposed: ValueId, weight: ValueId) {
         model.set_input(gemm, 1, Some(weight));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    #[test]
+    fn a_gemm_reads_the_weight_as_it_is() {
+        let text = "
+            float[n,3] x
+            float[2,3] w = {1, 2, 3, 4, 5, 6}
+            t = Transpose <perm = [1, 0]> (w)
+            y = Gemm(x, t)
+            return y
+        ";
+        let mut model = crate::ir::testing::model(text);
+        assert_eq!(run(&mut model, &mut Default::default()).unwrap(), 1);
+        let gemm = model.node(model.nodes(model.main())[0]);
+        assert_eq!((gemm.int("transB"), model.value(gemm.input(1).unwrap()).name()), (Some(1), "w"));
+    }
+
+    #[test]
+    fn a_matmul_gets_its_own_copy() {
+        let text = "
+            int64[n] i
+            float[2,3] w = {1, 2, 3, 4, 5, 6}
+            e = Gather(w, i)
+            t = Transpose(w)
+            y = MatMul(e, t)
+            return y
+        ";
+        let want = "e = Gather([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], i); y = MatMul(e, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0])";
+        assert_eq!(after(run, text), want);
+    }
+
+    #[test]
+    fn an_output_and_a_broken_permutation_stay() {
+        let output = "float[1,2] w = {1, 2}\nt = Transpose(w)\nreturn t";
+        assert!(after(run, output).contains("Transpose"));
+        let broken = "float[2,1] x\nfloat[1,2] w = {1, 2}\nt = Transpose <perm = [0, 0]> (w)\ny = MatMul(x, t)\nreturn y";
+        assert!(after(run, broken).contains("Transpose"));
+    }
+}

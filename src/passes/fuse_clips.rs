@@ -61,3 +61,34 @@ fn replace(model: &mut Model, node: NodeId, clamp: Clamp, relu: bool) {
     let inputs = [Some(clamp.x), lo, hi];
     convert(model, node, "Clip", &inputs[..if hi.is_some() { 3 } else { 2 }], Vec::new());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::{after, after_at}, run};
+
+    const X: &str = "float[n] x\nint64[n] i\nfloat[1] low = {-1}\nfloat[] zero = {0}\nfloat[] six = {6}\nint64[] whole = {2}\n";
+
+    fn fuse(nodes: &str) -> String {
+        after(run, &format!("{X}{nodes}\nreturn y"))
+    }
+
+    #[test]
+    fn clamps_take_their_plain_form() {
+        assert_eq!(fuse("y = Max(x, low)"), "y = Clip(x, [-1.0])");
+        assert_eq!(fuse("y = Min(six, x)"), "y = Clip(x, _, [6.0])");
+        assert_eq!(fuse("a = Max(x, low)\ny = Min(a, six)"), "y = Clip(x, [-1.0], [6.0])");
+        assert_eq!(fuse("y = Clip(x, zero)"), "y = Relu(x)");
+        assert_eq!(fuse("a = Relu(x)\ny = Relu(a)"), "y = Relu(x)");
+        assert_eq!(fuse("a = Relu(x)\ny = Clip(a, low, six)"), "y = Clip(x, [0.0], [6.0])");
+        assert_eq!(fuse("a = Clip(x, low, six)\ny = Relu(a)"), "y = Clip(x, [0.0], [6.0])");
+        assert_eq!(after_at(9, run, &format!("{X}y = Max(x, low)\nreturn y")), "y = Max(x, [-1.0])");
+    }
+
+    #[test]
+    fn what_is_no_clamp_of_floats_stays() {
+        assert_eq!(fuse("y = Max(i, whole)"), "y = Max(i, [2])");
+        assert_eq!(fuse("y = Clip(x, six, zero)"), "y = Clip(x, [6.0], [0.0])");
+        assert_eq!(fuse("y = Clip(x, zero, six)"), "y = Clip(x, [0.0], [6.0])");
+        assert_eq!(fuse("a = Relu(x)\nz = Abs(a)\ny = Relu(a)\nreturn z"), "a = Relu(x); z = Abs(a); y = Relu(a)");
+    }
+}

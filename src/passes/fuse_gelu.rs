@@ -101,3 +101,33 @@ fn erf_plus_one(model: &Model, types: &Types, v: ValueId) -> Option<(ValueId, Va
     };
     fits.then_some((v, x, divide))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after_at, run};
+
+    fn fuse(opset: i64, nodes: &str) -> String {
+        let text = "
+            float[n] x
+            float[] root = {1.4142135}
+            float[] inverse = {0.70710677}
+            float[] one = {1}
+            float[] half = {0.5}
+        ";
+        after_at(opset, run, &format!("{text}{nodes}\nreturn y"))
+    }
+
+    #[test]
+    fn every_spelling() {
+        let outer_half = "d = Div(x, root)\ne = Erf(d)\na = Add(e, one)\nm = Mul(x, a)\ny = Mul(m, half)";
+        let inner_half = "d = Mul(x, inverse)\ne = Erf(d)\na = Add(one, e)\nm = Mul(half, a)\ny = Mul(x, m)";
+        let early_half = "m = Mul(x, half)\nd = Div(x, root)\ne = Erf(d)\na = Add(e, one)\ny = Mul(m, a)";
+        for nodes in [outer_half, inner_half, early_half] {
+            assert_eq!(fuse(20, nodes), "y = Gelu(x)");
+        }
+        let known = "d = Div(x, [1.4142135]); e = Erf(d); a = Add(e, [1.0]); m = Mul(x, a); y = Mul(m, [0.5])";
+        assert_eq!(fuse(18, outer_half), known);
+        assert_eq!(fuse(18, inner_half), known.replace("Add(e, [1.0])", "Add([1.0], e)"));
+        assert!(fuse(20, &outer_half.replace("Add(e, one)", "Add(e, half)")).contains("Erf"));
+    }
+}

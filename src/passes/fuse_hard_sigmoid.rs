@@ -91,3 +91,29 @@ fn shifted_clamp(model: &Model, types: &Types, value: ValueId, width: f32) -> Op
     let (x, b, _) = constants::with_scalar(model, types, add)?;
     Some((x, b))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    const CLIP: &str = "
+        float[n] x
+        float[] three = {3}
+        float[] zero = {0}
+        float[] six = {6}
+        float[] sixth = {0.16666667}
+        a = Add(x, three)
+        c = Clip(a, zero, six)
+    ";
+
+    #[test]
+    fn every_spelling() {
+        let fuse = |nodes: &str| after(run, &format!("{CLIP}{nodes}\nreturn y"));
+        assert_eq!(fuse("y = Div(c, six)"), "y = HardSigmoid(x)");
+        assert_eq!(fuse("y = Mul(sixth, c)"), "y = HardSigmoid(x)");
+        assert_eq!(fuse("m = Mul(x, c)\ny = Div(m, six)"), "y_HardSigmoid_Output = HardSigmoid(x); y = Mul(x, y_HardSigmoid_Output)");
+        assert_eq!(fuse("g = Div(c, six)\ny = Mul(g, x)"), "g = HardSigmoid(x); y = Mul(g, x)");
+        assert!(fuse("y = Div(c, three)").contains("Clip"));
+        assert!(fuse("y = Div(c, six)\nreturn c").contains("Clip"));
+    }
+}

@@ -43,3 +43,16 @@ fn find(model: &Model, node: NodeId) -> Option<ValueId> {
         (fits && g.input(0) == Some(x) && !half(x)).then_some(x)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after_at, run};
+
+    #[test]
+    fn only_with_the_right_numbers_and_opset() {
+        let text = |alpha| format!("float[n] x\nh = HardSigmoid <alpha = {alpha}, beta = 0.5> (x)\ny = Mul(h, x)\nreturn y");
+        assert_eq!(after_at(14, run, &text("0.16666667")), "y = HardSwish(x)");
+        assert!(after_at(14, run, &text("0.2")).contains("HardSigmoid"));
+        assert!(after_at(13, run, &text("0.16666667")).contains("HardSigmoid"));
+    }
+}

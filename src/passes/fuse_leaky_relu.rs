@@ -44,3 +44,19 @@ fn find(model: &Model, types: &Types, node: NodeId) -> Option<(ValueId, f32)> {
         (of == x && (0.0..=1.0).contains(&alpha)).then_some((x, alpha))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    #[test]
+    fn every_spelling() {
+        let text = "float[n,2] x\nfloat[1] tenth = {0.1}\nfloat[] two = {2}\nfloat[2] same = {0.1, 0.1}\nfloat[2] other = {0.1, 0.2}";
+        let fuse = |nodes: &str| after(run, &format!("{text}\n{nodes}\nreturn y"));
+        assert_eq!(fuse("a = Mul(tenth, x)\ny = Max(x, a)"), "y = LeakyRelu(x)");
+        assert_eq!(fuse("y = PRelu(x, same)"), "y = LeakyRelu(x)");
+        assert!(fuse("y = PRelu(x, other)").contains("PRelu"));
+        // A factor above 1 makes it another function.
+        assert!(fuse("a = Mul(x, two)\ny = Max(x, a)").contains("Max"));
+    }
+}

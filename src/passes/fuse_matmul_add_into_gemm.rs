@@ -62,3 +62,21 @@ fn fuse(model: &mut Model, types: &Types, node: NodeId) -> Result<Option<()>> {
     }
     Ok(Some(()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+
+    fn fuse(x: &str, bias: &str) -> String {
+        let text = format!("float[{x}] x\nfloat[1,2] w = {{1, 2}}\nfloat[{bias}] b = {{3, 4}}");
+        after(run, &format!("{text}\nm = MatMul(x, w)\ny = Add(b, m)\nreturn y"))
+    }
+
+    #[test]
+    fn matrices_only() {
+        assert_eq!(fuse("n,1", "2"), "y = Gemm(x, [1.0, 2.0], [3.0, 4.0])");
+        assert_eq!(fuse("n,1", "1,2"), "y = Gemm(x, [1.0, 2.0], [3.0, 4.0])");
+        assert!(fuse("n,t,1", "2").contains("MatMul"));
+        assert!(fuse("2,1", "2,1").contains("MatMul"));
+    }
+}

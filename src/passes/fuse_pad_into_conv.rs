@@ -123,3 +123,50 @@ fn padding_with(model: &Model, types: &Types, reader: NodeId, x: ValueId, pads: 
 fn not_negative(model: &Model, types: &Types, x: ValueId) -> bool {
     model.producer(x).and_then(|n| Clamp::of(model, types, n)).is_some_and(|c| c.lo >= 0.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::support::testing::after, run};
+    use crate::ir::testing::model;
+
+    const PAD: &str = "
+        float[1,1,4,4] x
+        float[1,1,2,2] w = {1, 2, 3, 4}
+        int64[8] pads = {0, 0, 1, 0, 0, 0, 2, 1}
+        float[] zero = {0}
+    ";
+
+    fn attributes_of_last(text: &str) -> (Vec<i64>, Option<i64>) {
+        let mut m = model(&format!("{PAD}{text}\nreturn y"));
+        run(&mut m, &mut Default::default()).unwrap();
+        m.verify().unwrap();
+        let last = m.node(m.graph(m.main()).last().unwrap());
+        (last.ints("pads").unwrap_or_default().to_vec(), last.int("count_include_pad"))
+    }
+
+    #[test]
+    fn pads_add_up() {
+        let conv = "p = Pad(x, pads, zero)\ny = Conv <pads = [1, 1, 1, 1]> (p, w)";
+        assert_eq!(attributes_of_last(conv), (vec![2, 1, 3, 2], None));
+        assert_eq!(after(run, &format!("{PAD}{conv}\nreturn y")), "y = Conv(x, [1.0, 2.0, 3.0, 4.0])");
+        let pool = "p = Pad(x, pads)\ny = AveragePool <kernel_shape = [3, 3]> (p)";
+        assert_eq!(attributes_of_last(pool), (vec![1, 0, 2, 1], Some(1)));
+        let axes = "int64[2] few = {1, 1}\nint64[1] axes = {-1}\np = Pad(x, few, zero, axes)\ny = Conv(p, w)";
+        assert_eq!(attributes_of_last(axes), (vec![0, 1, 0, 1], None));
+        let relu = "r = Relu(x)\np = Pad(r, pads)\ny = MaxPool <kernel_shape = [3, 3]> (p)";
+        assert_eq!(attributes_of_last(relu), (vec![1, 0, 2, 1], None));
+    }
+
+    #[test]
+    fn not_what_would_change_the_result() {
+        let stays = |text: &str| assert!(after(run, &format!("{PAD}{text}\nreturn y")).contains("Pad("), "{text}");
+        stays("float[] one = {1}\np = Pad(x, pads, one)\ny = Conv(p, w)");
+        stays("p = Pad <mode = \"reflect\"> (x, pads)\ny = Conv(p, w)");
+        stays("int64[8] channels = {0, 1, 0, 0, 0, 0, 0, 0}\np = Pad(x, channels)\ny = Conv(p, w)");
+        stays("int64[8] crop = {0, 0, -1, 0, 0, 0, 0, 0}\np = Pad(x, crop)\ny = Conv(p, w)");
+        stays("p = Pad(x, pads)\ny = Conv <auto_pad = \"SAME_UPPER\"> (p, w)");
+        stays("p = Pad(x, pads)\ny = MaxPool <kernel_shape = [3, 3]> (p)");
+        stays("r = Relu(x)\np = Pad(r, pads)\ny = MaxPool <kernel_shape = [2, 2]> (p)");
+        stays("p = Pad(x, pads)\ny = AveragePool <kernel_shape = [3, 3], ceil_mode = 1> (p)");
+    }
+}

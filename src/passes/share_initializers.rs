@@ -55,3 +55,32 @@ fn hash(t: &Tensor) -> u64 {
     }
     h.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::run;
+    use crate::ir::testing::{find, model};
+
+    #[test]
+    fn equal_constants_become_one() {
+        let text = "
+            float[2] x
+            float[2] a = {1, 2}
+            float[2] b = {1, 2}
+            float[2] other = {1, 3}
+            float[1,2] shape = {1, 2}
+            float[2] out = {1, 2}
+            c = Add(x, b)
+            d = Mul(c, a)
+            e = Add(d, other)
+            y = Mul(e, shape)
+            return y, out
+        ";
+        let mut m = model(text);
+        assert_eq!(run(&mut m, &mut Default::default()).unwrap(), 1);
+        m.verify().unwrap();
+        assert_eq!(m.value(find(&m, "a")).uses().len(), 2);
+        assert!(m.find_value(m.main(), "b").is_none() && m.find_value(m.main(), "out").is_some());
+        assert_eq!(run(&mut m, &mut Default::default()).unwrap(), 0);
+    }
+}

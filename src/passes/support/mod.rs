@@ -5,4 +5,6 @@ pub mod constants;
 pub mod convert;
 pub mod linear;
 pub mod permute;
+#[cfg(test)]
+pub mod testing;
 pub mod walk;
