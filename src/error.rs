@@ -30,6 +30,8 @@ pub enum ErrorKind {
 pub struct At {
     /// Path of the file.
     pub file: Option<String>,
+    /// Number of the sample in the data, from 0.
+    pub sample: Option<usize>,
     /// Name of the graph.
     pub graph: Option<String>,
     /// Name of the node (its first output's name where it has none).
@@ -102,6 +104,13 @@ impl Error {
         self
     }
 
+    /// Adds the sample's number in the data, unless one is known already.
+    #[must_use]
+    pub fn sample(mut self, number: usize) -> Self {
+        self.0.at.sample.get_or_insert(number);
+        self
+    }
+
     /// Adds the graph, unless one is known already.
     #[must_use]
     pub fn graph(mut self, name: impl Into<String>) -> Self {
@@ -166,6 +175,9 @@ impl fmt::Display for Error {
         let at = &self.0.at;
         if let Some(file) = &at.file {
             write!(f, "{file}: ")?;
+        }
+        if let Some(sample) = at.sample {
+            write!(f, "sample {sample}: ")?;
         }
         if let Some(graph) = &at.graph {
             write!(f, "graph {graph:?}: ")?;

@@ -1,11 +1,13 @@
 //! Calibration: which numbers the values of a model take on real data.
 
 mod check_inputs;
+pub mod collect;
 pub mod dataset;
 pub mod observers;
 pub mod table;
 
 pub use check_inputs::{check_count, check_inputs};
+pub use collect::collect;
 pub use dataset::{Dataset, DatasetOptions, InputSpec};
 pub use observers::{Observer, TensorStats};
 pub use table::Table;
