@@ -307,7 +307,7 @@ impl Run<'_, '_> {
         }
         let make = |i: usize| {
             let method = r.observers.get(&values[i]).copied().unwrap_or(r.observer);
-            Observer::new(method, r.observer_options.clone())
+            Observer::new(method, r.observer_options)
         };
         let progress = |done, total| self.job.progress.part(done, total);
         let feed = |i: usize| dataset.sample(i);
