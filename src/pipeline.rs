@@ -305,13 +305,13 @@ impl Run<'_, '_> {
         if values.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let make = |i: usize| {
-            let method = r.observers.get(&values[i]).copied().unwrap_or(r.observer);
+        let make = |v: ValueId| {
+            let method = r.observers.get(&v).copied().unwrap_or(r.observer);
             Observer::new(method, r.observer_options)
         };
         let progress = |done, total| self.job.progress.part(done, total);
         let feed = |i: usize| dataset.sample(i);
-        let observers = collect(self.job.runtime, self.model, &values, &feed, samples, &make, &progress)?;
+        let observers = collect(self.job.runtime, self.model, &values, samples, &feed, make, &progress)?;
         Ok(values.into_iter().zip(observers).collect())
     }
 }
