@@ -5,16 +5,18 @@
 
 pub mod analysis;
 pub mod calibrate;
+pub mod config;
 pub mod diagnostics;
 pub mod error;
 pub mod ir;
 pub mod onnx_file;
 pub mod ops;
 pub mod passes;
-pub mod pipeline;
 pub mod plan;
 pub mod quant;
+pub mod report;
 pub mod runtime;
+pub mod scheme;
 pub mod target;
 pub mod weights;
 
