@@ -1,0 +1,325 @@
+//! From file to file, step by step.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use crate::{
+    analysis::placement::{self, Placement, Shapes, Wishes},
+    calibrate::{
+        check_count, check_inputs,
+        collect::collect,
+        dataset::{Dataset, DatasetOptions, InputSpec},
+        observers::{self, Method, Observer},
+        table::Table,
+    },
+    diagnostics::Diagnostic,
+    error::{Error, Result},
+    ir::{Model, NodeId, Tensor, ValueId},
+    onnx_file::{self, ReadOptions, WriteOptions},
+    passes::{self, Context, Stage},
+    plan::{self, Plan, Scheme},
+    quant::params::Range,
+    runtime::Runtime,
+    target::Target,
+};
+
+/// What to do, after the user's words have been resolved.
+pub struct Job<'a> {
+    /// The model to read.
+    pub model: PathBuf,
+    /// The file to write.
+    pub output: PathBuf,
+    /// Calibration data.
+    pub data: Option<PathBuf>,
+    /// What cannot be seen from the data.
+    pub dataset: DatasetOptions,
+    /// At most this many samples for calibration.
+    pub samples: Option<usize>,
+    /// The runtime to quantize for.
+    pub target: Target,
+    /// What runs the model here.
+    pub runtime: &'a dyn Runtime,
+    /// Turns the user's rules into wishes for the nodes of the model; called with the model as read and as prepared.
+    pub resolve: &'a dyn Fn(&Model, &Model) -> Result<Resolved>,
+    /// Ranges from an earlier run, instead of calibration.
+    pub ranges: Option<Table>,
+    /// A plan from an earlier run, instead of placement and calibration.
+    pub plan: Option<Plan>,
+    /// How to read.
+    pub read: ReadOptions,
+    /// How to write.
+    pub write: WriteOptions,
+    /// Told of each step and its progress.
+    pub progress: &'a dyn Progress,
+}
+
+/// The user's wishes for one model.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Where to quantize.
+    pub wishes: Wishes,
+    /// With which types.
+    pub scheme: Scheme,
+    /// How to choose ranges.
+    pub observer: &'static Method,
+    /// Parameters of the method.
+    pub observer_options: observers::Options,
+    /// Values with a method of their own.
+    pub observers: BTreeMap<ValueId, &'static Method>,
+    /// Values with a fixed range.
+    pub ranges: BTreeMap<ValueId, Range>,
+    /// Store the weights of float nodes in 8 bits.
+    pub store_float_weights: bool,
+    /// What was noticed about the rules.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Default for Resolved {
+    fn default() -> Self {
+        Self {
+            wishes: Wishes::default(),
+            scheme: Scheme::default(),
+            observer: observers::METHODS.first().expect("there is a method"),
+            observer_options: observers::Options::default(),
+            observers: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            store_float_weights: true,
+            diagnostics: Vec::new(),
+        }
+    }
+}
+
+/// Is told what goes on.
+pub trait Progress: Sync {
+    /// A step begins.
+    fn step(&self, name: &'static str);
+    /// `done` of `total` parts of the step are done.
+    fn part(&self, done: usize, total: usize);
+}
+
+/// Tells nobody.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn step(&self, _: &'static str) {}
+    fn part(&self, _: usize, _: usize) {}
+}
+
+/// A quantized model in memory with what led to it.
+pub struct Quantized {
+    /// The model as read.
+    pub original: Model,
+    /// The model as it will be written.
+    pub model: Model,
+    /// The plan that was carried out.
+    pub plan: Plan,
+    /// Where the plan comes from; `None` if it was given.
+    pub placement: Option<Placement>,
+    /// The data, for the proof.
+    pub dataset: Option<Dataset>,
+    /// Ranges that calibration saw.
+    pub table: Table,
+    /// Samples that calibration saw.
+    pub samples: Vec<usize>,
+    /// Samples to prove the result on.
+    pub proof_samples: Vec<usize>,
+    /// Whether the proof's samples are new to calibration.
+    pub held_out: bool,
+    /// What was noticed.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Seconds of each step.
+    pub stages: Vec<(&'static str, f64)>,
+}
+
+/// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
+pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
+    let mut clock = Clock { progress: job.progress, stages: Vec::new(), since: Instant::now() };
+    clock.step("read");
+    let original = onnx_file::read_with(&job.model, job.read)?;
+    clock.step("prepare");
+    let mut cx = Context::default();
+    let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
+    let resolved = (job.resolve)(&original, &model)?;
+    cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
+    let dataset = job.data.as_deref().map(|d| open_data(d, &original, &job.dataset)).transpose()?;
+    let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
+    let outcome = match &job.plan {
+        Some(plan) => Outcome { plan: plan.clone(), ..Outcome::default() },
+        None => run.make_plan(dataset.as_ref())?,
+    };
+    let Run { diagnostics, mut clock, .. } = run;
+    cx.diagnostics.extend(diagnostics);
+    clock.step("rewrite");
+    cx.plan = Some(outcome.plan);
+    for stage in [Stage::Adjust, Stage::Insert, Stage::Lower, Stage::Cleanup] {
+        passes::run_stage(stage, &mut model, &mut cx)?;
+    }
+    clock.step("");
+    let plan = cx.plan.unwrap_or_default();
+    let proof_samples = outcome.proof_samples;
+    Ok(Quantized {
+        original,
+        model,
+        plan,
+        placement: outcome.placement,
+        dataset,
+        table: outcome.table,
+        samples: outcome.samples,
+        proof_samples,
+        held_out: outcome.held_out,
+        diagnostics: cx.diagnostics,
+        stages: clock.stages,
+    })
+}
+
+/// The model in the form that the plan speaks of.
+pub fn prepare(original: &Model, cx: &mut Context) -> Result<Model> {
+    let mut model = original.clone();
+    passes::run_stage_to_end(Stage::Prepare, &mut model, cx)?;
+    model.verify()?;
+    Ok(model)
+}
+
+/// Opens data for a model.
+pub fn open_data(path: &Path, model: &Model, options: &DatasetOptions) -> Result<Dataset> {
+    let dataset = Dataset::open(path, &InputSpec::of_model(model)?, options)?;
+    match dataset.len() {
+        0 => Err(Error::data("holds no samples").file(path)),
+        _ => Ok(dataset),
+    }
+}
+
+/// Dtype and shape of every value of the main graph, from running one sample.
+pub fn trace_shapes(runtime: &dyn Runtime, model: &Model, inputs: &[Tensor]) -> Result<Shapes> {
+    let main = model.main();
+    let made = model.nodes(main).into_iter().flat_map(|n| model.node(n).outputs().to_vec()).flatten();
+    let values: Vec<ValueId> = made.collect();
+    let mut shapes = Shapes::default();
+    for (v, t) in model.required_inputs().into_iter().zip(inputs) {
+        shapes.0.insert(v, (t.dtype(), t.dims().to_vec()));
+    }
+    let session = runtime.load(model, &values)?;
+    session.run_observed(inputs, &mut |i, value| {
+        shapes.0.insert(values[i], (value.dtype(), value.dims().to_vec()));
+        Ok(())
+    })?;
+    Ok(shapes)
+}
+
+#[derive(Default)]
+struct Outcome {
+    plan: Plan,
+    placement: Option<Placement>,
+    table: Table,
+    samples: Vec<usize>,
+    proof_samples: Vec<usize>,
+    held_out: bool,
+}
+
+struct Clock<'a> {
+    progress: &'a dyn Progress,
+    stages: Vec<(&'static str, f64)>,
+    since: Instant,
+}
+
+impl Clock<'_> {
+    /// Ends the step before and begins one; an empty name only ends.
+    fn step(&mut self, name: &'static str) {
+        if let Some((_, seconds)) = self.stages.last_mut() {
+            *seconds = self.since.elapsed().as_secs_f64();
+        }
+        if !name.is_empty() {
+            self.stages.push((name, 0.0));
+            self.progress.step(name);
+        }
+        self.since = Instant::now();
+    }
+}
+
+struct Run<'a, 'm> {
+    job: &'a Job<'a>,
+    model: &'m Model,
+    resolved: &'m Resolved,
+    diagnostics: Vec<Diagnostic>,
+    clock: Clock<'a>,
+}
+
+impl Run<'_, '_> {
+    fn make_plan(&mut self, dataset: Option<&Dataset>) -> Result<Outcome> {
+        let (job, model) = (self.job, self.model);
+        let dataset = dataset.ok_or_else(|| {
+            Error::config("static quantization needs calibration data")
+                .help("give --calibration with an .npz file, a folder of .npy files, or a folder of pictures")
+        })?;
+        self.diagnostics.extend(dataset.notes().iter().cloned());
+        let (split, note) = dataset.split();
+        self.diagnostics.extend(note);
+        let mut samples = split.calibration;
+        thin(&mut samples, job.samples.unwrap_or(usize::MAX));
+        self.diagnostics.extend(check_count(samples.len()));
+        let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
+        self.diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
+        self.clock.step("place");
+        let first = *samples.first().ok_or_else(|| Error::data("there is no calibration sample"))?;
+        let shapes = trace_shapes(job.runtime, model, &dataset.sample(first)?)?;
+        let placement = placement::place(model, &job.target, &shapes, &self.resolved.wishes);
+        self.clock.step("calibrate");
+        let mut table = job.ranges.clone().unwrap_or_default();
+        let observed = self.observe(dataset, &samples, &placement, &table)?;
+        self.clock.step("decide");
+        let mut plan = plan::decide(model, &job.target, &placement, &self.resolved.scheme, |v, types| {
+            if let Some(range) = self.resolved.ranges.get(&v) {
+                return Ok(*range);
+            }
+            let name = model.value(v).name();
+            if let Some(observer) = observed.get(&v) {
+                table.insert(name, observer, types)?;
+            }
+            table.get(name).ok_or_else(|| Error::bug("a value was not observed").value(name))
+        })?;
+        for (v, observer) in &observed {
+            self.diagnostics.extend(observer.stats().diagnose(model.value(*v).name()));
+        }
+        if self.resolved.store_float_weights {
+            let keep = |n: NodeId| self.resolved.wishes.keep_float.contains_key(&n);
+            plan::store_float_weights(model, &mut plan, keep);
+        }
+        let placement = Some(placement);
+        Ok(Outcome { plan, placement, table, samples, proof_samples: split.validation, held_out: split.held_out })
+    }
+
+    /// Observes the values whose ranges are not known yet.
+    fn observe(
+        &self,
+        dataset: &Dataset,
+        samples: &[usize],
+        placement: &Placement,
+        known: &Table,
+    ) -> Result<BTreeMap<ValueId, Observer>> {
+        let r = self.resolved;
+        let unknown = |v: &ValueId| !r.ranges.contains_key(v) && known.get(self.model.value(*v).name()).is_none();
+        let values: Vec<ValueId> = placement.roots().into_iter().filter(unknown).collect();
+        if values.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let make = |v: ValueId| {
+            let method = r.observers.get(&v).copied().unwrap_or(r.observer);
+            Observer::new(method, r.observer_options)
+        };
+        let progress = |done, total| self.job.progress.part(done, total);
+        let feed = |i: usize| dataset.sample(i);
+        let observers = collect(self.job.runtime, self.model, &values, samples, &feed, make, &progress)?;
+        Ok(values.into_iter().zip(observers).collect())
+    }
+}
+
+/// Keeps `most` of the samples, evenly spread.
+fn thin(samples: &mut Vec<usize>, most: usize) {
+    let n = samples.len();
+    if n > most {
+        *samples = (0..most).map(|i| samples[i * n / most]).collect();
+    }
+}
