@@ -5,7 +5,6 @@
 
 pub mod analysis;
 pub mod calibrate;
-pub mod config;
 pub mod diagnostics;
 pub mod error;
 pub mod ir;
@@ -15,9 +14,7 @@ pub mod passes;
 pub mod pipeline;
 pub mod plan;
 pub mod quant;
-pub mod report;
 pub mod runtime;
-pub mod scheme;
 pub mod target;
 pub mod weights;
 

@@ -39,11 +39,14 @@ pub struct Context {
 pub struct Options {
     /// Folding may add at most this many bytes of constants to the model (a large `ConstantOfShape` stays a node).
     pub fold_growth_limit: usize,
+    /// Weights that are also graph inputs become constants, also in files (IR version 4 and above) where callers may
+    /// feed other values.
+    pub eliminate_initializer_inputs: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fold_growth_limit: 1 << 20 }
+        Self { fold_growth_limit: 1 << 20, eliminate_initializer_inputs: false }
     }
 }
 
@@ -72,7 +75,8 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Prepare: remove_dead, lift_constants, flush_denormals, convert_flat_pools, eliminate_transpose_pairs,
+    Prepare: eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset, flush_denormals,
+        convert_flat_pools, eliminate_transpose_pairs,
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
