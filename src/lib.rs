@@ -5,6 +5,7 @@
 
 pub mod analysis;
 pub mod calibrate;
+pub mod config;
 pub mod diagnostics;
 pub mod error;
 pub mod ir;
@@ -14,7 +15,9 @@ pub mod passes;
 pub mod pipeline;
 pub mod plan;
 pub mod quant;
+pub mod report;
 pub mod runtime;
+pub mod scheme;
 pub mod target;
 pub mod weights;
 

@@ -1,0 +1,147 @@
+//! What a configuration must keep to, whatever the model.
+
+use super::{Config, Rule, suggest};
+use crate::{
+    calibrate::observers,
+    error::{Error, Result},
+    ir::DType,
+};
+
+const ACTIVATIONS: &[DType] = &[DType::Uint8, DType::Int8, DType::Uint16, DType::Int16];
+const WEIGHTS: &[DType] = &[DType::Int8, DType::Uint8];
+
+impl Config {
+    /// Refuses values that make no sense.
+    pub fn check(&self) -> Result<()> {
+        one_of("activation.dtype", self.activation.dtype, ACTIVATIONS)?;
+        one_of("weight.dtype", self.weight.dtype, WEIGHTS)?;
+        observer("activation.observer", &self.activation.observer)?;
+        let c = &self.calibration;
+        c.options().check().map_err(|e| Error::config(format!("calibration: {}", e.message())))?;
+        if c.samples == Some(0) {
+            return Err(
+                Error::config("calibration.samples is 0").help("leave it out, or write null to use all samples")
+            );
+        }
+        if c.image.size.is_some_and(|[w, h]| w == 0 || h == 0) {
+            return Err(Error::config("calibration.image.size has a 0; it is [width, height] in pixels"));
+        }
+        for (name, list) in [("mean", &c.image.mean), ("std", &c.image.std)] {
+            if !matches!(list.len(), 1 | 3) || list.iter().any(|x| !x.is_finite()) {
+                return Err(Error::config(format!(
+                    "calibration.image.{name} has {} numbers, must be 1 or 3",
+                    list.len()
+                )));
+            }
+        }
+        if c.image.std.contains(&0.0) {
+            return Err(Error::config("calibration.image.std is 0, but pixels are divided by it"));
+        }
+        let p = &self.proof;
+        share("proof.min_agreement", p.min_agreement)?;
+        share("proof.max_drop", p.max_drop)?;
+        if p.floor.is_nan() || p.min_sqnr.is_some_and(f64::is_nan) {
+            return Err(Error::config("proof.floor and proof.min_sqnr must be numbers"));
+        }
+        if p.samples == 0 && (p.min_sqnr.is_some() || p.min_agreement.is_some() || p.max_drop.is_some()) {
+            return Err(Error::config("a gate is set, but without proof (proof.samples is 0) it cannot be checked"));
+        }
+        self.rules.iter().enumerate().try_for_each(|(i, rule)| {
+            rule.check().map_err(|e| {
+                let text = format!("rule {} ({}): {}", i + 1, rule.selectors(), e.message());
+                let wrapped = Error::config(text);
+                e.help_text().map(str::to_owned).into_iter().fold(wrapped, Error::help)
+            })
+        })
+    }
+}
+
+impl Rule {
+    fn check(&self) -> Result<()> {
+        let by_node = !self.nodes.is_empty() || !self.ops.is_empty() || self.between.is_some();
+        let for_nodes = self.precision.is_some() || self.force.is_some() || self.weight.is_some();
+        if !by_node && self.values.is_empty() {
+            return Err(Error::config("it selects nothing").help("give it nodes, ops, between or values"));
+        }
+        if by_node && !self.values.is_empty() {
+            return Err(Error::config("it selects both nodes and values").help("make two rules of it"));
+        }
+        if !by_node && for_nodes {
+            return Err(Error::config("precision, force and weight belong to nodes, but it selects values"));
+        }
+        if !for_nodes && self.activation.is_none() {
+            return Err(Error::config("it changes nothing").help("give it precision, force, activation or weight"));
+        }
+        if let Some(a) = &self.activation {
+            a.dtype.map_or(Ok(()), |d| one_of("activation.dtype", d, ACTIVATIONS))?;
+            a.observer.as_deref().map_or(Ok(()), |name| observer("activation.observer", name))?;
+            if let Some(percentile) = a.percentile {
+                observers::Options { percentile, ..observers::Options::default() }.check()?;
+            }
+            if let Some([lo, hi]) = a.range.filter(|&r| !super::range_of(r).is_valid()) {
+                return Err(Error::config(format!("range [{lo}, {hi}] is not finite and in order")));
+            }
+        }
+        self.weight.as_ref().and_then(|w| w.dtype).map_or(Ok(()), |d| one_of("weight.dtype", d, WEIGHTS))
+    }
+}
+
+fn one_of(key: &str, dtype: DType, allowed: &[DType]) -> Result<()> {
+    if allowed.contains(&dtype) {
+        return Ok(());
+    }
+    let names: Vec<_> = allowed.iter().map(|d| d.name()).collect();
+    Err(Error::config(format!("{key} is {dtype}, must be one of {}", names.join(", "))))
+}
+
+fn observer(key: &str, name: &str) -> Result<()> {
+    let names: Vec<_> = observers::METHODS.iter().map(|m| m.name).collect();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    let close = suggest::closest(name, names.iter().copied());
+    let hint = close.first().map(|c| format!("did you mean {c:?}? ")).unwrap_or_default();
+    Err(Error::config(format!("{key}: no calibration method is called {name:?}"))
+        .help(format!("{hint}methods: {}", names.join(", "))))
+}
+
+fn share(key: &str, x: Option<f64>) -> Result<()> {
+    match x {
+        Some(x) if !(0.0..=1.0).contains(&x) => {
+            let hint =
+                if x > 1.0 && x <= 100.0 { format!("for {x} % write {}", x / 100.0) } else { "0.01 is 1 %".to_owned() };
+            Err(Error::config(format!("{key} is {x}, must be from 0 to 1")).help(hint))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_makes_no_sense() {
+        let cases = [
+            ("activation: {dtype: float}", "activation.dtype is float, must be one of uint8", ""),
+            ("weight: {dtype: int16}", "weight.dtype is int16", ""),
+            ("activation: {observer: minmax}", "\"minmax\"", "did you mean \"min_max\"?"),
+            ("calibration: {percentile: 0.99}", "percentile is 0.99", ""),
+            ("calibration: {samples: 0}", "samples is 0", "null"),
+            ("calibration: {image: {mean: [1, 2]}}", "mean has 2 numbers", ""),
+            ("calibration: {image: {std: 0}}", "std is 0", ""),
+            ("proof: {min_agreement: 98}", "must be from 0 to 1", "write 0.98"),
+            ("proof: {samples: 0, min_sqnr: 20}", "without proof", ""),
+            ("rules: [{precision: float}]", "rule 1 (): it selects nothing", "nodes"),
+            ("rules: [{nodes: a}]", "rule 1 (nodes: a): it changes nothing", "precision"),
+            ("rules: [{nodes: a, values: b, force: true}]", "both nodes and values", "two rules"),
+            ("rules: [{values: b, force: true}]", "belong to nodes", ""),
+            ("rules: [{values: b, activation: {range: [2, 1]}}]", "range [2, 1]", ""),
+        ];
+        for (text, message, help) in cases {
+            let e = Config::from_yaml(text).unwrap().check().unwrap_err();
+            assert!(e.to_string().contains(message), "{text}: {e}");
+            assert!(e.help_text().unwrap_or_default().contains(help), "{text}: {:?}", e.help_text());
+        }
+    }
+}

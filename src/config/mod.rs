@@ -1,0 +1,229 @@
+//! The configuration as written: presets, files and flags in one form.
+//!
+//! A file says only what differs from its preset, and a preset only what differs from `int8`. [`Config::load`] puts the
+//! layers on top of each other; flags are set on the result. [`Config::to_yaml`] writes everything, and reading that
+//! gives the same configuration again.
+
+mod check;
+mod load;
+mod one_or_many;
+mod rules;
+pub mod suggest;
+
+use serde::{Deserialize, Serialize};
+
+pub use rules::{Precision, Rule, RuleActivation, RuleWeight, Span};
+
+use crate::{
+    calibrate::{
+        dataset::{Channels, ImageOptions, Layout},
+        observers,
+    },
+    ir::DType,
+    quant::{QuantTarget, Range},
+};
+
+/// The whole configuration. `Default` is preset `int8`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The preset that this builds on: a name or a file. Gone once it is applied.
+    #[serde(skip_serializing)]
+    pub preset: Option<String>,
+    /// The runtime to quantize for: a name or a file.
+    pub target: String,
+    /// How activations are quantized.
+    pub activation: Activation,
+    /// How weights are quantized.
+    pub weight: Weight,
+    /// What becomes of the weights of nodes that stay float.
+    pub float_weights: FloatWeights,
+    /// How ranges are found.
+    pub calibration: Calibration,
+    /// How the written model is compared with the original.
+    pub proof: Proof,
+    /// Weights go into a file of their own beside the model. Models over 2 GB always do so.
+    pub external_data: bool,
+    /// What single nodes or values shall have otherwise. Later rules win.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            preset: None,
+            target: "onnxruntime-cpu".to_owned(),
+            activation: Activation::default(),
+            weight: Weight::default(),
+            float_weights: FloatWeights::Int8,
+            calibration: Calibration::default(),
+            proof: Proof::default(),
+            external_data: false,
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// How activations are quantized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Activation {
+    /// Type of the codes: uint8, int8, uint16 or int16.
+    pub dtype: DType,
+    /// The range mirrored around 0.
+    pub symmetric: bool,
+    /// Half the codes only.
+    pub reduce_range: bool,
+    /// The calibration method that chooses ranges.
+    pub observer: String,
+}
+
+impl Default for Activation {
+    fn default() -> Self {
+        let QuantTarget { dtype, symmetric, reduce_range } = QuantTarget::ACTIVATION;
+        Self { dtype, symmetric, reduce_range, observer: observers::DEFAULT.to_owned() }
+    }
+}
+
+impl Activation {
+    /// As numbers take it.
+    pub fn target(&self) -> QuantTarget {
+        QuantTarget { dtype: self.dtype, symmetric: self.symmetric, reduce_range: self.reduce_range }
+    }
+}
+
+/// How weights are quantized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Weight {
+    /// Type of the codes: int8 or uint8.
+    pub dtype: DType,
+    /// Zero is the middle code.
+    pub symmetric: bool,
+    /// A scale for each output channel.
+    pub per_channel: bool,
+    /// Half the codes only.
+    pub reduce_range: bool,
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        let QuantTarget { dtype, symmetric, reduce_range } = QuantTarget::WEIGHT;
+        Self { dtype, symmetric, per_channel: true, reduce_range }
+    }
+}
+
+impl Weight {
+    /// As numbers take it.
+    pub fn target(&self) -> QuantTarget {
+        QuantTarget { dtype: self.dtype, symmetric: self.symmetric, reduce_range: self.reduce_range }
+    }
+}
+
+/// What becomes of the weights of nodes that stay float.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloatWeights {
+    /// They stay float.
+    Keep,
+    /// Stored as int8; the runtime makes them float again when it loads the file.
+    #[default]
+    Int8,
+}
+
+/// How ranges are found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Calibration {
+    /// The most samples to use, evenly spread over the data; all of them if `null`.
+    pub samples: Option<usize>,
+    /// Observer `percentile`: how much of the numbers the range keeps, in percent.
+    pub percentile: f64,
+    /// Observer `moving_average`: how far each sample pulls the range to its own, 0 to 1.
+    pub averaging: f64,
+    /// How pictures become tensors, where the data is a folder of pictures.
+    pub image: Image,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        let observers::Options { percentile, averaging } = observers::Options::default();
+        Self { samples: Some(512), percentile, averaging, image: Image::default() }
+    }
+}
+
+impl Calibration {
+    /// As observers take it.
+    pub fn options(&self) -> observers::Options {
+        observers::Options { percentile: self.percentile, averaging: self.averaging }
+    }
+}
+
+/// How pictures become tensors: `(pixel / 255 - mean) / std`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Image {
+    /// Width and height in pixels; the model's own if `null`.
+    pub size: Option<[usize; 2]>,
+    /// Subtracted from each channel: one number, or one for each.
+    #[serde(deserialize_with = "one_or_many::numbers")]
+    pub mean: Vec<f32>,
+    /// Divides each channel: one number, or one for each.
+    #[serde(deserialize_with = "one_or_many::numbers")]
+    pub std: Vec<f32>,
+    /// The order of the axes; the model's own if `null`.
+    pub layout: Option<Layout>,
+    /// The channels and their order; `null` is rgb, or gray for models with one channel.
+    pub channels: Option<Channels>,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self { size: None, mean: vec![0.0], std: vec![1.0], layout: None, channels: None }
+    }
+}
+
+impl Image {
+    /// As the data's reader takes it.
+    pub fn options(&self) -> ImageOptions {
+        let Self { size, mean, std, layout, channels } = self.clone();
+        ImageOptions { size: size.map(|[w, h]| (w, h)), mean, std, layout, channels }
+    }
+}
+
+/// How the written model is compared with the original.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Proof {
+    /// The most samples to compare on, calibration's unseen ones first; 0 turns the comparison off.
+    pub samples: usize,
+    /// Gate: every output's SQNR must be at least this, dB.
+    pub min_sqnr: Option<f64>,
+    /// Gate: the share of equal top answers must be at least this, 0 to 1.
+    pub min_agreement: Option<f64>,
+    /// Gate: accuracy on the data's labels may drop by at most this, 0 to 1 (0.01 is one point).
+    pub max_drop: Option<f64>,
+    /// An output whose SQNR is under this counts as lost, dB.
+    pub floor: f64,
+}
+
+impl Default for Proof {
+    fn default() -> Self {
+        Self { samples: 64, min_sqnr: None, min_agreement: None, max_drop: None, floor: 5.0 }
+    }
+}
+
+/// A fixed range, written `[lo, hi]`.
+pub(crate) fn range_of([lo, hi]: [f32; 2]) -> Range {
+    Range::new(lo, hi)
+}
+
+/// The names of the built-in presets.
+pub fn preset_names() -> impl Iterator<Item = &'static str> {
+    load::PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// The text of a built-in preset.
+pub fn preset_text(name: &str) -> Option<&'static str> {
+    load::PRESETS.iter().find(|(n, _)| *n == name).map(|(_, text)| *text)
+}

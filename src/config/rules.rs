@@ -1,0 +1,116 @@
+//! Rules for single nodes and values.
+
+use serde::{Deserialize, Serialize};
+
+use super::one_or_many;
+use crate::ir::DType;
+
+/// What some nodes or values shall have otherwise.
+///
+/// Each selector narrows the choice: a node must fit all that are given. Within a list, one fit is enough.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rule {
+    /// Selects nodes by name: `*` and `?` globs, or `/regular expression/`.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many::strings")]
+    pub nodes: Vec<String>,
+    /// Selects nodes by operator type.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many::strings")]
+    pub ops: Vec<String>,
+    /// Selects the nodes on all ways from one value or node to another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub between: Option<Span>,
+    /// Selects values instead of nodes, by name as `nodes` does (graph inputs have no node of their own).
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many::strings")]
+    pub values: Vec<String>,
+
+    /// Float, or int8 again after an earlier rule said float.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Quantize wherever there is a kernel, even where that does not pay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+    /// How the outputs of the nodes, or the values, are quantized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<RuleActivation>,
+    /// How the weights of the nodes are quantized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<RuleWeight>,
+}
+
+/// From where to where: names of values or nodes, written `[from, to]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span(pub String, pub String);
+
+/// Whether nodes compute in integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// They stay float.
+    Float,
+    /// They compute in integers where that pays.
+    Int8,
+}
+
+/// What differs from [`super::Activation`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuleActivation {
+    /// Type of the codes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DType>,
+    /// The range mirrored around 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symmetric: Option<bool>,
+    /// Half the codes only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce_range: Option<bool>,
+    /// The calibration method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observer: Option<String>,
+    /// Observer `percentile`: how much of the numbers the range keeps, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percentile: Option<f64>,
+    /// Fixed range instead of a calibrated one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f32; 2]>,
+}
+
+/// What differs from [`super::Weight`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuleWeight {
+    /// Type of the codes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DType>,
+    /// Zero is the middle code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symmetric: Option<bool>,
+    /// A scale for each output channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_channel: Option<bool>,
+    /// Half the codes only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce_range: Option<bool>,
+}
+
+impl Rule {
+    /// The rule that keeps nodes in float, as `--keep-float` makes it.
+    pub fn keep_float(pattern: impl Into<String>) -> Self {
+        Self { nodes: vec![pattern.into()], precision: Some(Precision::Float), ..Self::default() }
+    }
+
+    /// Its selectors, for messages.
+    pub fn selectors(&self) -> String {
+        let mut parts = Vec::new();
+        for (name, list) in [("nodes", &self.nodes), ("ops", &self.ops), ("values", &self.values)] {
+            if !list.is_empty() {
+                parts.push(format!("{name}: {}", list.join(", ")));
+            }
+        }
+        if let Some(Span(from, to)) = &self.between {
+            parts.push(format!("between: {from}, {to}"));
+        }
+        parts.join("; ")
+    }
+}

@@ -1,0 +1,315 @@
+//! What a run did, in numbers: for tools as JSON ([`json`]), for people as text ([`terminal`]).
+
+pub mod json;
+pub mod terminal;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    diagnostics::Diagnostic,
+    plan::{Form, Plan},
+};
+
+/// Everything that is said of a run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Version of qonvert.
+    pub version: &'static str,
+    /// The file that was read.
+    pub model: String,
+    /// The file that was written.
+    pub output: Option<String>,
+    /// What it comes to; see [`Report::judge`].
+    pub verdict: Verdict,
+    /// What became of the nodes.
+    pub nodes: Nodes,
+    /// Bytes of model and weights.
+    pub size: Size,
+    /// What calibration saw; `None` if the plan was given.
+    pub calibration: Option<Calibration>,
+    /// How the written model answers beside the original; `None` if no proof was asked for.
+    pub proof: Option<Proof>,
+    /// What was noticed, the most useful first.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Seconds that each stage took, in their order.
+    pub stages: Vec<Stage>,
+    /// The most memory that the process held at a time, bytes; 0 where the system does not say.
+    pub peak_memory: u64,
+}
+
+/// The outcome in one word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Written; nothing was proven.
+    #[default]
+    Unproven,
+    /// Written, and all gates hold.
+    Good,
+    /// Written, but a gate that the user set does not hold.
+    GateFailed,
+    /// Written, but an output is under the floor: the model is of no use.
+    Collapsed,
+}
+
+/// What became of the nodes of the main graph.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Nodes {
+    /// Compute in integers.
+    pub integer: usize,
+    /// Vanished into the node before.
+    pub absorbed: usize,
+    /// Stay float.
+    pub float: usize,
+    /// The integer kernels and how many nodes become each.
+    pub kernels: BTreeMap<String, usize>,
+    /// Why nodes stay float, the most frequent first.
+    pub reasons: Vec<FloatReason>,
+}
+
+/// Nodes of one operator that stay float for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FloatReason {
+    /// Operator.
+    pub op: String,
+    /// Why.
+    pub reason: String,
+    /// Their names, in the plan's order.
+    pub nodes: Vec<String>,
+}
+
+impl Nodes {
+    /// Counts the nodes of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        let mut nodes = Self::default();
+        let mut reasons: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+        for (output, node) in &plan.nodes {
+            match node.becomes {
+                Form::Integer => {
+                    nodes.integer += 1;
+                    let kernel = node.kernel.as_deref().unwrap_or(&node.op);
+                    *nodes.kernels.entry(kernel.to_owned()).or_default() += 1;
+                }
+                Form::Absorbed => nodes.absorbed += 1,
+                Form::Float => {
+                    nodes.float += 1;
+                    let reason = node.reason.as_deref().unwrap_or("the plan says so");
+                    let name = node.name.as_ref().unwrap_or(output);
+                    reasons.entry((&node.op, reason)).or_default().push(name.clone());
+                }
+            }
+        }
+        nodes.reasons = reasons
+            .into_iter()
+            .map(|((op, reason), nodes)| FloatReason { op: op.to_owned(), reason: reason.to_owned(), nodes })
+            .collect();
+        nodes.reasons.sort_by_key(|r| std::cmp::Reverse(r.nodes.len())); // stable: then by operator
+        nodes
+    }
+}
+
+/// Bytes on disk, external data included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Size {
+    /// Of the original.
+    pub before: u64,
+    /// Of what was written.
+    pub after: u64,
+}
+
+/// What calibration did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Calibration {
+    /// Samples that it saw.
+    pub samples: usize,
+    /// Values that it observed.
+    pub values: usize,
+    /// The method that chose the ranges where no rule names another.
+    pub observer: String,
+}
+
+/// Seconds of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// Wall clock.
+    pub seconds: f64,
+}
+
+/// How the written model answers beside the original.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Proof {
+    /// Samples that both ran on.
+    pub samples: usize,
+    /// How many of them calibration had not seen.
+    pub unseen: usize,
+    /// Each output.
+    pub outputs: Vec<OutputScore>,
+    /// Share of right answers, if the data has labels.
+    pub accuracy: Option<Accuracy>,
+    /// The SQNR under which an output counts as lost, dB.
+    pub floor: f64,
+    /// What the user asked for.
+    pub gates: Vec<Gate>,
+    /// Where the damage comes from, if an output is lost.
+    pub collapse: Option<Collapse>,
+}
+
+/// One output of both models.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct OutputScore {
+    /// Its name.
+    pub name: String,
+    /// Signal to quantization noise, dB; `None` (JSON `null`) where there is no noise at all.
+    pub sqnr: Option<f64>,
+    /// Cosine of the angle between both answers.
+    pub cosine: f64,
+    /// The largest difference, in the output's units.
+    pub max_error: f64,
+    /// Share of positions (all axes but the last) whose greatest element is the same; `None` where that makes no sense.
+    pub agreement: Option<f64>,
+}
+
+/// Share of right answers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// Of the original, 0 to 1.
+    pub before: f64,
+    /// Of the written model.
+    pub after: f64,
+    /// Labelled samples.
+    pub samples: usize,
+}
+
+/// A limit that the user set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Gate {
+    /// Its name in the configuration: `min_sqnr`, `min_agreement`, `max_drop`.
+    pub name: &'static str,
+    /// The limit.
+    pub limit: f64,
+    /// What was measured; `None` if there was nothing to measure (then the gate fails) or no noise.
+    pub value: Option<f64>,
+    /// Whether it holds.
+    pub passed: bool,
+}
+
+/// Why outputs are lost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Collapse {
+    /// The regions that cause it, the worst first; empty if none does so alone.
+    pub regions: Vec<Region>,
+    /// Samples that each region was tried on.
+    pub samples: usize,
+    /// Rules that keep them in float, as YAML for `--config`.
+    pub yaml: String,
+}
+
+/// Nodes that were quantized alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Region {
+    /// Their names.
+    pub nodes: Vec<String>,
+    /// SQNR of the worst output with only this region quantized, dB.
+    pub sqnr: Option<f64>,
+}
+
+impl Report {
+    /// Sets the verdict from the proof.
+    pub fn judge(&mut self) {
+        self.verdict = match &self.proof {
+            None => Verdict::Unproven,
+            Some(p) if p.lost().next().is_some() => Verdict::Collapsed,
+            Some(p) if p.gates.iter().any(|g| !g.passed) => Verdict::GateFailed,
+            Some(_) => Verdict::Good,
+        };
+    }
+
+    /// Whether the file is what the user asked for: no gate failed and nothing collapsed.
+    pub fn passed(&self) -> bool {
+        matches!(self.verdict, Verdict::Good | Verdict::Unproven)
+    }
+}
+
+impl Proof {
+    /// The outputs under the floor.
+    pub fn lost(&self) -> impl Iterator<Item = &OutputScore> {
+        self.outputs.iter().filter(|o| o.sqnr.is_some_and(|s| s.is_nan() || s < self.floor))
+    }
+
+    /// The output that suffers most; `None` if no output has any noise.
+    pub fn worst(&self) -> Option<&OutputScore> {
+        let noisy = self.outputs.iter().filter(|o| o.sqnr.is_some());
+        noisy.min_by(|a, b| a.sqnr.unwrap_or(f64::INFINITY).total_cmp(&b.sqnr.unwrap_or(f64::INFINITY)))
+    }
+
+    /// Checks the limits that the user set against the outputs and the accuracy.
+    pub fn check(&mut self, min_sqnr: Option<f64>, min_agreement: Option<f64>, max_drop: Option<f64>) {
+        self.gates.clear();
+        if let Some(limit) = min_sqnr {
+            let value = self.worst().and_then(|o| o.sqnr);
+            let passed = !self.outputs.is_empty() && value.is_none_or(|v| v >= limit);
+            self.gates.push(Gate { name: "min_sqnr", limit, value, passed });
+        }
+        if let Some(limit) = min_agreement {
+            let value = self.outputs.iter().filter_map(|o| o.agreement).min_by(f64::total_cmp);
+            self.gates.push(Gate { name: "min_agreement", limit, value, passed: value.is_some_and(|v| v >= limit) });
+        }
+        if let Some(limit) = max_drop {
+            let value = self.accuracy.map(|a| a.before - a.after);
+            self.gates.push(Gate { name: "max_drop", limit, value, passed: value.is_some_and(|v| v <= limit) });
+        }
+    }
+}
+
+/// The most memory that this process held at a time, bytes; 0 where the system does not say.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(sqnr: Option<f64>, agreement: Option<f64>) -> OutputScore {
+        OutputScore { name: "y".to_owned(), sqnr, cosine: 1.0, max_error: 0.1, agreement }
+    }
+
+    #[test]
+    fn gates_and_verdicts() {
+        let mut r = Report::default();
+        r.judge();
+        assert_eq!((r.verdict, r.passed()), (Verdict::Unproven, true));
+
+        let mut p =
+            Proof { outputs: vec![output(Some(30.0), Some(0.98)), output(None, None)], floor: 5.0, ..Proof::default() };
+        p.check(Some(25.0), Some(0.95), None);
+        assert!(p.gates.iter().all(|g| g.passed));
+        r.proof = Some(p.clone());
+        r.judge();
+        assert_eq!(r.verdict, Verdict::Good);
+
+        p.check(Some(35.0), None, Some(0.01));
+        assert_eq!(p.gates.iter().map(|g| g.passed).collect::<Vec<_>>(), [false, false]); // no labels: no proof
+        r.proof = Some(p.clone());
+        r.judge();
+        assert_eq!((r.verdict, r.passed()), (Verdict::GateFailed, false));
+
+        p.outputs[0].sqnr = Some(f64::NAN); // NaN in the answer is no better than noise
+        r.proof = Some(p);
+        r.judge();
+        assert_eq!(r.verdict, Verdict::Collapsed);
+    }
+
+    #[test]
+    fn this_process_takes_memory() {
+        if cfg!(target_os = "linux") {
+            assert!(peak_memory() > 100_000);
+        }
+    }
+}

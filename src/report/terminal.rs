@@ -1,0 +1,350 @@
+//! The report for people: the verdict in words first, then figures.
+
+use std::fmt::Write;
+
+use super::{Proof, Report, Verdict};
+use crate::diagnostics::Severity;
+
+/// Lines of reasons and of diagnostics that are shown unless everything is asked for.
+const SHOWN: usize = 8;
+
+/// The report as text. `all` shows every reason and diagnostic.
+pub fn render(report: &Report, all: bool) -> String {
+    let mut out = String::new();
+    let limit = if all { usize::MAX } else { SHOWN };
+    // Writing into a string cannot fail.
+    let _ = writeln!(out, "{}", verdict(report));
+    collapse(&mut out, report);
+    out.push('\n');
+    nodes(&mut out, report, limit);
+    let s = &report.size;
+    if s.before > 0 && s.after > 0 {
+        let share = 100.0 * s.after as f64 / s.before as f64;
+        row(&mut out, "size", &format!("{} -> {} ({share:.0} %)", bytes(s.before), bytes(s.after)));
+    }
+    if let Some(c) = &report.calibration {
+        row(&mut out, "ranges", &format!("{} values on {}, {}", c.values, count(c.samples, "sample"), c.observer));
+    }
+    if let Some(p) = &report.proof {
+        outputs(&mut out, p);
+    }
+    diagnostics(&mut out, report, limit);
+    time(&mut out, report);
+    out
+}
+
+/// One line: what the run comes to.
+pub fn verdict(report: &Report) -> String {
+    let file = report.output.as_deref().unwrap_or("the model");
+    let Some(p) = &report.proof else { return format!("written: {file} (not compared with the original)") };
+    let on = format!(
+        "{}{}",
+        count(p.samples, "sample"),
+        if p.unseen < p.samples { ", partly seen in calibration" } else { "" }
+    );
+    match report.verdict {
+        Verdict::Collapsed => {
+            let lost: Vec<_> = p.lost().map(|o| format!("{:?} ({})", o.name, decibel(o.sqnr))).collect();
+            let cause = match p.collapse.as_ref().and_then(|c| c.regions.first()) {
+                Some(r) => format!("; caused by {}", names(&r.nodes)),
+                None => String::new(),
+            };
+            let outputs = if lost.len() == 1 { "output" } else { "outputs" };
+            format!(
+                "COLLAPSED: {file} is of no use: {outputs} {} under the floor of {} dB{cause}",
+                lost.join(", "),
+                p.floor
+            )
+        }
+        Verdict::GateFailed => {
+            let failed: Vec<_> = p.gates.iter().filter(|g| !g.passed).map(gate).collect();
+            format!("gate failed: {file} is written, but {}", failed.join("; "))
+        }
+        Verdict::Unproven | Verdict::Good => {
+            let Some(worst) = p.worst() else {
+                return format!("good: {file} gives exactly the original's answers on {on}");
+            };
+            let agree = p.outputs.iter().filter_map(|o| o.agreement).min_by(f64::total_cmp);
+            let agree = agree.map(|a| format!(", same top answer in {}", percent(a))).unwrap_or_default();
+            format!("good: {file} answers like the original: SQNR {}{agree} ({on})", decibel(worst.sqnr))
+        }
+    }
+}
+
+fn gate(g: &super::Gate) -> String {
+    let Some(value) = g.value else {
+        return match g.name {
+            "max_drop" => "max_drop cannot be checked: the data has no labels".to_owned(),
+            name => format!("{name} cannot be checked: no output fits it"),
+        };
+    };
+    match g.name {
+        "min_sqnr" => format!("SQNR is {value:.1} dB, min_sqnr asks for {} dB", g.limit),
+        "min_agreement" => {
+            format!("top answers agree in {}, min_agreement asks for {}", percent(value), percent(g.limit))
+        }
+        "max_drop" => {
+            format!("accuracy drops by {:.2} points, max_drop allows {:.2}", 100.0 * value, 100.0 * g.limit)
+        }
+        name => format!("{name} is {value}, the limit is {}", g.limit),
+    }
+}
+
+fn collapse(out: &mut String, report: &Report) {
+    let Some(c) = report.proof.as_ref().and_then(|p| p.collapse.as_ref()) else { return };
+    if c.regions.is_empty() {
+        let _ = writeln!(
+            out,
+            "  no region causes it alone; try another observer, more samples, or check the calibration data"
+        );
+        return;
+    }
+    let _ = writeln!(out, "  SQNR with one region quantized alone ({}):", count(c.samples, "sample"));
+    for r in c.regions.iter().take(SHOWN) {
+        let _ = writeln!(out, "  {:>8}  {}", decibel(r.sqnr), names(&r.nodes));
+    }
+    if !c.yaml.is_empty() {
+        let _ = writeln!(out, "  to keep them in float, save this and pass it with --config:");
+        for line in c.yaml.lines() {
+            let _ = writeln!(out, "    {line}");
+        }
+    }
+}
+
+fn nodes(out: &mut String, report: &Report, limit: usize) {
+    let n = &report.nodes;
+    let total = n.integer + n.absorbed + n.float;
+    let absorbed = if n.absorbed > 0 { format!(", {} absorbed into them", n.absorbed) } else { String::new() };
+    row(out, "nodes", &format!("{} of {total} compute in integers{absorbed}; {} stay float", n.integer, n.float));
+    for r in n.reasons.iter().take(limit) {
+        row(out, "", &format!("  {} × {}: {}", r.nodes.len(), r.op, r.reason));
+    }
+    if n.reasons.len() > limit {
+        let rest: usize = n.reasons[limit..].iter().map(|r| r.nodes.len()).sum();
+        row(out, "", &format!("  {rest} more for {} other reasons (-v shows all)", n.reasons.len() - limit));
+    }
+}
+
+fn outputs(out: &mut String, p: &Proof) {
+    let width = p.outputs.iter().map(|o| o.name.chars().count()).max().unwrap_or(0).clamp(6, 40);
+    row(
+        out,
+        "outputs",
+        &format!("{:width$}  {:>9}  {:>8}  {:>10}  {:>11}", "", "SQNR", "cosine", "max error", "same argmax"),
+    );
+    for o in &p.outputs {
+        let agreement = o.agreement.map_or("-".to_owned(), percent);
+        let figures = format!("{:>9}  {:>8.5}  {:>10}  {agreement:>11}", decibel(o.sqnr), o.cosine, short(o.max_error));
+        row(out, "", &format!("{:width$}  {figures}", o.name));
+    }
+    if let Some(a) = &p.accuracy {
+        let change = 100.0 * (a.after - a.before);
+        let samples = count(a.samples, "labelled sample");
+        row(
+            out,
+            "accuracy",
+            &format!("{} -> {} ({change:+.2} points, {samples})", percent(a.before), percent(a.after)),
+        );
+    }
+}
+
+fn diagnostics(out: &mut String, report: &Report, limit: usize) {
+    let mut sorted: Vec<_> = report.diagnostics.iter().collect();
+    sorted.sort_by_key(|d| std::cmp::Reverse(d.severity)); // stable: what came first stays first
+    for (i, d) in sorted.iter().take(limit).enumerate() {
+        let kind = if d.severity == Severity::Warning { "warning: " } else { "" };
+        row(out, if i == 0 { "noticed" } else { "" }, &format!("{kind}{d}"));
+    }
+    if sorted.len() > limit {
+        row(out, "", &format!("{} more (-v shows all)", sorted.len() - limit));
+    }
+}
+
+fn time(out: &mut String, report: &Report) {
+    let total: f64 = report.stages.iter().map(|s| s.seconds).sum();
+    let mut longest: Vec<_> = report.stages.iter().filter(|s| s.seconds >= 0.05).collect();
+    longest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let parts: Vec<_> = longest.iter().take(3).map(|s| format!("{} {:.1}", s.name, s.seconds)).collect();
+    let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+    let memory =
+        if report.peak_memory > 0 { format!(", peak memory {}", bytes(report.peak_memory)) } else { String::new() };
+    if !report.stages.is_empty() {
+        row(out, "time", &format!("{total:.1} s{parts}{memory}"));
+    }
+}
+
+fn row(out: &mut String, label: &str, text: &str) {
+    let line = format!("{label:<10}{text}");
+    let _ = writeln!(out, "{}", line.trim_end());
+}
+
+/// A number with its noun.
+pub fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Bytes in units of 1000.
+pub fn bytes(n: u64) -> String {
+    let n = n as f64;
+    match n {
+        _ if n >= 1e9 => format!("{:.2} GB", n / 1e9),
+        _ if n >= 1e6 => format!("{:.2} MB", n / 1e6),
+        _ if n >= 1e3 => format!("{:.1} kB", n / 1e3),
+        _ => format!("{n} bytes"),
+    }
+}
+
+/// Signal to noise in words.
+pub fn decibel(sqnr: Option<f64>) -> String {
+    match sqnr {
+        None => "exact".to_owned(),
+        Some(s) if s.is_nan() => "not a number".to_owned(),
+        Some(s) => format!("{s:.1} dB"),
+    }
+}
+
+/// A share in percent.
+pub fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// Three significant digits.
+pub fn short(x: f64) -> String {
+    match x.abs() {
+        a if a == 0.0 || !a.is_finite() => format!("{x}"),
+        a if (1e-3..1e5).contains(&a) => {
+            let digits = (2 - a.log10().floor() as i32).clamp(0, 6) as usize;
+            format!("{x:.digits$}")
+        }
+        _ => format!("{x:.2e}"),
+    }
+}
+
+/// Names of nodes, the first few.
+fn names(nodes: &[String]) -> String {
+    match nodes {
+        [] => "no node".to_owned(),
+        [one] => format!("node {one:?}"),
+        [first, .., last] => format!("the {} nodes from {first:?} to {last:?}", nodes.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::*;
+
+    fn report() -> Report {
+        let reason = |op: &str, reason: &str, n: usize| FloatReason {
+            op: op.to_owned(),
+            reason: reason.to_owned(),
+            nodes: (0..n).map(|i| format!("{op}_{i}")).collect(),
+        };
+        let output = |name: &str, sqnr, agreement| OutputScore {
+            name: name.to_owned(),
+            sqnr,
+            cosine: 0.99971,
+            max_error: 0.431_23,
+            agreement,
+        };
+        let mut report = Report {
+            version: "0.1.0",
+            model: "m.onnx".to_owned(),
+            output: Some("m.int8.onnx".to_owned()),
+            nodes: Nodes {
+                integer: 48,
+                absorbed: 20,
+                float: 14,
+                kernels: [("QLinearConv".to_owned(), 48)].into(),
+                reasons: vec![
+                    reason("HardSwish", "no integer kernel", 12),
+                    reason("Softmax", "it joins no two integer kernels", 2),
+                ],
+            },
+            size: Size { before: 1_882_113, after: 521_000 },
+            calibration: Some(Calibration { samples: 36, values: 50, observer: "auto".to_owned() }),
+            proof: Some(Proof {
+                samples: 64,
+                unseen: 64,
+                outputs: vec![output("logits", Some(32.14), Some(0.984_375)), output("boxes", Some(41.0), None)],
+                accuracy: Some(Accuracy { before: 0.6111, after: 0.6085, samples: 64 }),
+                floor: 5.0,
+                ..Proof::default()
+            }),
+            diagnostics: vec![
+                Diagnostic::note("dead", "always 0 in the data").on("relu_3"),
+                Diagnostic::warning("few_samples", "36 samples are few").help("100 or more give steadier ranges"),
+            ],
+            stages: vec![Stage { name: "calibration", seconds: 2.14 }, Stage { name: "proof", seconds: 0.83 }],
+            peak_memory: 181_000_000,
+            ..Report::default()
+        };
+        report.judge();
+        report
+    }
+
+    #[test]
+    fn a_good_model() {
+        insta::assert_snapshot!(render(&report(), false), @r#"
+        good: m.int8.onnx answers like the original: SQNR 32.1 dB, same top answer in 98.44 % (64 samples)
+
+        nodes     48 of 82 compute in integers, 20 absorbed into them; 14 stay float
+                    12 × HardSwish: no integer kernel
+                    2 × Softmax: it joins no two integer kernels
+        size      1.88 MB -> 521.0 kB (28 %)
+        ranges    50 values on 36 samples, auto
+        outputs                SQNR    cosine   max error  same argmax
+                  logits    32.1 dB   0.99971       0.431      98.44 %
+                  boxes     41.0 dB   0.99971       0.431            -
+        accuracy  61.11 % -> 60.85 % (-0.26 points, 64 labelled samples)
+        noticed   warning: 36 samples are few (100 or more give steadier ranges)
+                  "relu_3": always 0 in the data
+        time      3.0 s (calibration 2.1, proof 0.8), peak memory 181.00 MB
+        "#);
+    }
+
+    #[test]
+    fn a_gate_that_fails() {
+        let mut r = report();
+        r.proof.as_mut().unwrap().check(Some(40.0), Some(0.99), Some(0.001));
+        r.judge();
+        insta::assert_snapshot!(verdict(&r), @"gate failed: m.int8.onnx is written, but SQNR is 32.1 dB, min_sqnr asks for 40 dB; top answers agree in 98.44 %, min_agreement asks for 99.00 %; accuracy drops by 0.26 points, max_drop allows 0.10");
+    }
+
+    #[test]
+    fn a_collapse_says_what_to_do() {
+        let mut r = report();
+        let p = r.proof.as_mut().unwrap();
+        p.outputs[0].sqnr = Some(-1.25);
+        p.collapse = Some(Collapse {
+            regions: vec![
+                Region { nodes: vec!["conv_0".to_owned(), "conv_1".to_owned()], sqnr: Some(0.4) },
+                Region { nodes: vec!["head".to_owned()], sqnr: Some(12.0) },
+            ],
+            samples: 4,
+            yaml: "rules:\n- nodes: [conv_0, conv_1]\n  precision: float\n".to_owned(),
+        });
+        r.judge();
+        let text = render(&r, false);
+        insta::assert_snapshot!(text.split("\n\n").next().unwrap(), @r#"
+        COLLAPSED: m.int8.onnx is of no use: output "logits" (-1.2 dB) under the floor of 5 dB; caused by the 2 nodes from "conv_0" to "conv_1"
+          SQNR with one region quantized alone (4 samples):
+            0.4 dB  the 2 nodes from "conv_0" to "conv_1"
+           12.0 dB  node "head"
+          to keep them in float, save this and pass it with --config:
+            rules:
+            - nodes: [conv_0, conv_1]
+              precision: float
+        "#);
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(
+            [0.0, 0.431_23, 12.345, 123_456.0, 0.000_012].map(short),
+            ["0", "0.431", "12.3", "1.23e5", "1.20e-5"]
+        );
+        assert_eq!([999, 1500, 2_000_000, 3_210_000_000].map(bytes), ["999 bytes", "1.5 kB", "2.00 MB", "3.21 GB"]);
+        assert_eq!(decibel(None), "exact");
+    }
+}

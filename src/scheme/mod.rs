@@ -1,0 +1,285 @@
+//! The configuration resolved: checked, its target loaded, its patterns compiled ([`Settings`]), and then laid over a
+//! model ([`Resolved`]).
+
+mod outline;
+mod select;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use self::{
+    outline::{Entry, Outline},
+    select::Selector,
+};
+use crate::{
+    analysis::placement::Wishes,
+    calibrate::{
+        Observer,
+        observers::{self, Method},
+    },
+    config::{self, Config, FloatWeights, Precision, Rule},
+    diagnostics::Diagnostic,
+    error::{Error, Result},
+    ir::{Model, NodeId, ValueId},
+    ops::{Class, OPS},
+    plan,
+    quant::{QuantTarget, Range},
+    target::Target,
+};
+
+/// A configuration that is known to make sense, ready for any model.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// As written.
+    pub config: Config,
+    /// What runs the model.
+    pub target: Target,
+    rules: Vec<(Selector, Rule)>,
+}
+
+/// How a range is chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// The method.
+    pub method: &'static Method,
+    /// Its numbers.
+    pub options: observers::Options,
+}
+
+impl Choice {
+    /// An observer that has seen nothing.
+    pub fn observer(&self) -> Observer {
+        Observer::new(self.method, self.options)
+    }
+}
+
+/// What the settings come to for one model.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// What the user wants of the placement.
+    pub wishes: Wishes,
+    /// Types and forms.
+    pub scheme: plan::Scheme,
+    /// How ranges are chosen where nothing else is said.
+    pub observer: Choice,
+    /// How the ranges of single values are chosen.
+    pub observers: BTreeMap<ValueId, Choice>,
+    /// Values whose range is given.
+    pub ranges: BTreeMap<ValueId, Range>,
+    /// Store the weights of float nodes in 8 bits.
+    pub store_float_weights: bool,
+    /// What was noticed: rules that speak of nodes which the Prepare passes folded away.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Resolved {
+    /// How the range of a value is chosen.
+    pub fn choice(&self, value: ValueId) -> Choice {
+        self.observers.get(&value).copied().unwrap_or(self.observer)
+    }
+
+    /// What a value is quantized to.
+    pub fn target(&self, value: ValueId) -> QuantTarget {
+        self.scheme.activations.get(&value).copied().unwrap_or(self.scheme.activation)
+    }
+}
+
+impl Settings {
+    /// Checks the configuration, loads its target and compiles its rules.
+    pub fn new(config: Config) -> Result<Self> {
+        config.check()?;
+        let target = Target::load(&config.target)?;
+        let compile =
+            |(i, rule): (usize, &Rule)| Ok((Selector::new(rule).map_err(|e| in_rule(&e, i, rule))?, rule.clone()));
+        let rules = config.rules.iter().enumerate().map(compile).collect::<Result<_>>()?;
+        Ok(Self { config, target, rules })
+    }
+
+    /// Lays the settings over a model after its Prepare passes. Rules may name nodes and values as the original has them,
+    /// or as the prepared model has them.
+    pub fn resolve(&self, original: &Model, model: &Model) -> Result<Resolved> {
+        let (original, now) = (&Outline::of(original), Outline::of(model));
+        let a = &self.config.activation;
+        let observer = Choice { method: observers::by_name(&a.observer)?, options: self.config.calibration.options() };
+        let mut out = Resolved {
+            wishes: Wishes { symmetric: a.symmetric, ..Wishes::default() },
+            scheme: plan::Scheme {
+                activation: a.target(),
+                weight: self.config.weight.target(),
+                per_channel: self.config.weight.per_channel,
+                ..plan::Scheme::default()
+            },
+            observer,
+            observers: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            store_float_weights: self.config.float_weights == FloatWeights::Int8,
+            diagnostics: Vec::new(),
+        };
+        let names = Names::of(model, &now);
+        for (i, (selector, rule)) in self.rules.iter().enumerate() {
+            selector.check(&[original, &now]).map_err(|e| in_rule(&e, i, rule))?;
+            let (nodes, gone) = names.nodes(selector, original, &now);
+            if let Some((label, op)) = gone.first() {
+                let others = if gone.len() > 1 { format!(" and {} others", gone.len() - 1) } else { String::new() };
+                let selectors = rule.selectors();
+                let text =
+                    format!("rule {} ({selectors}) has no effect: this {op}{others} was folded away before", i + 1);
+                out.diagnostics.push(Diagnostic::warning("rule_on_folded_node", text).on(label));
+            }
+            self.apply_to_nodes(&mut out, i, rule, &nodes);
+            if rule.activation.is_some() {
+                let mut values = names.values(selector, original, &now);
+                values.extend(nodes.iter().flat_map(|&n| self.quantized_outputs(model, n)));
+                self.apply_to_values(&mut out, rule, &values)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn apply_to_nodes(&self, out: &mut Resolved, i: usize, rule: &Rule, nodes: &BTreeSet<NodeId>) {
+        for &node in nodes {
+            match rule.precision {
+                Some(Precision::Float) => {
+                    out.wishes.keep_float.insert(node, format!("rule {} ({}) keeps it float", i + 1, rule.selectors()));
+                }
+                Some(Precision::Int8) => drop(out.wishes.keep_float.remove(&node)),
+                None => {}
+            }
+            match rule.force {
+                Some(true) => drop(out.wishes.force.insert(node)),
+                Some(false) => drop(out.wishes.force.remove(&node)),
+                None => {}
+            }
+            if let Some(w) = &rule.weight {
+                let default = (out.scheme.weight, out.scheme.per_channel);
+                let (target, per_channel) = out.scheme.weights.entry(node).or_insert(default);
+                target.dtype = w.dtype.unwrap_or(target.dtype);
+                target.symmetric = w.symmetric.unwrap_or(target.symmetric);
+                target.reduce_range = w.reduce_range.unwrap_or(target.reduce_range);
+                *per_channel = w.per_channel.unwrap_or(*per_channel);
+            }
+        }
+    }
+
+    fn apply_to_values(&self, out: &mut Resolved, rule: &Rule, values: &BTreeSet<ValueId>) -> Result<()> {
+        let Some(a) = &rule.activation else { return Ok(()) };
+        for &v in values {
+            if a.dtype.is_some() || a.symmetric.is_some() || a.reduce_range.is_some() {
+                let target = out.scheme.activations.entry(v).or_insert(out.scheme.activation);
+                target.dtype = a.dtype.unwrap_or(target.dtype);
+                target.symmetric = a.symmetric.unwrap_or(target.symmetric);
+                target.reduce_range = a.reduce_range.unwrap_or(target.reduce_range);
+            }
+            if a.observer.is_some() || a.percentile.is_some() {
+                let choice = out.observers.entry(v).or_insert(out.observer);
+                if let Some(name) = &a.observer {
+                    choice.method = observers::by_name(name)?;
+                }
+                choice.options.percentile = a.percentile.unwrap_or(choice.options.percentile);
+                out.ranges.remove(&v); // a later observer replaces an earlier fixed range
+            }
+            if let Some(range) = a.range {
+                out.ranges.insert(v, config::range_of(range));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node's outputs, and those of the clamps behind it that may vanish into it: there the range stands then.
+    fn quantized_outputs(&self, model: &Model, node: NodeId) -> Vec<ValueId> {
+        let mut values: Vec<ValueId> = model.node(node).outputs().iter().copied().flatten().collect();
+        let mut next = values.first().copied().filter(|_| values.len() == 1);
+        while let Some(v) = next.take() {
+            let value = model.value(v);
+            if let (Some((reader, 0)), 1) = (value.readers().next(), value.uses().len())
+                && self.target.is_clamp(&model.node(reader).op_type)
+            {
+                next = model.node(reader).output(0).filter(|v| !values.contains(v));
+                values.extend(next);
+            }
+        }
+        values
+    }
+}
+
+fn in_rule(e: &Error, i: usize, rule: &Rule) -> Error {
+    let error = Error::config(format!("rule {} ({}): {}", i + 1, rule.selectors(), e.message()));
+    let error = e.help_text().map(str::to_owned).into_iter().fold(error, Error::help);
+    std::error::Error::source(e).map(ToString::to_string).into_iter().fold(error, Error::source)
+}
+
+/// Finds today's nodes and values by their names in the original.
+struct Names<'a> {
+    alive: BTreeSet<NodeId>,
+    by_label: HashMap<&'a str, NodeId>,
+    by_output: HashMap<&'a str, NodeId>,
+    values: HashMap<String, ValueId>,
+}
+
+impl<'a> Names<'a> {
+    fn of(model: &Model, now: &'a Outline) -> Self {
+        let main = model.main();
+        let values = model.value_ids().into_iter().filter(|&v| model.value(v).graph() == main);
+        Self {
+            alive: now.nodes.iter().map(|n| n.id).collect(),
+            by_label: now.nodes.iter().map(|n| (n.label.as_str(), n.id)).collect(),
+            by_output: now.nodes.iter().flat_map(|n| n.outputs.iter().map(|o| (o.as_str(), n.id))).collect(),
+            values: values.map(|v| (model.value(v).name().to_owned(), v)).collect(),
+        }
+    }
+
+    /// The selected nodes, and label and operator of those that are gone without a successor.
+    fn nodes(
+        &self,
+        selector: &Selector,
+        original: &Outline,
+        now: &Outline,
+    ) -> (BTreeSet<NodeId>, Vec<(String, String)>) {
+        let mut found: BTreeSet<NodeId> = selector.nodes(now).into_iter().map(|i| now.nodes[i].id).collect();
+        let mut gone = Vec::new();
+        let was = selector.nodes(original);
+        for &i in &was {
+            let entry = &original.nodes[i];
+            match self.heir(entry).or_else(|| self.heir_of_product(entry, original, now)) {
+                Some(id) => drop(found.insert(id)),
+                None => gone.push((entry.label.clone(), entry.op.clone())),
+            }
+        }
+        // Constants and the like always go; a rule that still has nodes to speak of needs no warning for them.
+        if !found.is_empty() {
+            gone.clear();
+        }
+        (found, gone)
+    }
+
+    /// The node itself; or a fused node that kept its name, or that makes the value which it made.
+    fn heir(&self, was: &Entry) -> Option<NodeId> {
+        let named = || self.by_label.get(was.label.as_str()).copied();
+        let makes = || was.outputs.iter().find_map(|o| self.by_output.get(o.as_str()).copied());
+        self.alive.get(&was.id).copied().or_else(named).or_else(makes)
+    }
+
+    /// A product that took what stands behind it in, and its name: MatMul and Add that became one Gemm.
+    fn heir_of_product(&self, was: &Entry, original: &Outline, now: &Outline) -> Option<NodeId> {
+        let is_product = |op: &str| OPS.iter().copied().flatten().any(|s| s.name == op && s.class == Class::Product);
+        if !is_product(&was.op) {
+            return None;
+        }
+        let mut at = was;
+        for _ in 0..original.nodes.len() {
+            let [next] = original.readers(at.outputs.first()?)[..] else { return None };
+            at = next;
+            if let Some(id) = self.heir(at) {
+                return now.nodes.iter().find(|n| n.id == id && is_product(&n.op)).map(|n| n.id);
+            }
+        }
+        None
+    }
+
+    fn values(&self, selector: &Selector, original: &Outline, now: &Outline) -> BTreeSet<ValueId> {
+        let names = selector.values(original).into_iter().chain(selector.values(now));
+        names.filter_map(|n| self.values.get(n).copied()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
