@@ -32,6 +32,8 @@ pub struct Context {
     pub options: Options,
     /// What to do to each value and node; the Insert stage carries it out.
     pub plan: Option<Plan>,
+    /// Bytes by which constant folding has made the model larger so far.
+    pub folded_bytes: usize,
 }
 
 /// Options of the passes.
@@ -75,8 +77,10 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Prepare: eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset, flush_denormals,
-        convert_flat_pools, eliminate_transpose_pairs,
+    Prepare: eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
+        eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
+        eliminate_noop, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
+        flush_denormals, convert_flat_pools, eliminate_transpose_pairs,
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;

@@ -5,6 +5,8 @@ pub mod constants;
 pub mod convert;
 pub mod linear;
 pub mod permute;
+pub mod replace;
+pub mod shapes;
 #[cfg(test)]
 pub mod testing;
 pub mod walk;

@@ -1,0 +1,130 @@
+//! Computes what depends on constants alone.
+//!
+//! ```text
+//! before: t = Transpose(w); y = Gemm(x, t)      after: y = Gemm(x, t)      where t is a constant
+//! ```
+//!
+//! Constants on the way to a result are never written, only the results are. Groups of results that share constants are
+//! weighed together: whatever does not make the model larger is folded, further growth is bounded by
+//! [`super::Options::fold_growth_limit`] over all runs of the pass. DequantizeLinear stays: it is a quantized weight.
+
+mod args;
+mod arithmetic;
+mod cast;
+mod cone;
+mod index;
+mod join;
+mod layout;
+mod logic;
+mod make;
+mod reduce;
+mod strided;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::OnceLock,
+};
+
+use super::{Context, support::replace::replace_by_constant};
+use crate::{
+    analysis::types::{self, Types},
+    error::Result,
+    ir::{Model, Node, NodeId, Tensor, ValueId, tensor::element_count},
+};
+use args::Args;
+
+/// Evaluates a node: its outputs in order, `None` where it cannot be done exactly.
+type Eval = fn(&Args<'_>) -> Option<Vec<Tensor>>;
+
+/// All that can be computed, one file per family.
+const FAMILIES: &[&[(&[&str], Eval)]] = &[
+    arithmetic::EVALS, cast::EVALS, index::EVALS, join::EVALS, layout::EVALS, logic::EVALS, make::EVALS, reduce::EVALS,
+];
+
+fn find(node: &Node) -> Option<Eval> {
+    static EVALS: OnceLock<HashMap<&'static str, Eval>> = OnceLock::new();
+    let all = EVALS.get_or_init(|| {
+        let pairs = FAMILIES.iter().flat_map(|f| f.iter()).flat_map(|(ops, eval)| ops.iter().map(|&op| (op, *eval)));
+        pairs.collect()
+    });
+    node.in_onnx_domain().then(|| all.get(node.op_type.as_str()).copied()).flatten()
+}
+
+/// See the module's documentation.
+pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let types = types::infer(model);
+    let mut folded = 0;
+    let results = cone::results(model, |n| find(model.node(n)).is_some());
+    for group in results.groups() {
+        let all = results.growth(model, group, |v| size(model, &types, v));
+        // Together if that fits, else one by one as far as it does.
+        let parts: Vec<Vec<ValueId>> = match all {
+            Some(g) if fits(g, cx) => vec![group.clone()],
+            _ => group.iter().map(|&v| vec![v]).collect(),
+        };
+        for part in parts {
+            let growth = results.growth(model, &part, |v| size(model, &types, v));
+            let Some(growth) = growth.filter(|&g| fits(g, cx)) else { continue };
+            let mut made = BTreeMap::new();
+            if part.iter().all(|&v| compute(model, v, &mut made).is_some()) {
+                cx.folded_bytes = cx.folded_bytes.saturating_add_signed(growth.max(0));
+                for v in part {
+                    if let Some(t) = made.get(&v) {
+                        replace_by_constant(model, v, t.clone());
+                        folded += 1;
+                    }
+                }
+            }
+        }
+    }
+    Ok(folded)
+}
+
+fn fits(growth: isize, cx: &Context) -> bool {
+    growth <= 0 || cx.folded_bytes.saturating_add_signed(growth) <= cx.options.fold_growth_limit
+}
+
+/// Bytes of a value, as inferred.
+fn size(model: &Model, types: &Types, v: ValueId) -> Option<usize> {
+    if let Some(t) = model.value(v).constant() {
+        return Some(t.byte_len());
+    }
+    types.dtype(v)?.byte_len(element_count(&types.known_shape(v)?)?)
+}
+
+/// Computes a value and what it needs; the results stand in `made`. `None` where something cannot be computed.
+fn compute(model: &Model, v: ValueId, made: &mut BTreeMap<ValueId, Tensor>) -> Option<()> {
+    let mut stack: Vec<NodeId> = vec![model.producer(v)?];
+    while let Some(&n) = stack.last() {
+        let node = model.node(n);
+        let mut inputs = Vec::with_capacity(node.inputs().len());
+        let waiting = stack.len();
+        for input in node.inputs() {
+            inputs.push(match input {
+                None => None,
+                Some(i) => match made.get(i).cloned().or_else(|| args::constant(model, *i)) {
+                    Some(t) => Some(t),
+                    None => {
+                        stack.push(model.producer(*i)?);
+                        None
+                    }
+                },
+            });
+        }
+        if stack.len() > waiting {
+            continue;
+        }
+        stack.pop();
+        if node.outputs().iter().flatten().all(|o| made.contains_key(o)) {
+            continue;
+        }
+        let outputs = find(node)?(&Args::new(model, n, inputs))?;
+        for (o, t) in node.outputs().iter().zip(outputs).filter_map(|(o, t)| Some(((*o)?, t))) {
+            made.insert(o, t);
+        }
+        if !node.outputs().iter().flatten().all(|o| made.contains_key(o)) {
+            return None;
+        }
+    }
+    made.contains_key(&v).then_some(())
+}

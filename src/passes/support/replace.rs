@@ -1,0 +1,45 @@
+//! Replacing what nodes make.
+
+use crate::ir::{Model, NodeId, Tensor, ValueId};
+
+/// Whether an initializer can stand for a node's output: not where a graph hands it out (runtimes differ on outputs that
+/// are initializers), not in functions' bodies (which have none).
+pub fn replaceable_by_constant(model: &Model, v: ValueId) -> bool {
+    let value = model.value(v);
+    let in_function = || model.functions.iter().any(|f| f.graph == value.graph());
+    value.producer().is_some() && !value.is_graph_output() && !value.uses().is_empty() && !in_function()
+}
+
+/// Makes all readers of a node's output read a constant, which takes over its name where it can. The node goes when
+/// nothing reads its outputs any more.
+pub fn replace_by_constant(model: &mut Model, v: ValueId, t: Tensor) {
+    let name = model.value(v).name().to_owned();
+    // In the main graph equal results of several branches can be shared.
+    let constant = model.add_initializer(model.main(), &name, t);
+    model.replace_readers(v, constant, |_, _| true);
+    let Some(n) = model.producer(v) else { return };
+    let outputs: Vec<ValueId> = model.node(n).outputs().iter().copied().flatten().collect();
+    if outputs.iter().all(|&o| model.value(o).uses().is_empty()) {
+        let takes_name = outputs.len() == 1 && model.node(n).graph() == model.main();
+        model.remove_node(n);
+        if takes_name {
+            model.rename(constant, &name);
+        }
+    }
+}
+
+/// Takes a node out whose first output equals `x`: its readers read `x`. Returns whether anything changed; where a graph
+/// hands the output out and `x` cannot take its name, the node stays for that.
+pub fn bypass(model: &mut Model, n: NodeId, x: ValueId) -> bool {
+    let Some(out) = model.node(n).output(0) else { return false };
+    let others = model.node(n).outputs().iter().skip(1).flatten().any(|&o| !model.value(o).uses().is_empty());
+    if others {
+        return false;
+    }
+    let read = model.value(out).readers().next().is_some();
+    let gone = model.replace_all_uses(out, x);
+    if gone {
+        model.remove_node(n);
+    }
+    read || gone
+}
