@@ -19,6 +19,7 @@ pub mod report;
 pub mod runtime;
 pub mod scheme;
 pub mod target;
+pub mod validate;
 pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,238 @@
+//! Two models side by side over samples, streaming: memory does not grow with the number of samples.
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use serde::Serialize;
+
+use super::{
+    classes::class_axis,
+    metrics::{Gathered, OutputMetrics, answers, numbers},
+};
+use crate::{
+    calibrate::{
+        Dataset,
+        collect::{Progress, for_each_sample},
+    },
+    error::{Error, Result},
+    ir::{Model, Tensor},
+    runtime::{Runtime, Session},
+};
+
+/// Right answers by the labels.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// The output that the labels speak of.
+    pub output: String,
+    /// Labels compared.
+    pub count: u64,
+    /// Right answers of the first model.
+    pub original: u64,
+    /// Right answers of the second model.
+    pub quantized: u64,
+}
+
+impl Accuracy {
+    /// Share of right answers that the second model loses, in percentage points; negative if it gains.
+    pub fn drop_points(&self) -> f64 {
+        100.0 * (self.original as f64 - self.quantized as f64) / self.count.max(1) as f64
+    }
+}
+
+/// What a comparison found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Samples compared.
+    pub samples: usize,
+    /// Each output, in the models' order.
+    pub outputs: Vec<OutputMetrics>,
+    /// If the data has labels that fit an output: the first output that does. The answer is the greatest number along
+    /// the output's class axis, or, where it has one number for each label, whether that is above 0.5.
+    pub accuracy: Option<Accuracy>,
+}
+
+impl Comparison {
+    /// The least SQNR of all outputs, in dB; `None` if no output could be compared.
+    pub fn least_sqnr(&self) -> Option<f64> {
+        self.outputs.iter().map(|o| o.sqnr_db).filter(|s| !s.is_nan()).min_by(f64::total_cmp)
+    }
+
+    /// The least share of the same answers over the outputs that hold classes.
+    pub fn least_agreement(&self) -> Option<f64> {
+        self.outputs.iter().filter_map(OutputMetrics::agreement).min_by(f64::total_cmp)
+    }
+}
+
+#[derive(Default)]
+struct Labelled {
+    count: u64,
+    right: [u64; 2],
+}
+
+/// Runs both models on the samples and compares their outputs, the `k`-th with the `k`-th. Errors name the model and
+/// the sample.
+pub fn compare(
+    runtime: &dyn Runtime,
+    original: &Model,
+    quantized: &Model,
+    data: &Dataset,
+    samples: &[usize],
+    progress: &Progress<'_>,
+) -> Result<Comparison> {
+    let names = output_names(original);
+    let other = output_names(quantized);
+    if names.len() != other.len() {
+        let (a, b) = (names.len(), other.len());
+        return Err(Error::data(format!("the models have {a} and {b} outputs: they cannot be compared")));
+    }
+    let sessions = [load(runtime, original, "original")?, load(runtime, quantized, "quantized")?];
+    let gathered: Vec<Mutex<Gathered>> = names.iter().map(|_| Mutex::default()).collect();
+    let labelled: Vec<Mutex<Labelled>> = names.iter().map(|_| Mutex::default()).collect();
+    let values = original.graph(original.main()).outputs();
+    for_each_sample(samples, progress, |sample| {
+        let inputs = data.sample(sample)?;
+        let a = sessions[0].run(&inputs).map_err(|e| of_model(e, "original"))?;
+        let b = sessions[1].run(&inputs).map_err(|e| of_model(e, "quantized"))?;
+        drop(inputs);
+        let labels = data.labels(sample)?.map(|l| integers(&l)).transpose()?;
+        for (k, (a, b)) in a.iter().zip(&b).enumerate() {
+            let axis = if a.dtype().is_float() { class_axis(original, values[k], a.rank()) } else { None };
+            lock(&gathered[k]).update(sample, a, b, axis).map_err(|e| e.value(&names[k]))?;
+            if let Some(labels) = &labels {
+                let right = [right(a, axis, labels)?, right(b, axis, labels)?];
+                if let [Some(first), Some(second)] = right {
+                    let mut l = lock(&labelled[k]);
+                    l.count += labels.len() as u64;
+                    l.right[0] += first;
+                    l.right[1] += second;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let mut all = names.iter().zip(labelled.into_iter().map(into_inner)).filter(|(_, l)| l.count > 0);
+    let accuracy = all.next().map(|(name, l)| Accuracy {
+        output: name.clone(),
+        count: l.count,
+        original: l.right[0],
+        quantized: l.right[1],
+    });
+    let outputs = gathered.into_iter().map(into_inner).zip(names).map(|(g, name)| g.metrics(name)).collect();
+    Ok(Comparison { samples: samples.len(), outputs, accuracy })
+}
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn into_inner<T>(of: Mutex<T>) -> T {
+    of.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn output_names(model: &Model) -> Vec<String> {
+    model.graph(model.main()).outputs().iter().map(|&v| model.value(v).name().to_owned()).collect()
+}
+
+fn load(runtime: &dyn Runtime, model: &Model, which: &str) -> Result<Box<dyn Session>> {
+    runtime.load(model, &[]).map_err(|e| of_model(e, which))
+}
+
+/// Says which of the two models an error is about.
+fn of_model(error: Error, which: &str) -> Error {
+    error.file(Path::new(&format!("the {which} model")))
+}
+
+/// Labels as whole numbers; some files keep them as floating point.
+fn integers(labels: &Tensor) -> Result<Vec<i64>> {
+    if labels.dtype().is_float() {
+        return Ok(labels.to_f32()?.into_iter().map(|v| v.round() as i64).collect());
+    }
+    labels.to_i64()
+}
+
+/// How many answers of an output are right; `None` if the labels do not fit it.
+fn right(output: &Tensor, axis: Option<usize>, labels: &[i64]) -> Result<Option<u64>> {
+    let rows = |axis: usize| output.len() / output.dims()[axis].max(1);
+    let count = |answers: Vec<i64>| answers.iter().zip(labels).filter(|(a, l)| a == l).count() as u64;
+    if labels.is_empty() || output.is_empty() {
+        return Ok(None);
+    }
+    let axis = axis.filter(|&axis| output.dims().get(axis).is_some_and(|&c| c > 1) && rows(axis) == labels.len());
+    if let Some(axis) = axis {
+        let answers = answers(&numbers(output)?, output.dims(), axis);
+        return Ok(Some(count(answers.into_iter().map(|a| a as i64).collect())));
+    }
+    if output.len() != labels.len() {
+        return Ok(None);
+    }
+    if output.dtype().is_float() {
+        return Ok(Some(count(numbers(output)?.into_iter().map(|v| i64::from(v > 0.5)).collect())));
+    }
+    Ok(Some(count(output.to_i64()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        calibrate::{DatasetOptions, InputSpec},
+        ir::testing::model,
+        runtime::tract::Tract,
+    };
+
+    fn data(model: &Model, folder: &tempfile::TempDir) -> Dataset {
+        let path = folder.path().join("data.npz");
+        let x = ndarray::Array2::from_shape_fn((6, 3), |(i, j)| if i % 3 == j { 1.0f32 } else { 0.1 * j as f32 });
+        let labels = ndarray::Array1::from_iter((0..6).map(|i| i64::from(i % 3)));
+        let mut file = ndarray_npy::NpzWriter::new(std::fs::File::create(&path).unwrap());
+        file.add_array("x", &x).unwrap();
+        file.add_array("labels", &labels).unwrap();
+        file.finish().unwrap();
+        Dataset::open(&path, &InputSpec::of_model(model).unwrap(), &DatasetOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn two_models_and_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let text =
+            |w: &str| format!("float[n,3] x \n float[3] w = {{{w}}} \n y = Mul(x, w) \n z = Softmax(y) \n return z");
+        let (a, b) = (model(&text("1, 1, 1")), model(&text("1, 1, -1")));
+        let data = data(&a, &folder);
+        assert!(data.has_labels());
+        let all: Vec<usize> = (0..6).collect();
+        let run = |a: &Model, b: &Model| compare(&Tract, a, b, &data, &all, &|_, _| ()).unwrap();
+        let same = run(&a, &a);
+        assert_eq!((same.samples, same.least_sqnr(), same.least_agreement()), (6, Some(f64::INFINITY), Some(1.0)));
+        let accuracy = same.accuracy.unwrap();
+        assert_eq!((accuracy.count, accuracy.original, accuracy.drop_points()), (6, 6, 0.0));
+        let other = run(&a, &b);
+        assert_eq!(other.outputs[0].same_answers, 4);
+        assert!(other.least_sqnr().unwrap() < 20.0);
+        let accuracy = other.accuracy.clone().unwrap();
+        assert_eq!((accuracy.original, accuracy.quantized), (6, 4));
+        assert!((accuracy.drop_points() - 100.0 / 3.0).abs() < 1e-9);
+        assert_eq!(run(&a, &b), other);
+    }
+
+    #[test]
+    fn errors_say_which_model_and_sample() {
+        let folder = tempfile::tempdir().unwrap();
+        let a = model("float[n,3] x \n y = Relu(x) \n return y");
+        let b = model("float[n,2] x \n y = Relu(x) \n return y");
+        let data = data(&a, &folder);
+        let error = compare(&Tract, &a, &b, &data, &[3, 4], &|_, _| ()).unwrap_err().to_string();
+        assert!(error.starts_with("the quantized model: sample 3: value \"x\": "), "{error}");
+        let c = model("float[n,3] x \n y = Relu(x) \n return y, x");
+        assert!(compare(&Tract, &a, &c, &data, &[0], &|_, _| ()).is_err());
+    }
+
+    #[test]
+    fn one_number_for_each_label() {
+        let probability = Tensor::from_f32(&[4, 1], &[0.2, 0.7, 0.5, 0.9]);
+        assert_eq!(right(&probability, Some(1), &[0, 1, 1, 1]).unwrap(), Some(3));
+        assert_eq!(right(&probability, Some(1), &[0, 1]).unwrap(), None);
+        assert_eq!(right(&Tensor::from_i64(&[2], &[4, 5]), None, &[4, 4]).unwrap(), Some(1));
+    }
+}

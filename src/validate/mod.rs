@@ -1,0 +1,10 @@
+//! The proof: is the written model sound, and how far is it from the original?
+
+pub mod check;
+pub mod classes;
+pub mod compare;
+mod metrics;
+
+pub use check::{check, check_interface};
+pub use compare::{Accuracy, Comparison, compare};
+pub use metrics::OutputMetrics;
