@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Files before IR version 4 list every weight among the inputs, because the format asked for it; nobody means to feed
-//! them. From version 4 on such an input is a default that callers may override, so it stays, with a diagnostic, unless
-//! [`Options::eliminate_initializer_inputs`](super::Options::eliminate_initializer_inputs) is set.
+//! them. From version 4 on such an input is a default that callers may override, but hardly any file means it: old exporters
+//! simply went on listing weights. [`Options::eliminate_initializer_inputs`](super::Options::eliminate_initializer_inputs)
+//! decides; it is set unless the user says otherwise, and the report says what was done.
 
 use super::Context;
 use crate::{
@@ -30,6 +31,12 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     if !old && !cx.options.eliminate_initializer_inputs {
         note_overridable(model, &listed, cx);
         return Ok(0);
+    }
+    if !old {
+        cx.diagnostics.push(Diagnostic::note(
+            "initializer_inputs_removed",
+            format!("{} weights were listed as inputs as well, as old exporters do; they are constants now", listed.len()),
+        ));
     }
     for &v in &listed {
         model.remove_input(v);

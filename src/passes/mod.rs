@@ -48,7 +48,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fold_growth_limit: 1 << 20, eliminate_initializer_inputs: false }
+        Self { fold_growth_limit: 1 << 20, eliminate_initializer_inputs: true }
     }
 }
 

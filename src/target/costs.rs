@@ -31,6 +31,8 @@ pub struct Costs {
     pub integer_max_read: f64,
     pub integer_max_read_other: f64,
     pub integer_mean_read: f64,
+    pub float_softmax: f64,
+    pub integer_softmax: f64,
 }
 
 /// The shape of a convolution.
@@ -92,6 +94,12 @@ impl Costs {
             (false, _) => self.integer_mean_read,
         };
         (self.float_node + n * self.float_pool_read, self.integer_node + n * integer)
+    }
+
+    /// Float and integer time of a Softmax.
+    pub fn softmax(&self, elements: usize) -> (f64, f64) {
+        let n = elements as f64;
+        (self.float_node + n * self.float_softmax, self.integer_node + n * self.integer_softmax)
     }
 
     /// Float and integer time of an elementwise operator.

@@ -152,10 +152,23 @@ fn conditions<'a>(
     if spec.class == Class::Product && !node.outputs().iter().flatten().any(|&v| shapes.is_float(v)) {
         return Err("its output was not seen in the sample run".to_owned());
     }
+    if node.is("MatMul")
+        && node.input(0).and_then(|v| shapes.dims(v)).is_some_and(|d| d.len() == 2)
+        && adds_bias(model, id)
+    {
+        return Err("the runtime would merge it with the Add behind it into a float Gemm".to_owned());
+    }
     if data.is_empty() {
         return Err("it has no data input".to_owned());
     }
     Ok(kernel)
+}
+
+/// Whether the node's only reader adds a constant to it.
+fn adds_bias(model: &Model, id: NodeId) -> bool {
+    let out = model.node(id).output(0).filter(|&v| model.value(v).uses().len() == 1);
+    let reader = out.and_then(|v| model.value(v).readers().next());
+    reader.is_some_and(|(n, i)| model.node(n).is("Add") && model.constant_input(n, 1 - i.min(1)).is_some())
 }
 
 /// Matrix products take two-dimensional weights; convolutions any.

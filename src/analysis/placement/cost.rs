@@ -143,6 +143,7 @@ fn node_cost(model: &Model, c: &Costs, shapes: &Shapes, id: NodeId, class: Class
     if class != Class::Product {
         return match class {
             Class::Movement => (c.float_node, c.float_node),
+            _ if node.is("Softmax") => c.softmax(elements),
             _ => c.elementwise(elements.max(data.iter().product())),
         };
     }
