@@ -39,6 +39,9 @@ fn given_back(model: &Model, types: &Types, n: NodeId) -> Option<ValueId> {
     if !node.in_onnx_domain() {
         return None;
     }
+    if node.op_type == "Where" {
+        return chosen(model, types, n);
+    }
     let (x, out) = (node.input(0)?, node.output(0)?);
     let alone = node.inputs().len() == 1;
     let alike = || same_shape(types, x, out);
@@ -68,6 +71,15 @@ fn given_back(model: &Model, types: &Types, n: NodeId) -> Option<ValueId> {
     given.then_some(x)
 }
 
+/// The side that a Where always takes, if it has the result's shape.
+fn chosen(model: &Model, types: &Types, n: NodeId) -> Option<ValueId> {
+    let node = model.node(n);
+    let condition = types.known_ints(node.input(0)?)?;
+    let first = *condition.first()?;
+    let side = node.input(if first != 0 { 1 } else { 2 })?;
+    (condition.iter().all(|&c| c == first) && same_shape(types, side, node.output(0)?)).then_some(side)
+}
+
 /// Whether every element of a node's second, constant input is this number (and no -0, which would matter).
 fn neutral(model: &Model, n: NodeId, number: f32) -> bool {
     let Some(t) = model.constant_input(n, 1).filter(|t| t.len() <= 1024) else { return false };
@@ -90,7 +102,8 @@ mod tests {
         check(
             run,
             "(float[b,3,4] x) => (y) <int64[2] zero = {0, 0}, int64[2] far = {9223372036854775807, 3},
-                int64[6] pads = {0, 0, 0, 0, 0, 0}, int64[3] to = {0, -1, 4}, float one = {1}> {
+                int64[6] pads = {0, 0, 0, 0, 0, 0}, int64[3] to = {0, -1, 4}, float one = {1},
+                bool[1] yes = {1}> {
                 a = Cast <to = 1> (x)
                 s = Slice(a, zero, far)
                 t = Transpose <perm = [0, 1, 2]> (s)
@@ -98,7 +111,8 @@ mod tests {
                 p = Pad(c, pads)
                 r = Reshape(p, to)
                 m = Mul(r, one)
-                y = Relu(m)
+                w = Where(yes, m, one)
+                y = Relu(w)
              }",
             "(float[b,3,4] x) => (y) { y = Relu(x) }",
         );

@@ -79,7 +79,7 @@ macro_rules! passes {
 passes! {
     Prepare: eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
         eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
-        eliminate_noop, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
+        lift_dims_to_inputs, eliminate_noop, deduplicate_nodes, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
         flush_denormals, convert_flat_pools, eliminate_transpose_pairs,
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,

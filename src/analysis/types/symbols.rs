@@ -327,9 +327,40 @@ impl Symbols {
             (a, b) if a == b => a,
             (SymDim::Known(1), d) | (d, SymDim::Known(1)) => d,
             (SymDim::Known(n), SymDim::Symbol(_)) | (SymDim::Symbol(_), SymDim::Known(n)) => SymDim::Known(n),
-            (SymDim::Symbol(_), SymDim::Symbol(_)) => self.call(Func::Broadcast, vec![a.into(), b.into()]).dim(),
+            (SymDim::Symbol(_), SymDim::Symbol(_)) => {
+                self.absorbed(a, b).unwrap_or_else(|| self.call(Func::Broadcast, vec![a.into(), b.into()]).dim())
+            }
             (SymDim::Known(n), SymDim::Unknown) | (SymDim::Unknown, SymDim::Known(n)) if n > 1 => SymDim::Known(n),
             _ => SymDim::Unknown,
+        }
+    }
+
+    /// One of two dims that the other cannot change: what `a` broadcast to before, or a table's first `a` rows
+    /// (`min(512, a)`), which is another number only where the broadcast fails.
+    fn absorbed(&self, a: SymDim, b: SymDim) -> Option<SymDim> {
+        let is_of = |outer: SymDim, inner: SymDim| {
+            let (func, args) = self.as_call(outer.into())?;
+            let has = args.contains(&inner.into());
+            match func {
+                Func::Broadcast if has => Some(outer),
+                Func::Min if has && args.iter().any(|k| matches!(k, SymInt::Known(2..))) && args.len() == 2 => {
+                    Some(inner)
+                }
+                _ => None,
+            }
+        };
+        is_of(a, b).or_else(|| is_of(b, a))
+    }
+
+    /// The function that a symbol is, if it is one alone.
+    fn as_call(&self, a: SymInt) -> Option<(Func, &[SymInt])> {
+        let SymInt::Symbol(s) = a else { return None };
+        match self.polys.get(s as usize)?.as_slice() {
+            [(product, 1)] if product.len() == 1 => match self.atoms.get(product[0] as usize)? {
+                (Atom::Call(func, args), _) => Some((*func, args)),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -411,6 +442,19 @@ mod tests {
         assert_eq!(s.equal(b, SymInt::Known(-1)), Some(false));
         assert_eq!(s.equal(b, SymInt::Known(1)), None);
         assert_eq!(s.equal(more, SymInt::Known(2)), Some(false));
+    }
+
+    #[test]
+    fn broadcasting_absorbs_what_cannot_differ() {
+        let mut s = Symbols::default();
+        let (a, b) = (s.named("a"), s.named("b"));
+        let rows = s.min(SymInt::Known(512), a.into()).dim();
+        assert_eq!((s.broadcast(a, rows), s.broadcast(rows, a)), (a, a));
+        // A table of one row fits every length.
+        let one = s.min(SymInt::Known(1), a.into()).dim();
+        assert_ne!(s.broadcast(a, one), one);
+        let both = s.broadcast(a, b);
+        assert_eq!(s.broadcast(both, b), both);
     }
 
     #[test]

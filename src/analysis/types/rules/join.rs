@@ -30,11 +30,9 @@ fn concat(cx: &mut Cx<'_>, first: usize, every: usize) -> Option<()> {
     if rank == 1 {
         let mut ints = Vec::new();
         for &i in &parts {
-            match (cx.ints(i), cx.known_shape(i)) {
+            match (cx.ints(i), cx.known_shape(i).as_deref()) {
                 (Some(part), _) => ints.extend(part),
-                (None, Some(shape)) if shape[0] <= super::super::MOST_INTS => {
-                    ints.extend(std::iter::repeat_n(SymInt::Unknown, shape[0]));
-                }
+                (None, Some(&[n])) if n <= super::super::MOST_INTS => ints.extend(std::iter::repeat_n(SymInt::Unknown, n)),
                 _ => return None,
             }
         }
