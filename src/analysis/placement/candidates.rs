@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{Shapes, Wishes};
 use crate::{
+    analysis::types::{self, Types},
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, OpSpec, Role},
     target::{Constant, Kernel, Target},
@@ -37,8 +38,9 @@ pub(super) struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     pub(super) fn of(model: &Model, target: &'a Target, shapes: &Shapes, wishes: &Wishes) -> Self {
         let ids = model.nodes(model.main());
+        let types = types::infer(model);
         let index: HashMap<NodeId, usize> = ids.iter().enumerate().map(|(i, &n)| (n, i)).collect();
-        let mut nodes: Vec<_> = ids.iter().map(|&id| candidate(model, target, shapes, wishes, id)).collect();
+        let mut nodes: Vec<_> = ids.iter().map(|&id| candidate(model, &types, target, shapes, wishes, id)).collect();
         let mut maker = HashMap::new();
         for i in 0..nodes.len() {
             let mut out = nodes[i].outputs.clone();
@@ -103,12 +105,19 @@ fn absorbable(model: &Model, target: &Target, v: ValueId) -> Option<(NodeId, Val
     (lo <= 0.0 && hi >= 0.0).then(|| model.node(clamp).output(0).map(|out| (clamp, out)))?
 }
 
-fn candidate<'a>(model: &Model, target: &'a Target, shapes: &Shapes, wishes: &Wishes, id: NodeId) -> Candidate<'a> {
+fn candidate<'a>(
+    model: &Model,
+    types: &Types,
+    target: &'a Target,
+    shapes: &Shapes,
+    wishes: &Wishes,
+    id: NodeId,
+) -> Candidate<'a> {
     let node = model.node(id);
     let spec = ops::spec(model, id);
     let outputs = node.outputs().iter().copied().flatten().collect();
     let mut c = Candidate { id, spec, kernel: None, reason: String::new(), data: Vec::new(), outputs, host: None };
-    match conditions(model, target, shapes, id, spec, &mut c.data) {
+    match conditions(model, types, target, shapes, id, spec, &mut c.data) {
         Ok(kernel) => c.kernel = Some(kernel),
         Err(reason) => c.reason = reason,
     }
@@ -121,6 +130,7 @@ fn candidate<'a>(model: &Model, target: &'a Target, shapes: &Shapes, wishes: &Wi
 
 fn conditions<'a>(
     model: &Model,
+    types: &Types,
     target: &'a Target,
     shapes: &Shapes,
     id: NodeId,
@@ -152,16 +162,18 @@ fn conditions<'a>(
     if spec.class == Class::Product && !node.outputs().iter().flatten().any(|&v| shapes.is_float(v)) {
         return Err("its output was not seen in the sample run".to_owned());
     }
-    if node.is("MatMul")
-        && node.input(0).and_then(|v| shapes.dims(v)).is_some_and(|d| d.len() == 2)
-        && adds_bias(model, id)
-    {
+    if node.is("MatMul") && adds_bias(model, id) && becomes_gemm(types, node.input(0)) {
         return Err("the runtime would merge it with the Add behind it into a float Gemm".to_owned());
     }
     if data.is_empty() {
         return Err("it has no data input".to_owned());
     }
     Ok(kernel)
+}
+
+/// Whether ONNX Runtime turns MatMul and Add into Gemm: for matrices, and for more dims where all are known.
+fn becomes_gemm(types: &Types, input: Option<ValueId>) -> bool {
+    input.is_some_and(|v| types.rank(v) == Some(2) || types.known_shape(v).is_some())
 }
 
 /// Whether the node's only reader adds a constant to it.
