@@ -90,7 +90,7 @@ impl Observed for Value<'_> {
             DatumType::F32 => Ok(Cow::Borrowed(view.as_slice::<f32>().map_err(opaque)?)),
             DatumType::F16 => Ok(view.as_slice::<f16>().map_err(opaque)?.iter().map(|v| v.to_f32()).collect()),
             DatumType::F64 => Ok(view.as_slice::<f64>().map_err(opaque)?.iter().map(|&v| v as f32).collect()),
-            other => Err(Error::bug(format!("a value of type {other:?} was observed as floating point"))),
+            _ => Err(Error::bug(format!("a value of type {} was observed as floating point", self.dtype()))),
         }
     }
 
