@@ -1,5 +1,7 @@
 //! From file to file, step by step.
 
+mod finish;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -7,12 +9,12 @@ use std::{
 };
 
 use crate::{
-    analysis::placement::{self, Placement, Shapes, Wishes},
+    analysis::placement::{self, Placement, Shapes},
     calibrate::{
         check_count, check_inputs,
         collect::collect,
         dataset::{Dataset, DatasetOptions, InputSpec},
-        observers::{self, Method, Observer},
+        observers::Observer,
         table::Table,
     },
     diagnostics::Diagnostic,
@@ -20,11 +22,13 @@ use crate::{
     ir::{Model, NodeId, Tensor, ValueId},
     onnx_file::{self, ReadOptions, WriteOptions},
     passes::{self, Context, Stage},
-    plan::{self, Plan, Scheme},
-    quant::params::Range,
+    plan::{self, Plan},
     runtime::Runtime,
     target::Target,
 };
+
+pub use self::finish::{finish, odd_outputs, proof_of, run};
+pub use crate::scheme::Resolved;
 
 /// What to do, after the user's words have been resolved.
 pub struct Job<'a> {
@@ -54,42 +58,6 @@ pub struct Job<'a> {
     pub write: WriteOptions,
     /// Told of each step and its progress.
     pub progress: &'a dyn Progress,
-}
-
-/// The user's wishes for one model.
-#[derive(Debug, Clone)]
-pub struct Resolved {
-    /// Where to quantize.
-    pub wishes: Wishes,
-    /// With which types.
-    pub scheme: Scheme,
-    /// How to choose ranges.
-    pub observer: &'static Method,
-    /// Parameters of the method.
-    pub observer_options: observers::Options,
-    /// Values with a method of their own.
-    pub observers: BTreeMap<ValueId, &'static Method>,
-    /// Values with a fixed range.
-    pub ranges: BTreeMap<ValueId, Range>,
-    /// Store the weights of float nodes in 8 bits.
-    pub store_float_weights: bool,
-    /// What was noticed about the rules.
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-impl Default for Resolved {
-    fn default() -> Self {
-        Self {
-            wishes: Wishes::default(),
-            scheme: Scheme::default(),
-            observer: observers::METHODS.first().expect("there is a method"),
-            observer_options: observers::Options::default(),
-            observers: BTreeMap::new(),
-            ranges: BTreeMap::new(),
-            store_float_weights: true,
-            diagnostics: Vec::new(),
-        }
-    }
 }
 
 /// Is told what goes on.
@@ -136,7 +104,7 @@ pub struct Quantized {
 
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
 pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
-    let mut clock = Clock { progress: job.progress, stages: Vec::new(), since: Instant::now() };
+    let mut clock = Clock::resumed(job.progress, Vec::new());
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
     clock.step("prepare");
@@ -147,7 +115,10 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let dataset = job.data.as_deref().map(|d| open_data(d, &original, &job.dataset)).transpose()?;
     let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
     let outcome = match &job.plan {
-        Some(plan) => Outcome { plan: plan.clone(), ..Outcome::default() },
+        Some(plan) => {
+            let proof_samples = dataset.as_ref().map(|d| d.split().0.validation).unwrap_or_default();
+            Outcome { plan: plan.clone(), proof_samples, held_out: true, ..Outcome::default() }
+        }
         None => run.make_plan(dataset.as_ref())?,
     };
     let Run { diagnostics, mut clock, .. } = run;
@@ -222,20 +193,26 @@ struct Outcome {
 struct Clock<'a> {
     progress: &'a dyn Progress,
     stages: Vec<(&'static str, f64)>,
-    since: Instant,
+    /// When the running step began; `None` between steps.
+    since: Option<Instant>,
 }
 
-impl Clock<'_> {
+impl<'a> Clock<'a> {
+    /// A clock that goes on after these steps.
+    fn resumed(progress: &'a dyn Progress, stages: Vec<(&'static str, f64)>) -> Self {
+        Clock { progress, stages, since: None }
+    }
+
     /// Ends the step before and begins one; an empty name only ends.
     fn step(&mut self, name: &'static str) {
-        if let Some((_, seconds)) = self.stages.last_mut() {
-            *seconds = self.since.elapsed().as_secs_f64();
+        if let (Some((_, seconds)), Some(since)) = (self.stages.last_mut(), self.since.take()) {
+            *seconds = since.elapsed().as_secs_f64();
         }
         if !name.is_empty() {
             self.stages.push((name, 0.0));
             self.progress.step(name);
+            self.since = Some(Instant::now());
         }
-        self.since = Instant::now();
     }
 }
 
@@ -305,10 +282,7 @@ impl Run<'_, '_> {
         if values.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let make = |v: ValueId| {
-            let method = r.observers.get(&v).copied().unwrap_or(r.observer);
-            Observer::new(method, r.observer_options)
-        };
+        let make = |v: ValueId| r.choice(v).observer();
         let progress = |done, total| self.job.progress.part(done, total);
         let feed = |i: usize| dataset.sample(i);
         let observers = collect(self.job.runtime, self.model, &values, samples, &feed, make, &progress)?;
@@ -317,7 +291,7 @@ impl Run<'_, '_> {
 }
 
 /// Keeps `most` of the samples, evenly spread.
-fn thin(samples: &mut Vec<usize>, most: usize) {
+pub fn thin(samples: &mut Vec<usize>, most: usize) {
     let n = samples.len();
     if n > most {
         *samples = (0..most).map(|i| samples[i * n / most]).collect();

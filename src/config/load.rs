@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_yaml::Value;
 
-use super::{Config, suggest};
+use super::{Config, Rule, suggest};
 use crate::{
     error::{Error, Result},
     target::Target,
@@ -53,6 +53,12 @@ impl Config {
     pub fn to_yaml(&self) -> Result<String> {
         serde_yaml::to_string(self).map_err(|e| Error::bug("the configuration cannot be written as YAML").source(e))
     }
+}
+
+/// Rules alone, as a file for `--config`.
+pub fn rules_yaml(rules: &[Rule]) -> Result<String> {
+    let file = std::collections::BTreeMap::from([("rules", rules)]);
+    serde_yaml::to_string(&file).map_err(|e| Error::bug("the rules cannot be written as YAML").source(e))
 }
 
 /// One file or preset: what it says, checked by itself so that errors name its lines.
@@ -168,7 +174,7 @@ fn help(word: &str, what: &str, expected: &[&str]) -> String {
 mod tests {
     use super::*;
     use crate::{
-        config::{FloatWeights, Precision, Rule, Span, preset_names, preset_text},
+        config::{FloatWeights, Precision, Span, preset_names, preset_text},
         ir::DType,
     };
 

@@ -12,6 +12,7 @@ pub mod suggest;
 
 use serde::{Deserialize, Serialize};
 
+pub use load::rules_yaml;
 pub use rules::{Precision, Rule, RuleActivation, RuleWeight, Span};
 
 use crate::{
@@ -36,6 +37,8 @@ pub struct Config {
     pub activation: Activation,
     /// How weights are quantized.
     pub weight: Weight,
+    /// Quantize wherever there is an integer kernel, even where conversions cost more than it gains.
+    pub everywhere: bool,
     /// What becomes of the weights of nodes that stay float.
     pub float_weights: FloatWeights,
     /// How ranges are found.
@@ -55,6 +58,7 @@ impl Default for Config {
             target: "onnxruntime-cpu".to_owned(),
             activation: Activation::default(),
             weight: Weight::default(),
+            everywhere: false,
             float_weights: FloatWeights::Int8,
             calibration: Calibration::default(),
             proof: Proof::default(),
@@ -195,7 +199,7 @@ impl Image {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Proof {
-    /// The most samples to compare on, calibration's unseen ones first; 0 turns the comparison off.
+    /// The most samples to compare on, of those kept back from calibration; 0 turns the comparison off.
     pub samples: usize,
     /// Gate: every output's SQNR must be at least this, dB.
     pub min_sqnr: Option<f64>,

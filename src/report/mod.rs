@@ -1,5 +1,6 @@
 //! What a run did, in numbers: for tools as JSON ([`json`]), for people as text ([`terminal`]).
 
+pub mod inspect;
 pub mod json;
 pub mod terminal;
 
@@ -171,6 +172,8 @@ pub struct OutputScore {
     pub max_error: f64,
     /// Share of positions (all axes but the last) whose greatest element is the same; `None` where that makes no sense.
     pub agreement: Option<f64>,
+    /// Whether the floor applies: it holds floating point numbers, and there were some to compare.
+    pub graded: bool,
 }
 
 /// Share of right answers.
@@ -237,12 +240,12 @@ impl Report {
 impl Proof {
     /// The outputs under the floor.
     pub fn lost(&self) -> impl Iterator<Item = &OutputScore> {
-        self.outputs.iter().filter(|o| o.sqnr.is_some_and(|s| s.is_nan() || s < self.floor))
+        self.outputs.iter().filter(|o| o.graded && o.sqnr.is_some_and(|s| s.is_nan() || s < self.floor))
     }
 
     /// The output that suffers most; `None` if no output has any noise.
     pub fn worst(&self) -> Option<&OutputScore> {
-        let noisy = self.outputs.iter().filter(|o| o.sqnr.is_some());
+        let noisy = self.outputs.iter().filter(|o| o.graded && o.sqnr.is_some());
         noisy.min_by(|a, b| a.sqnr.unwrap_or(f64::INFINITY).total_cmp(&b.sqnr.unwrap_or(f64::INFINITY)))
     }
 
@@ -277,7 +280,7 @@ mod tests {
     use super::*;
 
     fn output(sqnr: Option<f64>, agreement: Option<f64>) -> OutputScore {
-        OutputScore { name: "y".to_owned(), sqnr, cosine: 1.0, max_error: 0.1, agreement }
+        OutputScore { name: "y".to_owned(), sqnr, cosine: 1.0, max_error: 0.1, agreement, graded: true }
     }
 
     #[test]

@@ -33,15 +33,31 @@ pub fn render(report: &Report, all: bool) -> String {
     out
 }
 
+/// A comparison of two models as text.
+pub fn comparison(report: &Report) -> String {
+    let mut out = String::new();
+    if let Some(p) = &report.proof {
+        let file = report.output.as_deref().unwrap_or("the model");
+        let _ = writeln!(out, "{file} against {} on {}", report.model, count(p.samples, "sample"));
+        outputs(&mut out, p);
+        for (i, g) in p.gates.iter().filter(|g| !g.passed).enumerate() {
+            row(&mut out, if i == 0 { "failed" } else { "" }, &gate(g));
+        }
+    }
+    diagnostics(&mut out, report, usize::MAX);
+    out
+}
+
 /// One line: what the run comes to.
 pub fn verdict(report: &Report) -> String {
     let file = report.output.as_deref().unwrap_or("the model");
     let Some(p) = &report.proof else { return format!("written: {file} (not compared with the original)") };
-    let on = format!(
-        "{}{}",
-        count(p.samples, "sample"),
-        if p.unseen < p.samples { ", partly seen in calibration" } else { "" }
-    );
+    let seen = match p.unseen {
+        n if n == p.samples => "",
+        0 => ", which calibration saw too",
+        _ => ", some of which calibration saw too",
+    };
+    let on = format!("{}{seen}", count(p.samples, "sample"));
     match report.verdict {
         Verdict::Collapsed => {
             let lost: Vec<_> = p.lost().map(|o| format!("{:?} ({})", o.name, decibel(o.sqnr))).collect();
@@ -59,6 +75,9 @@ pub fn verdict(report: &Report) -> String {
         Verdict::GateFailed => {
             let failed: Vec<_> = p.gates.iter().filter(|g| !g.passed).map(gate).collect();
             format!("gate failed: {file} is written, but {}", failed.join("; "))
+        }
+        Verdict::Unproven | Verdict::Good if report.nodes.integer == 0 => {
+            format!("nothing gained: {file} is written, but no node of this model gains from integers")
         }
         Verdict::Unproven | Verdict::Good => {
             let Some(worst) = p.worst() else {
@@ -246,6 +265,7 @@ mod tests {
             cosine: 0.99971,
             max_error: 0.431_23,
             agreement,
+            graded: true,
         };
         let mut report = Report {
             version: "0.1.0",

@@ -59,8 +59,10 @@ pub struct Resolved {
     pub wishes: Wishes,
     /// Types and forms.
     pub scheme: plan::Scheme,
-    /// How ranges are chosen where nothing else is said.
-    pub observer: Choice,
+    /// The method that chooses ranges where nothing else is said.
+    pub observer: &'static Method,
+    /// Its numbers.
+    pub observer_options: observers::Options,
     /// How the ranges of single values are chosen.
     pub observers: BTreeMap<ValueId, Choice>,
     /// Values whose range is given.
@@ -71,10 +73,26 @@ pub struct Resolved {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+impl Default for Resolved {
+    fn default() -> Self {
+        Self {
+            wishes: Wishes::default(),
+            scheme: plan::Scheme::default(),
+            observer: observers::by_name(observers::DEFAULT).expect("the default is a method"),
+            observer_options: observers::Options::default(),
+            observers: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            store_float_weights: true,
+            diagnostics: Vec::new(),
+        }
+    }
+}
+
 impl Resolved {
     /// How the range of a value is chosen.
     pub fn choice(&self, value: ValueId) -> Choice {
-        self.observers.get(&value).copied().unwrap_or(self.observer)
+        let default = Choice { method: self.observer, options: self.observer_options };
+        self.observers.get(&value).copied().unwrap_or(default)
     }
 
     /// What a value is quantized to.
@@ -99,20 +117,18 @@ impl Settings {
     pub fn resolve(&self, original: &Model, model: &Model) -> Result<Resolved> {
         let (original, now) = (&Outline::of(original), Outline::of(model));
         let a = &self.config.activation;
-        let observer = Choice { method: observers::by_name(&a.observer)?, options: self.config.calibration.options() };
         let mut out = Resolved {
-            wishes: Wishes { symmetric: a.symmetric, ..Wishes::default() },
+            wishes: Wishes { symmetric: a.symmetric, ignore_cost: self.config.everywhere, ..Wishes::default() },
             scheme: plan::Scheme {
                 activation: a.target(),
                 weight: self.config.weight.target(),
                 per_channel: self.config.weight.per_channel,
                 ..plan::Scheme::default()
             },
-            observer,
-            observers: BTreeMap::new(),
-            ranges: BTreeMap::new(),
+            observer: observers::by_name(&a.observer)?,
+            observer_options: self.config.calibration.options(),
             store_float_weights: self.config.float_weights == FloatWeights::Int8,
-            diagnostics: Vec::new(),
+            ..Resolved::default()
         };
         let names = Names::of(model, &now);
         for (i, (selector, rule)) in self.rules.iter().enumerate() {
@@ -170,11 +186,12 @@ impl Settings {
                 target.reduce_range = a.reduce_range.unwrap_or(target.reduce_range);
             }
             if a.observer.is_some() || a.percentile.is_some() {
-                let choice = out.observers.entry(v).or_insert(out.observer);
+                let mut choice = out.choice(v);
                 if let Some(name) = &a.observer {
                     choice.method = observers::by_name(name)?;
                 }
                 choice.options.percentile = a.percentile.unwrap_or(choice.options.percentile);
+                out.observers.insert(v, choice);
                 out.ranges.remove(&v); // a later observer replaces an earlier fixed range
             }
             if let Some(range) = a.range {

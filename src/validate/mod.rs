@@ -4,6 +4,7 @@ pub mod check;
 pub mod classes;
 pub mod compare;
 mod metrics;
+pub mod sensitivity;
 
 pub use check::{check, check_interface};
 pub use compare::{Accuracy, Comparison, compare};

@@ -1,1 +1,115 @@
-fn main() {}
+//! The command line of qonvert: one file for each subcommand.
+
+mod job;
+mod progress;
+mod scheme_args;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+
+/// Turns a trained ONNX model into a smaller, faster one for an unchanged ONNX Runtime deployment.
+#[derive(Parser)]
+#[command(name = "qonvert", version, arg_required_else_help = true, after_help = EXAMPLE, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  qonvert quantize model.onnx -o model.int8.onnx --calibration data.npz
+
+Exit codes: 0 done; 1 written, but a gate failed or the model collapsed; 2 error, nothing written.
+`qonvert help COMMAND` tells more.";
+
+/// What every subcommand takes.
+#[derive(clap::Args)]
+struct Common {
+    /// Threads to use; all cores if not given
+    #[arg(long, global = true, value_name = "N", help_heading = "Common options")]
+    threads: Option<usize>,
+    /// Tell more: -v all reasons and what is done, -vv each pass, -vvv everything (RUST_LOG does the same)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Common options")]
+    verbose: u8,
+    /// Tell nothing but errors and failed gates
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Common options")]
+    quiet: bool,
+}
+
+/// Makes the modules and the commands. The name on the command line is the file's.
+macro_rules! subcommands {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+
+        #[derive(clap::Subcommand)]
+        #[expect(non_camel_case_types, reason = "named like their files")]
+        enum Command {
+            $($name($name::Args)),*
+        }
+
+        impl Command {
+            fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+                match self {
+                    $(Self::$name(args) => $name::run(args, common)),*
+                }
+            }
+        }
+    };
+}
+
+subcommands! { quantize, calibrate, inspect, compare }
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.common);
+    let run = || {
+        if let Some(threads) = cli.common.threads {
+            let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+            built.map_err(|e| anyhow::Error::new(e).context("cannot start the threads"))?;
+        }
+        cli.command.run(&cli.common)
+    };
+    run().unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(2)
+    })
+}
+
+/// The log goes to stderr: warnings, and with each `-v` one level more.
+fn start_log(common: &Common) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => "off",
+        (_, 0) => "qonvert=warn,off", // others' warnings are about their own affairs
+        (_, 1) => "qonvert=info,warn",
+        (_, 2) => "qonvert=debug,warn",
+        (_, _) => "trace",
+    };
+    let env = env_logger::Env::default().default_filter_or(level);
+    env_logger::Builder::from_env(env).format_timestamp(None).format_target(false).init();
+}
+
+/// The error, its causes and the next step.
+fn complain(error: &anyhow::Error) {
+    let mut text = format!("error: {error}\n");
+    for cause in error.chain().skip(1) {
+        text += &format!("caused by: {cause}\n");
+    }
+    let help = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<qonvert::Error>().and_then(|e| e.help_text().map(str::to_owned))
+    };
+    if let Some(help) = error.chain().find_map(help) {
+        text += &format!("help: {help}\n");
+    }
+    eprint!("{text}");
+}
+
+/// Prints a result. A reader that stopped reading (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}

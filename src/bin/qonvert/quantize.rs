@@ -1,0 +1,158 @@
+//! `qonvert quantize`: from a float model to a static INT8 model.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use qonvert::{
+    calibrate::Table,
+    config::Config,
+    pipeline,
+    plan::Plan,
+    report::{Report, json, terminal},
+};
+
+use crate::{
+    Common,
+    job::{self, Inputs},
+    progress::Bar,
+    scheme_args::SchemeArgs,
+};
+
+/// Turn a float model into an INT8 model that ONNX Runtime runs faster
+#[derive(clap::Args)]
+#[command(
+    after_help = "\
+The model keeps the names, types and order of its inputs and outputs: put it where the old one was.
+
+Examples:
+  qonvert quantize model.onnx -o model.int8.onnx --calibration data.npz
+      The whole job. data.npz holds 100 or so typical inputs, one array for each input of the
+      model, samples along axis 0: numpy.savez(\"data.npz\", input=array).
+      With an array `labels` beside them, accuracy is measured too.
+  qonvert quantize model.onnx -o out.onnx --calibration pictures/ \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+      A folder of pictures, normalised as the model was trained.
+  qonvert quantize model.onnx -o out.onnx --calibration data.npz \\
+      --keep-float \"/head/*\" --min-sqnr 20
+      Keep some nodes in float; exit code 1 if the answers are too far from the original's.
+
+`qonvert inspect --nodes MODEL` lists the names for --keep-float.
+`--dump-config FILE` writes every setting, to change and use again with --config.",
+)]
+pub struct Args {
+    /// The float model, .onnx
+    model: PathBuf,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Typical inputs: an .npz file (one array for each input, samples along axis 0), a folder of .npy or .npz files, or
+    /// a folder of pictures. Some are kept back to compare the result with the original
+    #[arg(long, value_name = "DATA", required_unless_present = "plan")]
+    calibration: Option<PathBuf>,
+    /// Ranges from `qonvert calibrate` or written by hand; values that are missing are calibrated; may be given often
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    ranges: Vec<PathBuf>,
+    /// Compare with the original and fail (exit code 1) if any output's SQNR is less
+    #[arg(long, value_name = "DB", help_heading = "Proof", allow_negative_numbers = true)]
+    min_sqnr: Option<f64>,
+    /// Fail if the top answers agree less often, 0 to 1
+    #[arg(long, value_name = "SHARE", help_heading = "Proof")]
+    min_agreement: Option<f64>,
+    /// Fail if accuracy on the data's `labels` drops by more, 0 to 1 (0.01 is one point)
+    #[arg(long, value_name = "SHARE", help_heading = "Proof")]
+    max_drop: Option<f64>,
+    /// Do not compare the result with the original
+    #[arg(long, help_heading = "Proof", conflicts_with_all = ["min_sqnr", "min_agreement", "max_drop"])]
+    no_proof: bool,
+    /// Write the report as JSON too
+    #[arg(long, value_name = "FILE", help_heading = "Proof")]
+    report: Option<PathBuf>,
+
+    #[command(flatten)]
+    scheme: SchemeArgs,
+
+    /// Write the plan: what becomes of each value and node, and why
+    #[arg(long, value_name = "FILE", help_heading = "Plan")]
+    dump_plan: Option<PathBuf>,
+    /// Carry out this plan, perhaps edited, instead of making one
+    #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with = "ranges")]
+    plan: Option<PathBuf>,
+    /// Keep weights in a file of their own beside the model (above 2 GB that happens anyway)
+    #[arg(long, help_heading = "File")]
+    external_data: bool,
+    /// Read a file of a newer IR version than qonvert knows
+    #[arg(long, help_heading = "File")]
+    force: bool,
+}
+
+pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
+    let settings = args.scheme.settings(|config| args.apply(config))?;
+    let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|f| !f.is_dir()) {
+        bail!("there is no folder {}", folder.display()); // known before the work, not after it
+    }
+    let inputs = Inputs {
+        output: args.output.clone(),
+        data: args.calibration.clone(),
+        ranges: ranges(&args.ranges)?,
+        plan: args.plan.as_deref().map(read_plan).transpose()?,
+        force: args.force,
+        ..Inputs::new(&args.model)
+    };
+    let bar = Bar::new(common);
+    let resolve = job::resolve(&settings);
+    let job = job::job(inputs, &settings, &resolve, &bar);
+    let outcome = pipeline::quantize(&job).and_then(|done| {
+        let plan = args.dump_plan.as_ref().map(|path| (path, done.plan.to_yaml()));
+        Ok((pipeline::finish(&job, done, &settings.config.proof)?, plan))
+    });
+    bar.finish();
+    let (report, plan) = outcome?;
+    if let Some((path, yaml)) = plan {
+        fs::write(path, yaml?).with_context(|| format!("cannot write the plan to {}", path.display()))?;
+    }
+    if let Some(path) = &args.report {
+        let text = json::render(&report)?;
+        fs::write(path, text).with_context(|| format!("cannot write the report to {}", path.display()))?;
+    }
+    tell(&report, common)
+}
+
+impl Args {
+    fn apply(&self, config: &mut Config) {
+        let proof = &mut config.proof;
+        proof.min_sqnr = self.min_sqnr.or(proof.min_sqnr);
+        proof.min_agreement = self.min_agreement.or(proof.min_agreement);
+        proof.max_drop = self.max_drop.or(proof.max_drop);
+        if self.no_proof {
+            (proof.samples, proof.min_sqnr, proof.min_agreement, proof.max_drop) = (0, None, None, None);
+        }
+        config.external_data |= self.external_data;
+    }
+}
+
+fn tell(report: &Report, common: &Common) -> anyhow::Result<ExitCode> {
+    match (common.quiet, report.passed()) {
+        (true, true) => {}
+        (true, false) => eprintln!("{}", terminal::verdict(report)),
+        (false, _) => crate::print(&terminal::render(report, common.verbose > 0))?,
+    }
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn ranges(paths: &[PathBuf]) -> anyhow::Result<Option<Table>> {
+    let mut all: Option<Table> = None;
+    for path in paths {
+        let table = Table::open(path)?;
+        match &mut all {
+            Some(all) => drop(all.merge(table)),
+            None => all = Some(table),
+        }
+    }
+    Ok(all)
+}
+
+fn read_plan(path: &std::path::Path) -> anyhow::Result<Plan> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    Ok(Plan::from_yaml(&text).map_err(|e| e.file(path))?)
+}

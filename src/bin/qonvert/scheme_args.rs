@@ -1,0 +1,184 @@
+//! The flags that say how to quantize; shared by the subcommands that do.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use qonvert::{
+    calibrate::dataset::{Channels, Layout},
+    config::{Config, FloatWeights, Rule},
+    ir::DType,
+    scheme::Settings,
+};
+
+/// Flags win over the file, the file over the preset.
+#[derive(Args)]
+pub struct SchemeArgs {
+    /// YAML file with presets, types and rules for single layers; `--dump-config` writes one to start from
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub config: Option<PathBuf>,
+    /// What to start from: int8 (the default), int8-symmetric, int8-per-tensor, int8-reduce-range, or a file
+    #[arg(long, value_name = "NAME", help_heading = "Configuration")]
+    pub preset: Option<String>,
+    /// What runs the model: a name (onnxruntime-cpu) or a file
+    #[arg(long, value_name = "NAME", help_heading = "Configuration")]
+    pub target: Option<String>,
+    /// Write the whole configuration that is used, for --config
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub dump_config: Option<PathBuf>,
+
+    /// The most samples to calibrate on, evenly spread over the data; 0 uses all
+    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    pub samples: Option<usize>,
+    /// How ranges are chosen: auto, min_max, moving_average, percentile, entropy or mse
+    #[arg(long, value_name = "NAME", help_heading = "Calibration")]
+    pub observer: Option<String>,
+    /// Observer percentile: how much of the numbers the range keeps, in percent
+    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    pub percentile: Option<f64>,
+
+    /// Type of activations: uint8, int8, uint16 or int16
+    #[arg(long, value_name = "TYPE", value_parser = dtype, help_heading = "Scheme")]
+    pub activation_type: Option<DType>,
+    /// Type of weights: int8 or uint8
+    #[arg(long, value_name = "TYPE", value_parser = dtype, help_heading = "Scheme")]
+    pub weight_type: Option<DType>,
+    /// One scale for each weight instead of one for each output channel
+    #[arg(long, help_heading = "Scheme")]
+    pub per_tensor: bool,
+    /// Mirror the ranges of activations around 0
+    #[arg(long, help_heading = "Scheme")]
+    pub symmetric: bool,
+    /// Use 7 of 8 bits of weights, for x86 CPUs without VNNI
+    #[arg(long, help_heading = "Scheme")]
+    pub reduce_range: bool,
+    /// Keep nodes in float: a name, a glob ("*/head/*") or a /regular expression/; may be given often
+    #[arg(long, value_name = "GLOB", help_heading = "Scheme")]
+    pub keep_float: Vec<String>,
+    /// Quantize wherever there is an integer kernel, even where that makes the model slower
+    #[arg(long, help_heading = "Scheme")]
+    pub everywhere: bool,
+    /// Keep the weights of float nodes as they are, instead of storing them as int8
+    #[arg(long, help_heading = "Scheme")]
+    pub keep_float_weights: bool,
+
+    #[command(flatten)]
+    pub image: ImageArgs,
+}
+
+/// How pictures become tensors.
+#[derive(Args)]
+#[command(next_help_heading = "Pictures as calibration data")]
+pub struct ImageArgs {
+    /// Size that pictures are brought to; the model's own where it is fixed
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    pub image_size: Option<[usize; 2]>,
+    /// Subtracted from pixels (which are 0 to 1): one number or one for each channel, as 0.485,0.456,0.406
+    #[arg(long, value_name = "M", value_delimiter = ',', allow_negative_numbers = true)]
+    pub mean: Option<Vec<f32>>,
+    /// Pixels are divided by this after that: one number or one for each channel, as 0.229,0.224,0.225
+    #[arg(long, value_name = "S", value_delimiter = ',')]
+    pub std: Option<Vec<f32>>,
+    /// Order of the axes: nchw or nhwc; the model's own where its shape shows it
+    #[arg(long, value_name = "ORDER", value_parser = layout)]
+    pub layout: Option<Layout>,
+    /// Channels and their order: rgb, bgr or gray
+    #[arg(long, value_name = "ORDER", value_parser = channels)]
+    pub channels: Option<Channels>,
+}
+
+impl SchemeArgs {
+    /// Preset, file and flags together, written to `--dump-config` if that is asked for.
+    pub fn settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
+        let mut config = Config::load(self.preset.as_deref(), self.config.as_deref())?;
+        self.apply(&mut config);
+        adjust(&mut config);
+        let settings = Settings::new(config)?;
+        if let Some(path) = &self.dump_config {
+            std::fs::write(path, settings.config.to_yaml()?)
+                .with_context(|| format!("cannot write the configuration to {}", path.display()))?;
+        }
+        Ok(settings)
+    }
+
+    fn apply(&self, config: &mut Config) {
+        set(&mut config.target, self.target.clone());
+        match self.samples {
+            Some(0) => config.calibration.samples = None,
+            Some(n) => config.calibration.samples = Some(n),
+            None => {}
+        }
+        set(&mut config.activation.observer, self.observer.clone());
+        set(&mut config.calibration.percentile, self.percentile);
+        set(&mut config.activation.dtype, self.activation_type);
+        set(&mut config.weight.dtype, self.weight_type);
+        config.weight.per_channel &= !self.per_tensor;
+        config.activation.symmetric |= self.symmetric;
+        config.weight.reduce_range |= self.reduce_range;
+        config.everywhere |= self.everywhere;
+        if self.keep_float_weights {
+            config.float_weights = FloatWeights::Keep;
+        }
+        config.rules.extend(self.keep_float.iter().map(Rule::keep_float));
+        self.image.apply(config);
+    }
+}
+
+impl ImageArgs {
+    /// Sets what is given.
+    pub fn apply(&self, config: &mut Config) {
+        let image = &mut config.calibration.image;
+        image.size = self.image_size.or(image.size);
+        set(&mut image.mean, self.mean.clone());
+        set(&mut image.std, self.std.clone());
+        image.layout = self.layout.or(image.layout);
+        image.channels = self.channels.or(image.channels);
+    }
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+fn dtype(name: &str) -> Result<DType, String> {
+    DType::try_from(name.to_owned())
+}
+
+fn layout(name: &str) -> Result<Layout, String> {
+    match name.to_lowercase().as_str() {
+        "nchw" => Ok(Layout::Nchw),
+        "nhwc" => Ok(Layout::Nhwc),
+        _ => Err("write nchw (channels in front) or nhwc (channels last)".to_owned()),
+    }
+}
+
+fn channels(name: &str) -> Result<Channels, String> {
+    match name.to_lowercase().as_str() {
+        "rgb" => Ok(Channels::Rgb),
+        "bgr" => Ok(Channels::Bgr),
+        "gray" | "grey" => Ok(Channels::Gray),
+        _ => Err("write rgb, bgr or gray".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let parse = |s: &str| s.trim().parse::<usize>().ok().filter(|&n| n > 0);
+    let (w, h) = text.split_once(['x', 'X', ',']).unwrap_or((text, text));
+    parse(w).zip(parse(h)).map(|(w, h)| [w, h]).ok_or_else(|| "write width and height in pixels, as 224x224".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("640x480"), Ok([640, 480]));
+        assert_eq!(size("224"), Ok([224, 224]));
+        for bad in ["", "0", "0x3", "axb", "224x", "-1x1"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

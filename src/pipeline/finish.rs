@@ -1,0 +1,147 @@
+//! The last steps: proof, file, report.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{Clock, Job, Quantized, prepare, thin};
+use crate::{
+    analysis::types,
+    config::{self, Rule},
+    diagnostics::Diagnostic,
+    error::Result,
+    ir::Model,
+    onnx_file,
+    passes::Context,
+    report::{self, Accuracy, Calibration, Collapse, Nodes, OutputScore, Proof, Region, Report, Size},
+    validate::{self, Comparison, sensitivity},
+};
+
+/// Reads, quantizes, proves and writes. The report says whether the gates hold.
+pub fn run(job: &Job<'_>, proof: &config::Proof) -> Result<Report> {
+    finish(job, super::quantize(job)?, proof)
+}
+
+/// Checks the quantized model, compares it with the original, and writes it. On an error nothing is written.
+pub fn finish(job: &Job<'_>, mut q: Quantized, proof: &config::Proof) -> Result<Report> {
+    let mut clock = Clock::resumed(job.progress, std::mem::take(&mut q.stages));
+    clock.step("check");
+    validate::check(&q.model)?;
+    validate::check_interface(&q.original, &q.model)?;
+    let proof = match &q.dataset {
+        Some(_) if proof.samples > 0 => {
+            clock.step("prove");
+            Some(prove(job, &mut q, proof, &mut clock)?)
+        }
+        _ => None,
+    };
+    clock.step("write");
+    onnx_file::write(&q.model, &job.output, job.write)?;
+    clock.step("");
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: job.model.display().to_string(),
+        output: Some(job.output.display().to_string()),
+        nodes: Nodes::of(&q.plan),
+        size: Size { before: size(&job.model, &q.original), after: size(&job.output, &q.model) },
+        calibration: job.plan.is_none().then(|| calibration(&q)),
+        proof,
+        diagnostics: q.diagnostics,
+        stages: clock.stages.iter().map(|&(name, seconds)| report::Stage { name, seconds }).collect(),
+        peak_memory: report::peak_memory(),
+        ..Report::default()
+    };
+    report.judge();
+    Ok(report)
+}
+
+fn calibration(q: &Quantized) -> Calibration {
+    let mut methods: BTreeMap<&str, usize> = BTreeMap::new();
+    for entry in q.table.ranges.values().filter(|e| !e.method.is_empty()) {
+        *methods.entry(&entry.method).or_default() += 1;
+    }
+    let names: Vec<&str> = methods.keys().copied().collect();
+    Calibration { samples: q.samples.len(), values: q.table.ranges.len(), observer: names.join(", ") }
+}
+
+fn prove(job: &Job<'_>, q: &mut Quantized, limits: &config::Proof, clock: &mut Clock<'_>) -> Result<Proof> {
+    let Some(data) = &q.dataset else { return Ok(Proof::default()) };
+    let mut samples = q.proof_samples.clone();
+    thin(&mut samples, limits.samples);
+    let progress = |done, total| job.progress.part(done, total);
+    let compared = validate::compare(job.runtime, &q.original, &q.model, data, &samples, &progress)?;
+    q.diagnostics.extend(odd_outputs(&compared));
+    let mut proof = proof_of(&q.original, &compared, limits.floor);
+    proof.unseen = if q.held_out { samples.len() } else { 0 };
+    proof.check(limits.min_sqnr, limits.min_agreement, limits.max_drop);
+    if proof.lost().next().is_some() {
+        clock.step("look for the cause");
+        proof.collapse = Some(blame(job, q, &samples, limits.floor)?);
+    }
+    Ok(proof)
+}
+
+/// The comparison as the report says it.
+pub fn proof_of(original: &Model, compared: &Comparison, floor: f64) -> Proof {
+    let types = types::infer(original);
+    let values = original.graph(original.main()).outputs();
+    let score = |(m, &v): (&validate::OutputMetrics, _)| OutputScore {
+        name: m.name.clone(),
+        // Not a number where only one of both is one; no noise, where there was nothing to compare.
+        sqnr: match m.sqnr_db {
+            _ if m.not_finite > 0 => Some(f64::NAN),
+            s if s.is_nan() || s == f64::INFINITY => None,
+            s => Some(s.max(-100.0)),
+        },
+        cosine: m.cosine,
+        max_error: m.max_error,
+        agreement: m.agreement(),
+        graded: types.dtype(v).is_none_or(crate::ir::DType::is_float) && m.count + m.not_finite > 0,
+    };
+    Proof {
+        samples: compared.samples,
+        outputs: compared.outputs.iter().zip(values).map(score).collect(),
+        accuracy: compared.accuracy.as_ref().filter(|a| a.count > 0).map(|a| Accuracy {
+            before: a.original as f64 / a.count as f64,
+            after: a.quantized as f64 / a.count as f64,
+            samples: a.count as usize,
+        }),
+        floor,
+        ..Proof::default()
+    }
+}
+
+/// Outputs that could not be compared everywhere.
+pub fn odd_outputs(compared: &Comparison) -> Vec<Diagnostic> {
+    let odd = compared.outputs.iter().filter(|m| m.other_shapes > 0);
+    odd.map(|m| {
+        let text =
+            format!("has another shape in {} of {} samples, which are not compared", m.other_shapes, compared.samples);
+        Diagnostic::warning("output_shape_differs", text).on(&m.name)
+    })
+    .collect()
+}
+
+/// Samples that each region is tried on.
+const TRIED: usize = 4;
+
+fn blame(job: &Job<'_>, q: &Quantized, samples: &[usize], floor: f64) -> Result<Collapse> {
+    let Some(data) = &q.dataset else { return Ok(Collapse::default()) };
+    let mut few = samples.to_vec();
+    thin(&mut few, TRIED);
+    let prepared = prepare(&q.original, &mut Context::default())?;
+    let progress = |done, total| job.progress.part(done, total);
+    let found = sensitivity::blame(job.runtime, &q.original, &prepared, &q.plan, data, &few, floor, &progress)?;
+    let regions: Vec<Region> = found.into_iter().map(|b| Region { nodes: b.nodes, sqnr: b.sqnr }).collect();
+    let nodes: Vec<String> = regions.iter().flat_map(|r| r.nodes.iter().cloned()).collect();
+    let yaml = if nodes.is_empty() {
+        String::new()
+    } else {
+        let rule = Rule { nodes, ..Rule::keep_float("") };
+        config::rules_yaml(&[rule])?
+    };
+    Ok(Collapse { regions, samples: few.len(), yaml })
+}
+
+/// Bytes on disk: of the file, and of weights that are not in it.
+fn size(path: &Path, model: &Model) -> u64 {
+    report::inspect::size_on_disk(path, model)
+}

@@ -1,0 +1,288 @@
+//! Golden command lines: what a user types, and what comes out. `INSTA_UPDATE=always cargo test --test cli` accepts changes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ndarray::{Array, Array1, Array4};
+use ndarray_npy::NpzWriter;
+use qonvert::{ir::text, onnx_file};
+use regex::Regex;
+use tempfile::TempDir;
+
+/// A folder with a model and data, in which commands run.
+struct Place(TempDir);
+
+/// What a command did.
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Two convolutions and a classifier. The 1x1 convolution is large enough to gain from integers.
+const MODEL: &str = r#"<ir_version: 8, opset_import: ["" : 17], producer_name: "test">
+net (float[N,3,16,16] image) => (float[N,4] scores)
+   <float[32,3,3,3] w1, float[32] b1, float[64,32,3,3] w2, float[64] b2, float[4,64] w3, float[4] b3> {
+   [conv1] c1 = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+   [relu1] r1 = Relu (c1)
+   [conv2] c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2, b2)
+   [relu2] r2 = Relu (c2)
+   [pool] p = GlobalAveragePool (r2)
+   [flat] f = Flatten (p)
+   [head] s = Gemm <transB = 1> (f, w3, b3)
+   [squash] scores = Tanh (s)
+}"#;
+
+/// Numbers that look random and are the same everywhere.
+fn noise(seed: u32, i: usize) -> f32 {
+    let mut x = seed.wrapping_mul(0x9E37_79B9) ^ (i as u32).wrapping_mul(0x85EB_CA6B);
+    x = (x ^ (x >> 15)).wrapping_mul(0x2C1B_3C6D);
+    x = (x ^ (x >> 12)).wrapping_mul(0x297A_2D39);
+    f64::from(x ^ (x >> 15)) as f32 / u32::MAX as f32 * 2.0 - 1.0
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let mut filled = MODEL.to_owned();
+        for (seed, (name, dims)) in
+            [("w1", "32,3,3,3"), ("b1", "32"), ("w2", "64,32,3,3"), ("b2", "64"), ("w3", "4,64"), ("b3", "4")]
+                .iter()
+                .enumerate()
+        {
+            let count: usize = dims.split(',').map(|d| d.parse::<usize>().unwrap()).product();
+            let scale = if name.starts_with('w') { 0.2 } else { 0.05 };
+            let numbers: Vec<_> = (0..count).map(|i| format!("{:.4}", scale * noise(seed as u32, i))).collect();
+            let declared = format!("float[{dims}] {name}");
+            filled = filled.replacen(&declared, &format!("{declared} = {{{}}}", numbers.join(",")), 1);
+        }
+        onnx_file::write(&text::parse(&filled).unwrap(), &place.path("model.onnx"), Default::default()).unwrap();
+        place.data("data.npz", "image", 40);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn data(&self, file: &str, input: &str, samples: usize) {
+        let image: Array4<f32> = Array::from_shape_fn((samples, 3, 16, 16), |(n, c, y, x)| {
+            noise(99 + n as u32, (c * 16 + y) * 16 + x) + (n % 4) as f32 * 0.5
+        });
+        let labels: Array1<i64> = (0..samples as i64).map(|i| i % 4).collect();
+        let mut npz = NpzWriter::new(fs::File::create(self.path(file)).unwrap());
+        npz.add_array(input, &image).unwrap();
+        npz.add_array("labels", &labels).unwrap();
+        npz.finish().unwrap();
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Runs `qonvert` with these words.
+    fn run(&self, line: &str) -> Done {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qonvert"));
+        command.current_dir(self.0.path()).args(line.split_whitespace());
+        for name in ["RUST_LOG", "COLUMNS", "NO_COLOR"] {
+            command.env_remove(name);
+        }
+        let done = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Done { code: done.status.code().unwrap(), out: text(done.stdout), err: text(done.stderr) }
+    }
+
+    fn quantize(&self, more: &str) -> Done {
+        self.run(&format!("quantize model.onnx -o out.onnx --calibration data.npz {more}"))
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let names = fs::read_dir(self.0.path()).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+}
+
+/// What depends on the machine and its arithmetic, and what stands for it in golden files.
+const MACHINE: &[(&str, &str)] = &[
+    (r" *-?\d+\.\d+ dB", " #.# dB"),
+    (r"\d+\.\d+ %", "#.# %"),
+    (r"(?m)^( +scores) .*", "$1 …"),
+    (r"(?m)^(accuracy|time) .*", "$1 …"),
+];
+
+/// Compares with the golden file of this name.
+macro_rules! golden {
+    ($name:expr, $done:expr) => {{
+        let done = $done;
+        let text = format!("exit code {}\n-- stdout\n{}-- stderr\n{}", done.code, done.out, done.err);
+        let mut text = text;
+        for (pattern, with) in MACHINE {
+            text = Regex::new(pattern).unwrap().replace_all(&text, *with).into_owned();
+        }
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path("cli");
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.bind(|| insta::assert_snapshot!($name, text));
+    }};
+}
+
+#[test]
+fn help() {
+    let place = Place::new();
+    golden!("help", place.run("--help"));
+    golden!("help_quantize", place.run("quantize --help"));
+    golden!("help_calibrate", place.run("help calibrate"));
+    golden!("help_inspect", place.run("inspect --help"));
+    golden!("help_compare", place.run("compare -h"));
+    golden!("unknown_flag", place.run("quantize model.onnx -o out.onnx --calibration data.npz --observers mse"));
+    golden!("no_calibration", place.run("quantize model.onnx -o out.onnx"));
+}
+
+#[test]
+fn the_main_job() {
+    let place = Place::new();
+    golden!("quantize", place.quantize("--report report.json"));
+    let first = place.bytes("out.onnx");
+    let report: serde_json::Value = serde_json::from_slice(&place.bytes("report.json")).unwrap();
+    assert_eq!((&report["verdict"], &report["output"]), (&"good".into(), &"out.onnx".into()));
+    assert!(report["proof"]["outputs"][0]["sqnr"].as_f64().unwrap() > 20.0);
+    assert!(first.len() < place.bytes("model.onnx").len() / 2);
+
+    let again = place.quantize("--quiet");
+    assert_eq!((again.code, &again.out[..], &again.err[..]), (0, "", ""));
+    assert!(place.bytes("out.onnx") == first, "the same input twice gives the same bytes");
+    golden!("inspect_quantized", place.run("inspect --nodes out.onnx"));
+    golden!("compare", place.run("compare model.onnx out.onnx --data data.npz --samples 10"));
+}
+
+#[test]
+fn what_is_dumped_can_be_fed_back() {
+    let place = Place::new();
+    let first = place.quantize(
+        "--preset int8-per-tensor --observer percentile --percentile 99.9 --keep-float head --dump-config c.yaml --dump-plan p.yaml -q",
+    );
+    assert_eq!((first.code, &first.err[..]), (0, ""));
+    let bytes = place.bytes("out.onnx");
+    golden!(
+        "dumped_config",
+        Done { code: 0, out: String::from_utf8(place.bytes("c.yaml")).unwrap(), err: String::new() }
+    );
+    assert_eq!(place.quantize("--config c.yaml --dump-config again.yaml -q").code, 0);
+    assert!(place.bytes("out.onnx") == bytes);
+    assert_eq!(place.bytes("c.yaml"), place.bytes("again.yaml"));
+    assert_eq!(place.run("quantize model.onnx -o out.onnx --plan p.yaml --dump-plan q.yaml -q").code, 0);
+    assert!(place.bytes("out.onnx") == bytes);
+    assert_eq!(place.bytes("p.yaml"), place.bytes("q.yaml"));
+    assert!(String::from_utf8(place.bytes("p.yaml")).unwrap().contains("rule 1 (nodes: head) keeps it float"));
+}
+
+#[test]
+fn ranges_can_be_saved_merged_and_used() {
+    let place = Place::new();
+    golden!("calibrate", place.run("calibrate model.onnx --calibration data.npz -o r.yaml --observer min_max"));
+    assert_eq!(place.quantize("--observer min_max -q").code, 0);
+    let direct = place.bytes("out.onnx");
+    assert_eq!(place.quantize("--ranges r.yaml -q").code, 0);
+    assert!(place.bytes("out.onnx") == direct);
+    place.data("more.npz", "image", 60);
+    let merged = place.run("calibrate model.onnx --calibration more.npz -o all.yaml --observer min_max --merge r.yaml");
+    assert_eq!(merged.code, 0);
+    assert!(String::from_utf8(place.bytes("all.yaml")).unwrap().contains("samples: 88")); // 35 and 53 of 40 and 60
+}
+
+#[test]
+fn gates() {
+    let place = Place::new();
+    golden!("gate_fails", place.quantize("--min-sqnr 90 --min-agreement 0.1"));
+    assert!(place.path("out.onnx").exists());
+    golden!("gate_fails_quietly", place.quantize("--min-sqnr 90 -q"));
+    assert_eq!(place.quantize("--min-sqnr 10 --max-drop 0.9").code, 0);
+}
+
+#[test]
+fn a_collapse_is_loud_and_says_what_to_do() {
+    let place = Place::new();
+    place.write("bad.yaml", "everywhere: true\nrules:\n- {nodes: conv1, activation: {range: [0, 0.001]}}\n");
+    let done = place.quantize("--config bad.yaml");
+    let yaml: Vec<_> = done.out.lines().skip_while(|l| !l.contains("pass it with --config")).skip(1).collect();
+    let yaml: Vec<_> = yaml.iter().take_while(|l| !l.trim().is_empty()).map(|l| l.trim_start_matches("    ")).collect();
+    place.write("cure.yaml", &yaml.join("\n"));
+    golden!("collapse", done);
+    assert!(place.path("out.onnx").exists());
+    let cured = place.quantize("--config cure.yaml --everywhere");
+    assert_eq!(cured.code, 0, "{}{}", cured.out, cured.err);
+}
+
+#[test]
+fn wrong_words_write_nothing() {
+    let place = Place::new();
+    let mut npz = NpzWriter::new(fs::File::create(place.path("other.npz")).unwrap());
+    npz.add_array("image", &Array4::<f32>::zeros((4, 1, 16, 16))).unwrap();
+    npz.finish().unwrap();
+    place.write("typo.yaml", "activation:\n  dtyp: int8\n");
+    place.write("rule.yaml", "rules:\n- {nodes: convx, precision: float}\n");
+    place.write("broken.onnx", "this is no model");
+    place.write("empty.onnx", "");
+    let before = place.files();
+    for (name, line) in [
+        ("error_no_model", "quantize missing.onnx -o out.onnx --calibration data.npz"),
+        ("error_no_data", "quantize model.onnx -o out.onnx --calibration missing.npz"),
+        ("error_broken_model", "quantize broken.onnx -o out.onnx --calibration data.npz"),
+        ("error_empty_model", "inspect empty.onnx"),
+        ("error_wrong_data", "quantize model.onnx -o out.onnx --calibration other.npz"),
+        ("error_no_folder", "quantize model.onnx -o nowhere/out.onnx --calibration data.npz"),
+        ("error_over_input", "quantize model.onnx -o model.onnx --calibration data.npz"),
+        ("error_unknown_key", "quantize model.onnx -o out.onnx --calibration data.npz --config typo.yaml"),
+        ("error_rule", "quantize model.onnx -o out.onnx --calibration data.npz --config rule.yaml"),
+        ("error_preset", "quantize model.onnx -o out.onnx --calibration data.npz --preset int4"),
+        ("error_observer", "quantize model.onnx -o out.onnx --calibration data.npz --observer minmax"),
+        ("error_agreement", "quantize model.onnx -o out.onnx --calibration data.npz --min-agreement 98"),
+        ("error_plan", "quantize model.onnx -o out.onnx --plan typo.yaml"),
+        ("error_ranges", "quantize model.onnx -o out.onnx --calibration data.npz --ranges typo.yaml"),
+    ] {
+        let done = place.run(line);
+        assert_eq!((done.code, &done.out[..]), (2, ""), "{line}: {}", done.err);
+        golden!(name, &done);
+        assert_eq!(place.files(), before, "{line}");
+    }
+}
+
+#[test]
+fn inspect() {
+    let place = Place::new();
+    golden!("inspect", place.run("inspect model.onnx"));
+    golden!("inspect_text", place.run("inspect --text --elements 2 model.onnx"));
+    let json: serde_json::Value = serde_json::from_str(&place.run("inspect --json model.onnx").out).unwrap();
+    assert_eq!(json["nodes"].as_array().unwrap().len(), 8);
+    assert_eq!((&json["opsets"]["ai.onnx"], &json["nodes"][0]["precision"]), (&17.into(), &"float".into()));
+}
+
+#[test]
+fn pictures_are_data() {
+    let place = Place::new();
+    let folder = place.path("pictures");
+    fs::create_dir(&folder).unwrap();
+    for i in 0..24u32 {
+        let picture = image::RgbImage::from_fn(20, 24, |x, y| {
+            let at = |c: u32| (noise(i, (x * 31 + y * 7 + c) as usize) * 127.0 + 128.0) as u8;
+            image::Rgb([at(0), at(1), at(2)])
+        });
+        picture.save(Path::new(&folder).join(format!("{i:02}.png"))).unwrap();
+    }
+    let done = place.run("quantize model.onnx -o out.onnx --calibration pictures --mean 0.5 --std 0.25,0.25,0.25");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.out.starts_with("good: "), "{}", done.out);
+    let done = place.run("quantize model.onnx -o out.onnx --calibration pictures --mean 0.5,0.5");
+    assert_eq!(done.code, 2, "{}", done.out);
+    assert!(done.err.contains("calibration.image.mean has 2 numbers"), "{}", done.err);
+}
