@@ -77,7 +77,9 @@ pub fn verdict(report: &Report) -> String {
             format!("gate failed: {file} is written, but {}", failed.join("; "))
         }
         Verdict::Unproven | Verdict::Good if report.nodes.integer == 0 => {
-            format!("nothing gained: {file} is written, but no node of this model gains from integers")
+            let smaller = report.size.after * 20 < report.size.before * 19;
+            let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
+            format!("{gained}: {file} is written, but no node of this model gains from integers")
         }
         Verdict::Unproven | Verdict::Good => {
             let Some(worst) = p.worst() else {
@@ -356,6 +358,15 @@ mod tests {
             - nodes: [conv_0, conv_1]
               precision: float
         "#);
+    }
+
+    #[test]
+    fn a_model_that_gains_nothing() {
+        let mut r = report();
+        r.nodes.integer = 0;
+        insta::assert_snapshot!(verdict(&r), @"smaller, but not faster: m.int8.onnx is written, but no node of this model gains from integers");
+        r.size.after = r.size.before;
+        assert!(verdict(&r).starts_with("nothing gained: "));
     }
 
     #[test]

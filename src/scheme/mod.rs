@@ -148,6 +148,7 @@ impl Settings {
                 self.apply_to_values(&mut out, rule, &values)?;
             }
         }
+        check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
         Ok(out)
     }
 
@@ -216,6 +217,24 @@ impl Settings {
         }
         values
     }
+}
+
+/// The first opset whose QuantizeLinear makes codes of 16 bits.
+const WIDE_OPSET: i64 = 21;
+
+/// Codes of 16 bits: refused where they cannot be written, and a warning where they can.
+fn check_wide(out: &mut Resolved, opset: i64, target: &str) -> Result<()> {
+    let mut dtypes = std::iter::once(&out.scheme.activation).chain(out.scheme.activations.values()).map(|t| t.dtype);
+    let Some(dtype) = dtypes.find(|d| d.bits() > 8) else { return Ok(()) };
+    if opset < WIDE_OPSET {
+        let text = format!("activations of type {dtype} need opset {WIDE_OPSET}, the model has {opset}");
+        return Err(Error::config(text).help("use uint8 or int8, or export the model with a newer opset"));
+    }
+    let text = format!(
+        "{target} has no integer kernels for activations of type {dtype}: the model will be slower than in float"
+    );
+    out.diagnostics.push(Diagnostic::warning("no_wide_kernels", text).help("uint8 is the fastest"));
+    Ok(())
 }
 
 fn in_rule(e: &Error, i: usize, rule: &Rule) -> Error {

@@ -126,3 +126,13 @@ fn names_of_the_original_hold_after_fusions() {
     assert_eq!(folded.diagnostics[0].code, "rule_on_folded_node");
     assert_eq!(folded.diagnostics[0].subject.as_deref(), Some("bn1"));
 }
+
+#[test]
+fn codes_of_16_bits_need_a_new_opset_and_gain_nothing() {
+    let mut m = model();
+    let wide = "rules: [{values: x, activation: {dtype: uint16}}]";
+    let e = resolve(wide, &m, &m).unwrap_err();
+    assert_eq!(e.message(), "activations of type uint16 need opset 21, the model has 17");
+    m.set_opset("", 21);
+    assert_eq!(resolve(wide, &m, &m).unwrap().diagnostics[0].code, "no_wide_kernels");
+}
