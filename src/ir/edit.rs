@@ -347,6 +347,16 @@ impl Model {
         }
     }
 
+    /// Cuts a node off its outputs, which keep name, type and uses: another node is to make them. The node is to be
+    /// removed.
+    pub fn take_outputs(&mut self, node: NodeId) -> Vec<Option<ValueId>> {
+        let outputs = std::mem::take(&mut self.node_mut(node).outputs);
+        for &v in outputs.iter().flatten() {
+            self.value_mut(v).producer = None;
+        }
+        outputs
+    }
+
     fn drop_use(&mut self, value: ValueId, used: Use) {
         let uses = &mut self.value_mut(value).uses;
         let at = uses.iter().position(|&u| u == used).expect("every input is a use of its value");

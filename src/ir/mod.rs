@@ -4,6 +4,7 @@
 //! right inside subgraphs. Operator types stay strings and attributes stay generic. Only [`edit`] touches links.
 
 pub mod attr;
+pub mod copy;
 pub mod dtype;
 pub mod edit;
 pub mod id;

@@ -59,6 +59,9 @@ pub struct Graph {
     pub metadata_props: Vec<(String, String)>,
     /// Encoded `TensorAnnotation`s with the tensor's name.
     pub quantization_annotation: Vec<(String, Bytes)>,
+    /// Encoded `ValueInfoProto`s of names that this graph does not make (of the graphs around it, or of nothing), with
+    /// their place in the file's `value_info`.
+    pub foreign_value_info: Vec<(usize, Bytes)>,
     /// The node whose attribute this graph is; `None` for the main graph and function bodies.
     pub parent: Option<NodeId>,
     pub(super) inputs: Vec<ValueId>,
@@ -133,12 +136,37 @@ pub struct Value {
     pub tensor_metadata_props: Vec<(String, String)>,
     /// An encoded `SparseTensorProto`, for sparse initializers.
     pub sparse: Option<Bytes>,
+    /// What a second list of the file says differently.
+    pub said_otherwise: Vec<SaidOtherwise>,
     pub(super) graph: Option<GraphId>,
     pub(super) name: String,
     pub(super) producer: Option<(NodeId, usize)>,
     pub(super) is_input: bool,
     pub(super) initializer: Option<Tensor>,
     pub(super) uses: Vec<Use>,
+}
+
+/// A graph's lists of values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InfoList {
+    /// `input`
+    Inputs,
+    /// `output`
+    Outputs,
+    /// `value_info`
+    ValueInfo,
+}
+
+/// A file may describe a value twice, as an output and in `value_info`, say. Where these differ, this is the other one;
+/// it is good for as long as the value keeps its type.
+#[derive(Debug, Clone)]
+pub struct SaidOtherwise {
+    /// The list that says so.
+    pub list: InfoList,
+    /// The type that the value has in the other lists.
+    pub beside: Option<Type>,
+    /// Its encoded `ValueInfoProto`.
+    pub info: Bytes,
 }
 
 /// One use of a value.
@@ -403,17 +431,20 @@ impl Model {
 
     /// All nodes of the main graph and, after the node that holds them, of its subgraphs; then of function bodies.
     pub fn all_nodes(&self) -> Vec<NodeId> {
-        let mut ids = Vec::new();
         let bodies = self.functions.iter().map(|f| f.graph);
+        std::iter::once(self.main).chain(bodies).flat_map(|g| self.nodes_below(g)).collect()
+    }
+
+    /// The nodes of a graph and, after the node that holds them, of its subgraphs.
+    pub fn nodes_below(&self, graph: GraphId) -> Vec<NodeId> {
+        let mut ids = Vec::new();
         // A stack, not recursion: nesting depth comes from the file.
-        let mut stack: Vec<NodeId> = Vec::new();
-        for root in std::iter::once(self.main).chain(bodies) {
-            stack.extend(self.nodes(root).into_iter().rev());
-            while let Some(id) = stack.pop() {
-                ids.push(id);
-                for g in self.node(id).subgraphs() {
-                    stack.extend(self.nodes(g).into_iter().rev());
-                }
+        let mut stack = self.nodes(graph);
+        stack.reverse();
+        while let Some(id) = stack.pop() {
+            ids.push(id);
+            for g in self.node(id).subgraphs() {
+                stack.extend(self.nodes(g).into_iter().rev());
             }
         }
         ids

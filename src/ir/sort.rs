@@ -63,13 +63,52 @@ impl Model {
             }
         }
         if let Some(i) = waits.iter().position(|&w| w > 0) {
-            let n = nodes[i];
-            let e = Error::malformed("the node depends on its own output: the graph has a cycle");
-            return Err(e.node(self.node_label(n), &self.node(n).op_type));
+            return Err(self.cycle_from(nodes[i], |n| waits[place[&n]] > 0));
         }
         for n in order {
             self.move_node(n, Place::End(graph));
         }
         Ok(true)
+    }
+
+    /// The error for the cycle that `start` stands on or behind; `waiting` nodes depend on another waiting node each.
+    fn cycle_from(&self, start: NodeId, waiting: impl Fn(NodeId) -> bool) -> Error {
+        let (mut walk, mut step_of) = (Vec::new(), HashMap::new());
+        let mut next = Some(start);
+        while let Some(n) = next.filter(|n| !step_of.contains_key(n)) {
+            step_of.insert(n, walk.len());
+            walk.push(n);
+            next = self.dependencies(n).into_iter().find(|&d| waiting(d));
+        }
+        let cycle = &walk[next.map_or(0, |n| step_of[&n])..];
+        let names = cycle.iter().take(5).map(|&n| format!("{:?}", self.node_label(n))).collect::<Vec<_>>();
+        let more = if cycle.len() > 5 { ", …" } else { "" };
+        let e = Error::malformed(format!(
+            "depends on its own output: the graph has a cycle ({} on it: {}{more})",
+            if cycle.len() == 1 { "one node".to_owned() } else { format!("{} nodes", cycle.len()) },
+            names.join(", ")
+        ));
+        e.node(self.node_label(cycle[0]), &self.node(cycle[0]).op_type)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::text;
+
+    #[test]
+    fn a_cycle_names_a_node_on_it_and_not_one_behind_it() {
+        let e = text::parse("(x) => (y) { y = Neg(c) c = Abs(b) b = Add(x, a) a = Exp(b) }").unwrap_err();
+        assert!(matches!(e.at().node.as_deref(), Some("a" | "b")), "{e}");
+        assert!(e.message().contains("2 nodes"), "{e}");
+        let own = text::parse("(x) => (y) { y = If<then_branch = g () => (z) { z = Neg(y) }>(x) }").unwrap_err();
+        assert!(own.to_string().contains("one node on it: \"y\""), "{own}");
+    }
+
+    #[test]
+    fn sorting_moves_as_little_as_it_must() {
+        let m = text::parse("(x) => (y, e) { y = Neg(b) e = Exp(x) b = Abs(x) }").unwrap();
+        let order: Vec<_> = m.nodes(m.main()).into_iter().map(|n| m.node(n).op_type.clone()).collect();
+        assert_eq!(order, ["Exp", "Abs", "Neg"]);
     }
 }

@@ -13,6 +13,8 @@ pub enum Stored {
     /// `raw_data`, or an external file.
     #[default]
     Raw,
+    /// `raw_data`, with a `data_location` that says so: what ONNX's tools leave where they embed an external file.
+    RawLocated,
     /// `float_data`, `int32_data`, … as old exporters write them.
     Typed,
 }

@@ -2,7 +2,7 @@
 //!
 //! 1. Every input of a node and every output of a graph is a use of its value, and every use is one of those.
 //! 2. A value's producer lists it as that output; a node's output has that node as its producer.
-//! 3. No value has two origins among: graph input or initializer, and node output.
+//! 3. No value has two origins among: graph input or initializer, and node output; one that is used has one.
 //! 4. A value is declared in the graph of its reader or in one around it.
 //! 5. Names are unique among the values of a graph, and not empty.
 //! 6. Each graph's chain of nodes is linked both ways and every node in it says that it is of this graph.
@@ -51,7 +51,9 @@ impl Model {
             })?;
             let origins = usize::from(value.producer().is_some())
                 + usize::from(value.is_input() || value.initializer().is_some() || value.sparse.is_some());
-            check(origins <= 1, || format!("value {:?} has {origins} origins", value.name()))?;
+            check(origins == 1 || origins == 0 && have.is_empty(), || {
+                format!("value {:?} has {origins} origins", value.name())
+            })?;
             if let Some((n, i)) = value.producer() {
                 check(self.try_node(n).is_some_and(|n| n.output(i) == Some(v)), || {
                     format!("value {:?} is not output {i} of its producer", value.name())

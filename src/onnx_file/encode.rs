@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     ir::{
         Attr, AttrValue, Dim, GraphId, Model, NodeId, Shape, Stored, Tensor, TensorData, Type, ValueId,
-        attr::NamedTensor, types::TypeKind,
+        attr::NamedTensor, model::InfoList, types::TypeKind,
     },
 };
 
@@ -105,7 +105,7 @@ fn function(m: &Model, f: &crate::ir::Function) -> Result<FunctionProto> {
         opset_import: opsets(&f.opset_imports),
         domain: f.domain.clone(),
         attribute_proto: f.attribute_defaults.iter().map(|a| attribute(m, a)).collect::<Result<_>>()?,
-        value_info: g.value_info().iter().map(|&v| value_info(m, v)).collect(),
+        value_info: value_infos(m, f.graph),
         overload: f.overload.clone(),
         metadata_props: entries(&f.metadata_props),
     })
@@ -114,14 +114,14 @@ fn function(m: &Model, f: &crate::ir::Function) -> Result<FunctionProto> {
 /// A graph's words, inputs and outputs, without nodes and initializers.
 fn graph_frame(m: &Model, id: GraphId) -> GraphProto {
     let g = m.graph(id);
-    let infos = |vs: &[ValueId]| vs.iter().map(|&v| value_info(m, v)).collect();
+    let infos = |list, vs: &[ValueId]| vs.iter().map(|&v| value_info(m, v, list)).collect();
     GraphProto {
         name: g.name.clone(),
         doc_string: g.doc_string.clone(),
         metadata_props: entries(&g.metadata_props),
-        input: infos(g.inputs()),
-        output: infos(g.outputs()),
-        value_info: infos(g.value_info()),
+        input: infos(InfoList::Inputs, g.inputs()),
+        output: infos(InfoList::Outputs, g.outputs()),
+        value_info: value_infos(m, id),
         quantization_annotation: g.quantization_annotation.iter().filter_map(|(_, a)| decode(a).ok()).collect(),
         ..GraphProto::default()
     }
@@ -149,8 +149,22 @@ fn subgraph(m: &Model, id: GraphId) -> Result<GraphProto> {
     Ok(p)
 }
 
-fn value_info(m: &Model, v: ValueId) -> ValueInfoProto {
+fn value_infos(m: &Model, id: GraphId) -> Vec<ValueInfoProto> {
+    let g = m.graph(id);
+    let mut infos: Vec<_> = g.value_info().iter().map(|&v| value_info(m, v, InfoList::ValueInfo)).collect();
+    for (place, info) in &g.foreign_value_info {
+        infos.insert((*place).min(infos.len()), decode(info).unwrap_or_default());
+    }
+    infos
+}
+
+/// What one of the graph's lists says of a value.
+pub(super) fn value_info(m: &Model, v: ValueId, list: InfoList) -> ValueInfoProto {
     let value = m.value(v);
+    if let Some(s) = value.said_otherwise.iter().find(|s| s.list == list && s.beside == value.ty) {
+        let info: ValueInfoProto = decode(&s.info).unwrap_or_default();
+        return ValueInfoProto { name: Some(value.name().to_owned()), ..info };
+    }
     ValueInfoProto {
         name: Some(value.name().to_owned()),
         r#type: value.ty.as_ref().map(value_type),

@@ -38,11 +38,15 @@ fn live() -> std::sync::MutexGuard<'static, Vec<(Range<usize>, PathBuf)>> {
 
 /// The file's content as a window of memory; nothing is read yet.
 pub(super) fn map(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).map_err(|e| Error::io(path, "open the file", e))?;
-    let meta = file.metadata().map_err(|e| Error::io(path, "read the file's size", e))?;
+    // Before opening: opening a pipe waits for its writer.
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "open the file", e))?;
     if meta.is_dir() {
-        return Err(Error::data("is a folder, not a model file").file(path));
+        return Err(Error::data("is a folder, not a model file").file(path).help("name the .onnx file in it"));
     }
+    if !meta.is_file() {
+        return Err(Error::data("is a pipe or device; a model must be a plain file").file(path));
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, "open the file", e))?;
     if meta.len() == 0 {
         return Ok(Bytes::new());
     }

@@ -7,6 +7,7 @@ mod encode;
 mod external_data;
 mod map;
 mod read;
+mod sniff;
 mod tensors;
 mod write;
 

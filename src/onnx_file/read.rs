@@ -6,20 +6,22 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    NEWEST_IR_VERSION,
+    NEWEST_IR_VERSION, encode,
     external_data::External,
     map, pairs,
     proto::{
         self, AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto,
         attribute_proto::AttributeType, tensor_shape_proto::dimension, type_proto,
     },
-    tensors,
+    sniff, tensors,
 };
 use crate::{
     error::{Error, Result},
     ir::{
         Attr, AttrValue, DType, Dim, Function, GraphId, Model, NodeId, NodeSpec, Place, Shape, Type, ValueId,
-        attr::NamedTensor, model::ModelInfo, types::TypeKind,
+        attr::NamedTensor,
+        model::{InfoList, ModelInfo, SaidOtherwise},
+        types::TypeKind,
     },
 };
 
@@ -48,16 +50,16 @@ pub fn from_bytes(bytes: impl Into<Bytes>, folder: &Path) -> Result<Model> {
 }
 
 fn decode(bytes: Bytes, folder: &Path, options: ReadOptions) -> Result<Model> {
+    let start = bytes.slice(..bytes.len().min(sniff::ENOUGH));
     let len = bytes.len();
-    let proto = ModelProto::decode(bytes).map_err(|e| {
-        Error::malformed(format!("is not an ONNX model, or is cut short ({len} bytes)"))
-            .source(e)
-            .help("check that the file is complete and was exported as ONNX (not .pt, .tflite or .ort)")
-    })?;
-    if proto.graph.is_none() {
-        return Err(Error::malformed(format!("holds no graph ({len} bytes)"))
-            .help("check that the file is complete and was exported as ONNX"));
+    if len == 0 {
+        return Err(Error::malformed("is empty (0 bytes)").help("export or copy the model again"));
     }
+    let proto = match ModelProto::decode(bytes) {
+        Ok(proto) if proto.graph.is_some() => proto,
+        Ok(_) => return Err(sniff::explain(&start, len, "holds no graph")),
+        Err(e) => return Err(sniff::explain(&start, len, "is not an ONNX model, or is cut short").source(e)),
+    };
     let version = proto.ir_version();
     if version > NEWEST_IR_VERSION && !options.force {
         return Err(Error::unsupported(format!(
@@ -65,7 +67,8 @@ fn decode(bytes: Bytes, folder: &Path, options: ReadOptions) -> Result<Model> {
         ))
         .help("use a newer qonvert, or --force to read it all the same"));
     }
-    Reader { model: Model::new(version), external: External::new(folder), scopes: Vec::new() }.model(proto)
+    let (model, external) = (Model::new(version), External::new(folder));
+    Reader { model, external, scopes: Vec::new(), described: HashMap::new() }.model(proto)
 }
 
 struct Reader {
@@ -73,6 +76,8 @@ struct Reader {
     external: External,
     /// Names that the graphs around the current one declare, the innermost last.
     scopes: Vec<HashMap<String, ValueId>>,
+    /// The lists that each value was described in so far.
+    described: HashMap<ValueId, Vec<InfoList>>,
 }
 
 impl Reader {
@@ -140,7 +145,7 @@ impl Reader {
         graph.quantization_annotation = p.quantization_annotation.iter().map(annotation).collect();
         for info in p.input {
             let v = self.declare(id, info.name())?;
-            self.describe(v, info)?;
+            self.describe(v, info, InfoList::Inputs);
             self.model.add_input(v);
         }
         for mut t in p.initializer {
@@ -159,7 +164,8 @@ impl Reader {
         for s in p.sparse_initializer {
             let name = s.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
             let v = match self.here().get(&name) {
-                Some(&v) => v,
+                Some(&v) if self.model.value(v).initializer().is_none() && self.model.value(v).sparse.is_none() => v,
+                Some(_) => return Err(Error::malformed("two initializers have this name").value(name)),
                 None => self.declare(id, &name)?,
             };
             self.model.add_sparse_initializer(v, s.encode_to_vec().into());
@@ -169,13 +175,14 @@ impl Reader {
                 self.declare(id, name).map_err(|e| e.node(label(n), n.op_type()))?;
             }
         }
-        for info in p.value_info {
-            let v = match self.here().get(info.name()) {
-                Some(&v) => v,
-                None => self.declare(id, info.name())?,
-            };
-            self.describe(v, info)?;
-            self.model.add_value_info(id, v);
+        for (place, info) in p.value_info.into_iter().enumerate() {
+            if let Some(&v) = self.here().get(info.name()) {
+                self.describe(v, info, InfoList::ValueInfo);
+                self.model.add_value_info(id, v);
+            } else {
+                let foreign = (place, info.encode_to_vec().into());
+                self.model.graph_mut(id).foreign_value_info.push(foreign);
+            }
         }
         for n in p.node {
             let at = (label(&n), n.op_type().to_owned());
@@ -183,9 +190,7 @@ impl Reader {
         }
         for info in p.output {
             let v = self.lookup(info.name())?;
-            if self.model.value(v).ty.is_none() {
-                self.describe(v, info)?;
-            }
+            self.describe(v, info, InfoList::Outputs);
             self.model.add_output(id, v);
         }
         self.model.sort(id).map(|_| ())
@@ -295,12 +300,38 @@ impl Reader {
         found.ok_or_else(|| Error::malformed("is read, but nothing makes it").value(name))
     }
 
-    fn describe(&mut self, v: ValueId, info: ValueInfoProto) -> Result<()> {
+    /// The first description that says something counts. Another is kept where it differs.
+    fn describe(&mut self, v: ValueId, info: ValueInfoProto, list: InfoList) {
+        let lists = self.described.entry(v).or_default();
+        lists.push(list);
+        let before = match &lists[..] {
+            [_] => return self.set_description(v, info),
+            [before @ .., _] => before.to_vec(),
+            [] => return,
+        };
+        let written = encode::value_info(&self.model, v, list);
+        if written.encode_to_vec() == info.encode_to_vec() {
+            return;
+        }
+        let value = self.model.value(v);
+        let (lists, other) = if value.ty.is_some() || value.doc_string.is_some() || !value.metadata_props.is_empty() {
+            (vec![list], info)
+        } else {
+            self.set_description(v, info);
+            (before, written)
+        };
+        let value = self.model.value_mut(v);
+        let info: Bytes = other.encode_to_vec().into();
+        let beside = value.ty.clone();
+        let of = |list| SaidOtherwise { list, beside: beside.clone(), info: info.clone() };
+        value.said_otherwise.extend(lists.into_iter().map(of));
+    }
+
+    fn set_description(&mut self, v: ValueId, info: ValueInfoProto) {
         let value = self.model.value_mut(v);
         value.ty = info.r#type.map(value_type);
         value.doc_string = info.doc_string;
         value.metadata_props = pairs(&info.metadata_props);
-        Ok(())
     }
 }
 

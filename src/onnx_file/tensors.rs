@@ -14,7 +14,8 @@ use crate::{
 /// Reads a tensor. Elements in `raw_data` and in external files are not copied.
 pub(super) fn from_proto(proto: TensorProto, external: &mut External) -> Result<Tensor> {
     let name = proto.name().to_owned();
-    convert(proto, external).map_err(|e| e.value(name))
+    // The caller knows the name of an initializer, which is not in the message any more.
+    convert(proto, external).map_err(|e| if name.is_empty() { e } else { e.value(name) })
 }
 
 fn convert(proto: TensorProto, external: &mut External) -> Result<Tensor> {
@@ -34,8 +35,10 @@ fn convert(proto: TensorProto, external: &mut External) -> Result<Tensor> {
         return Tensor::new(dtype, dims, external.window(&proto.external_data, want)?);
     }
     match proto.raw_data {
-        Some(raw) if want > 0 || !raw.is_empty() => Tensor::new(dtype, dims, raw),
-        Some(raw) => Tensor::new(dtype, dims, raw),
+        Some(raw) => {
+            let stored = if proto.data_location.is_some() { Stored::RawLocated } else { Stored::Raw };
+            Ok(Tensor::new(dtype, dims, raw)?.with_stored(stored))
+        }
         None => {
             let bytes = typed_bytes(&proto, dtype, want)?;
             Ok(Tensor::new(dtype, dims, bytes)?.with_stored(Stored::Typed))
@@ -89,6 +92,7 @@ pub(super) fn header(tensor: &Tensor, name: Option<String>) -> TensorProto {
         dims: tensor.dims().iter().map(|&d| d as i64).collect(),
         data_type: Some(tensor.dtype().to_onnx()),
         name,
+        data_location: (tensor.stored() == Stored::RawLocated).then_some(DataLocation::Default.into()),
         ..TensorProto::default()
     }
 }

@@ -23,6 +23,8 @@ use crate::{
 
 /// The largest file that protobuf readers accept, with room for what the estimate does not see.
 const LARGEST_FILE: u64 = (1 << 31) - (1 << 20);
+/// Protobuf counts in signed 32 bit numbers.
+const MOST_READABLE: u64 = (1 << 31) - 1;
 /// Tensors below this stay in the model file, as ONNX's own tools keep them.
 const SMALLEST_EXTERNAL: usize = 1024;
 /// Alignment of tensors in the data file, so that runtimes can map them: a page, the rule of the ONNX specification.
@@ -42,6 +44,9 @@ pub struct WriteOptions {
 pub fn write(model: &Model, path: &Path, options: WriteOptions) -> Result<()> {
     let data_path = data_path(path);
     for p in [path, &data_path] {
+        if std::fs::metadata(p).is_ok_and(|m| !m.is_file()) {
+            return Err(Error::config("is a folder or device; the model needs a plain file").file(p));
+        }
         if map::is_mapped(p) {
             return Err(Error::config("is in use as the input; writing over it would lose the original")
                 .file(p)
@@ -56,6 +61,18 @@ pub fn write(model: &Model, path: &Path, options: WriteOptions) -> Result<()> {
     let failed = |e| Error::io(path, "write the model", e);
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let lengths = if external { Lengths::of(model, &encoded)? } else { lengths };
+    if lengths.model > MOST_READABLE {
+        return Err(Error::unsupported(format!(
+            "needs {} bytes in the model file, readers accept {MOST_READABLE}",
+            lengths.model
+        ))
+        .file(path)
+        .help(if external {
+            "large tensors in attributes cannot move to a data file"
+        } else {
+            "allow external data"
+        }));
+    }
     stream(model, &encoded, &lengths, &mut out).map_err(|e| e.into_error(path))?;
     let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
     // An old model beside new weights would load and be wrong: it goes before the weights change.
@@ -91,7 +108,11 @@ fn data_path(path: &Path) -> PathBuf {
 fn temporary(path: &Path) -> Result<NamedTempFile> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let make = tempfile::Builder::new().prefix(".qonvert-").suffix(".tmp").tempfile_in(folder);
-    make.map_err(|e| Error::io(path, "create a file in the output folder", e))
+    make.map_err(|e| {
+        let missing = e.kind() == io::ErrorKind::NotFound;
+        let e = Error::io(path, "create a file in the output folder", e);
+        if missing { e.help(format!("make the folder {:?} first", folder.display().to_string())) } else { e }
+    })
 }
 
 fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
@@ -113,7 +134,9 @@ fn write_data(encoded: &mut Encoded, data_path: &Path) -> Result<Option<NamedTem
     if !encoded.initializers.iter().any(big) {
         return Ok(None);
     }
-    let location = data_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let Some(location) = data_path.file_name().and_then(|n| n.to_str()).map(str::to_owned) else {
+        return Err(Error::config("is no UTF-8 name, and the model must name it").file(data_path));
+    };
     let failed = |e: Failure| e.into_error(data_path);
     let mut out = BufWriter::with_capacity(1 << 20, temporary(data_path)?);
     let mut offset = 0u64;
@@ -121,7 +144,7 @@ fn write_data(encoded: &mut Encoded, data_path: &Path) -> Result<Option<NamedTem
         let tensor = i.raw.take().expect("big tensors have elements");
         let start = offset.next_multiple_of(ALIGNMENT);
         out.write_all(&vec![0; (start - offset) as usize]).map_err(|e| failed(e.into()))?;
-        write_elements(&tensor, &mut out).map_err(failed)?;
+        write_elements(&tensor, &mut out).map_err(|e| failed(e).value(i.proto.name()))?;
         offset = start + tensor.byte_len() as u64;
         i.proto.data_location = Some(DataLocation::External.into());
         let entry = |k: &str, v: String| StringStringEntryProto { key: Some(k.into()), value: Some(v) };

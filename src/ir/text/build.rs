@@ -106,9 +106,8 @@ impl Builder {
             }
         }
         for i in text.values.iter().filter(|i| i.initial.is_none()) {
-            let v = match self.here().get(&i.name) {
-                Some(&v) => v,
-                None => self.declare(id, &i.name)?,
+            let Some(&v) = self.here().get(&i.name) else {
+                return Err(Error::malformed("has a type, but nothing makes it").value(&i.name));
             };
             self.describe(v, i, id);
         }
