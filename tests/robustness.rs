@@ -77,27 +77,64 @@ fn every_truncation_is_survived() {
     }
 }
 
-#[test]
-fn flipped_bits_are_survived() {
-    let bytes = small();
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
-    for round in 0..20_000 {
-        let mut damaged = bytes.clone();
-        for _ in 0..=random(3) {
-            let at = random(damaged.len());
-            match random(4) {
-                0 => damaged[at] = random(256) as u8,
-                1 => drop(damaged.remove(at)),
-                _ => damaged[at] ^= 1 << random(8),
+/// A reproducible source of damage.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+
+    /// One to three bits flipped, bytes replaced or bytes lost.
+    fn damage(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut damaged = bytes.to_vec();
+        for _ in 0..=self.below(3) {
+            let at = self.below(damaged.len());
+            match self.below(4) {
+                0 => damaged[at] = self.below(256) as u8,
+                1 if damaged.len() > 1 => drop(damaged.remove(at)),
+                _ => damaged[at] ^= 1 << self.below(8),
             }
         }
-        never_panics(&damaged, &format!("round {round}"));
+        damaged
+    }
+}
+
+/// `QONVERT_DAMAGE_ROUNDS` asks for more.
+fn rounds(usual: usize) -> usize {
+    std::env::var("QONVERT_DAMAGE_ROUNDS").map_or(usual, |n| n.parse().unwrap())
+}
+
+#[test]
+fn flipped_bits_are_survived() {
+    let (bytes, mut random) = (small(), Random(0x9e37_79b9_7f4a_7c15));
+    for round in 0..rounds(20_000) {
+        never_panics(&random.damage(&bytes), &format!("round {round}"));
+    }
+}
+
+/// The same with the small models below the folders that `QONVERT_ROUND_TRIP_DIRS` names, whole first.
+#[test]
+fn damage_to_models_of_every_operator_is_survived() {
+    let Ok(dirs) = std::env::var("QONVERT_ROUND_TRIP_DIRS") else {
+        return eprintln!("SKIPPED: QONVERT_ROUND_TRIP_DIRS names no further models");
+    };
+    let (mut folders, mut random) = (dirs.split(':').map(PathBuf::from).collect::<Vec<_>>(), Random(42));
+    while let Some(folder) = folders.pop() {
+        for path in files_in(&folder) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "onnx") && fs::metadata(&path).unwrap().len() < 20_000 {
+                let bytes = fs::read(&path).unwrap();
+                never_panics(&bytes, &path.display().to_string());
+                for round in 0..rounds(8).min(1000) {
+                    never_panics(&random.damage(&bytes), &format!("{}, round {round}", path.display()));
+                }
+            }
+        }
     }
 }
 
@@ -141,7 +178,12 @@ fn model(nodes: Vec<NodeProto>, initializers: Vec<TensorProto>) -> ModelProto {
         initializer: initializers,
         ..GraphProto::default()
     };
-    ModelProto { ir_version: Some(8), graph: Some(graph), ..ModelProto::default() }
+    whole(graph)
+}
+
+fn whole(graph: GraphProto) -> ModelProto {
+    let opset = proto::OperatorSetIdProto { domain: None, version: Some(17) };
+    ModelProto { ir_version: Some(8), graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() }
 }
 
 fn with_tensor(t: TensorProto) -> ModelProto {
@@ -256,11 +298,11 @@ fn deep_nesting_ends() {
         n.attribute.push(branch);
         g = GraphProto { node: vec![n], input: vec![value("x")], output: vec![value("y")], ..GraphProto::default() };
         if depth == 20 {
-            let fine = ModelProto { ir_version: Some(8), graph: Some(g.clone()), ..ModelProto::default() };
+            let fine = whole(g.clone());
             exercise(&fine.encode_to_vec()).unwrap();
         }
     }
-    let deep = ModelProto { ir_version: Some(8), graph: Some(g), ..ModelProto::default() };
+    let deep = whole(g);
     let e = onnx_file::from_bytes(deep.encode_to_vec(), Path::new(".")).unwrap_err();
     let mut chain = e.to_string();
     let mut source = std::error::Error::source(&e);
@@ -319,7 +361,7 @@ fn outputs_that_cannot_be_are_refused() {
     has(&to(folder.path(), false), &["folder"]);
     #[cfg(unix)]
     has(&to(Path::new("/dev/full"), false), &["device"]);
-    assert_eq!(files_in(folder.path()), [input.clone()]);
+    assert_eq!(files_in(folder.path()), std::slice::from_ref(&input));
     assert_eq!(fs::read(&input).unwrap(), proto.encode_to_vec());
 }
 
@@ -346,7 +388,7 @@ fn a_failing_weight_leaves_the_old_file() {
     for external in [false, true] {
         let e = onnx_file::write(&m, &path, WriteOptions { external_data: Some(external) }).unwrap_err().to_string();
         has(&e, &["\"bad\"", "the weight has gone"]);
-        assert_eq!(files_in(folder.path()), [path.clone()]);
+        assert_eq!(files_in(folder.path()), std::slice::from_ref(&path));
         assert_eq!(fs::read(&path).unwrap(), b"old");
     }
 }
@@ -389,7 +431,7 @@ fn a_full_disk_leaves_no_file() {
         let status = child_command("trap '' XFSZ; ulimit -f 40000;", kind, &path).status().unwrap();
         assert!(status.success());
         let error = folder.path().join("out.onnx.error");
-        assert_eq!(files_in(folder.path()), [error.clone()], "{kind}");
+        assert_eq!(files_in(folder.path()), std::slice::from_ref(&error), "{kind}");
         has(&fs::read_to_string(error).unwrap(), &["out.onnx", "cannot write", "large"]);
     }
 }
