@@ -128,3 +128,71 @@ fn compute(model: &Model, v: ValueId, made: &mut BTreeMap<ValueId, Tensor>) -> O
     }
     made.contains_key(&v).then_some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::testing::{check, check_skipped, check_with};
+
+    fn limit(bytes: usize) -> Context {
+        let mut cx = Context::default();
+        cx.options.fold_growth_limit = bytes;
+        cx
+    }
+
+    #[test]
+    fn whole_subgraphs_become_their_result() {
+        check(
+            run,
+            "(float[b,2] x) => (y) <float[2,2] w = {1, 2, 3, 4}, float two = {2}> {
+                t = Transpose(w)
+                s = Div(t, two)
+                y = MatMul(x, s)
+             }",
+            "(float[b,2] x) => (y) <float[2,2] s = {0.5, 1.5, 1, 2}> { y = MatMul(x, s) }",
+        );
+    }
+
+    #[test]
+    fn parts_of_a_constant_that_dies_are_no_growth() {
+        check_with(
+            run,
+            &mut limit(0),
+            "(float[b,9] x, float[b,9] z) => (y) <float[18] w = {1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0}, int64[2] sizes = {9, 9}> {
+                a, c = Split(w, sizes)
+                p = Add(x, a)
+                q = Add(z, c)
+                y = Mul(p, q)
+             }",
+            "(float[b,9] x, float[b,9] z) => (y) <float[9] a = {1, 0, 0, 0, 0, 0, 0, 0, 0}, float[9] c = {2, 0, 0, 0, 0, 0, 0, 0, 0}> {
+                p = Add(x, a)
+                q = Add(z, c)
+                y = Mul(p, q)
+             }",
+        );
+    }
+
+    #[test]
+    fn growth_is_bounded() {
+        let large = "(float[1000,1000] x) => (y) <int64[2] n = {1000, 1000}> { c = ConstantOfShape(n) y = Add(x, c) }";
+        check_skipped(run, large, "");
+        // What is large on the way does not count.
+        check_with(
+            run,
+            &mut limit(64),
+            "(float[b,2] x) => (y) <int64[2] n = {1000, 1000}, int64[2] from = {0, 0}, int64[2] to = {1, 2}> {
+                c = ConstantOfShape(n)
+                s = Slice(c, from, to)
+                y = Add(x, s)
+             }",
+            "(float[b,2] x) => (y) <float[1,2] s = {0, 0}> { y = Add(x, s) }",
+        );
+    }
+
+    #[test]
+    fn quantized_weights_and_outputs_stay() {
+        let quantized = "(float[b,2] x) => (y) <int8[2] q = {1, 2}, float s = {0.5}> { w = DequantizeLinear(q, s) y = Mul(x, w) }";
+        check_skipped(run, quantized, "");
+        check_skipped(run, "() => (y) <float[2] c = {1, 2}> { y = Neg(c) }", "");
+    }
+}

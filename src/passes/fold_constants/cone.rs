@@ -64,7 +64,7 @@ impl Results {
 
     /// Joins results that need a common constant larger than a scalar or an index list.
     fn group(&self, model: &Model, found: &[ValueId]) -> Vec<Vec<ValueId>> {
-        const LARGE: usize = 1024;
+        const LARGE: usize = 64;
         let mut groups: Vec<Vec<ValueId>> = Vec::new();
         let mut group_of: BTreeMap<ValueId, usize> = BTreeMap::new();
         for &v in found {

@@ -17,14 +17,14 @@ pub fn replace_by_constant(model: &mut Model, v: ValueId, t: Tensor) {
     // In the main graph equal results of several branches can be shared.
     let constant = model.add_initializer(model.main(), &name, t);
     model.replace_readers(v, constant, |_, _| true);
+    if model.value(v).graph() == model.main() {
+        let spare = model.fresh_name(&format!("{name}_folded"));
+        model.rename(v, &spare);
+        model.rename(constant, &name);
+    }
     let Some(n) = model.producer(v) else { return };
-    let outputs: Vec<ValueId> = model.node(n).outputs().iter().copied().flatten().collect();
-    if outputs.iter().all(|&o| model.value(o).uses().is_empty()) {
-        let takes_name = outputs.len() == 1 && model.node(n).graph() == model.main();
+    if model.node(n).outputs().iter().flatten().all(|&o| model.value(o).uses().is_empty()) {
         model.remove_node(n);
-        if takes_name {
-            model.rename(constant, &name);
-        }
     }
 }
 
