@@ -15,6 +15,9 @@ const CANDIDATES: i32 = 96;
 /// A bin that quantization leaves empty has this probability, so that the divergence stays finite.
 const FLOOR: f64 = 1e-7;
 
+/// The divergence hardly minds long tails; so at most this share of the numbers is cut.
+const MOST_CUT: f64 = 1e-3;
+
 /// Tries thresholds `t` between the codes' number in bins and everything, each as the range from `-t` to `t` cut to
 /// what was seen. Exact zeros do not count: they are coded exactly under every range, and there may be so many that
 /// nothing else would weigh. Types with more codes than the histogram resolves get everything.
@@ -32,7 +35,7 @@ pub fn range(seen: &Observation, target: QuantTarget, _: &Options) -> Result<Ran
     let most = f64::from(all.lo.abs().max(all.hi));
     // One bin for each code at least.
     let span = if all.lo < 0.0 && all.hi > 0.0 { 2.0 } else { 1.0 };
-    let start = levels as f64 * grid.width / span;
+    let start = (levels as f64 * grid.width / span).max(grid.distance_of(1.0 - MOST_CUT));
     if start >= most {
         return Ok(seen.extremes());
     }
@@ -56,6 +59,19 @@ struct Grid {
 }
 
 impl Grid {
+    /// The distance from 0 within which this share of the numbers lies.
+    fn distance_of(&self, share: f64) -> f64 {
+        let distance = |i: usize| (self.left + self.width * (i as f64 + 0.5)).abs();
+        let mut bins: Vec<usize> = (0..self.counts.len()).filter(|&i| self.counts[i] > 0.0).collect();
+        bins.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+        let mut left = share * self.counts.iter().sum::<f64>();
+        let last = bins.into_iter().find(|&i| {
+            left -= self.counts[i];
+            left <= 0.0
+        });
+        last.map_or(0.0, |i| distance(i) + self.width / 2.0)
+    }
+
     /// Divergence of the distribution cut to `range` and quantized to `levels` from the one that is only cut.
     fn divergence(&self, range: Range, levels: usize) -> f64 {
         let bin = |x: f32| ((f64::from(x) - self.left) / self.width).max(0.0);

@@ -6,7 +6,7 @@ use crate::{
     quant::{QuantTarget, Range, error::StepError, params::type_range},
 };
 
-/// Expected squared error of an observed value under any range for one target.
+/// Expected squared error of an observed value under any range for one target, perhaps weighted.
 ///
 /// Numbers are taken as evenly spread within their bin. Numbers that equal 0, the least or the greatest number exactly
 /// are taken as points: a Relu or Clip puts much of a tensor there.
@@ -15,26 +15,12 @@ pub struct Cost {
     /// Left edge of the first bin, and their width.
     left: f64,
     width: f64,
+    /// Count of each bin, times its weight.
     counts: Vec<f64>,
+    /// Number and weighted count.
     points: [(f64, f64); 3],
     /// Everything seen, with 0.
     all: Range,
-}
-
-/// Squared error in its two parts, summed over all numbers.
-#[derive(Debug, Clone, Copy)]
-pub struct Parts {
-    /// Of numbers between the least and the greatest code.
-    pub rounding: f64,
-    /// Of numbers beyond.
-    pub clipping: f64,
-}
-
-impl Parts {
-    /// Both together.
-    pub fn total(self) -> f64 {
-        self.rounding + self.clipping
-    }
 }
 
 impl Cost {
@@ -57,6 +43,16 @@ impl Cost {
         Self { target, left, width, counts, points: [zeros, least, greatest], all: seen.extremes().with_zero() }
     }
 
+    /// The same with each number's error divided by `x² + bound²`: numbers beyond the bound count by their relative error.
+    pub fn relative_beyond(mut self, bound: f64) -> Self {
+        let weight = |x: f64| 1.0 / (x * x + bound * bound).max(f64::MIN_POSITIVE);
+        for (i, n) in self.counts.iter_mut().enumerate() {
+            *n *= weight(self.left + self.width * (i as f64 + 0.5));
+        }
+        self.points = self.points.map(|(x, n)| (x, n * weight(x)));
+        self
+    }
+
     /// The same with neighbouring bins merged, `by` at a time: faster, and good enough for a first look.
     fn coarse(&self, by: usize) -> Self {
         let counts = self.counts.chunks(by).map(|c| c.iter().sum()).collect();
@@ -64,35 +60,21 @@ impl Cost {
     }
 
     /// The error under the parameters that `range` gives.
-    pub fn of(&self, range: Range) -> Result<Parts> {
+    pub fn of(&self, range: Range) -> Result<f64> {
         let params = self.target.params(range)?;
         let (qmin, qmax) = type_range(params.dtype)?;
         let step = StepError::new(params, qmin, qmax);
         let scale = step.scale();
         let (left, width) = (self.left / scale, self.width / scale);
-        let ends = params.representable()?;
-        // The bins between the codes' ends only round; the others may do both and count as clipped.
-        let bin = |x: f32, round: fn(f64) -> f64| round((f64::from(x) - self.left) / self.width).max(0.0) as usize;
-        let first = bin(ends.lo, f64::ceil).min(self.counts.len());
-        let last = bin(ends.hi, f64::floor).clamp(first, self.counts.len());
-        let part = |from: usize, to: usize| {
-            let at = |i: usize| step.integral(left + width * i as f64);
-            let mut sum = 0.0;
-            let mut before = at(from);
-            for (i, &n) in self.counts[from..to].iter().enumerate() {
-                let after = at(from + i + 1);
-                sum += n * (after - before);
-                before = after;
-            }
-            sum * scale * scale / width
-        };
-        let clipping = part(0, first) + part(last, self.counts.len());
-        let mut parts = Parts { rounding: part(first, last).max(0.0), clipping: clipping.max(0.0) };
-        for (x, n) in self.points {
-            let inside = x >= f64::from(ends.lo) && x <= f64::from(ends.hi);
-            *(if inside { &mut parts.rounding } else { &mut parts.clipping }) += n * step.mean(x, x);
+        let mut sum = 0.0;
+        let mut before = step.integral(left);
+        for (i, &n) in self.counts.iter().enumerate() {
+            let after = step.integral(left + width * (i + 1) as f64);
+            sum += n * (after - before);
+            before = after;
         }
-        Ok(parts)
+        let points: f64 = self.points.iter().map(|&(x, n)| n * step.mean(x, x)).sum();
+        Ok((sum * scale * scale / width).max(0.0) + points)
     }
 
     /// Everything seen, with 0.
@@ -100,15 +82,14 @@ impl Cost {
         self.all
     }
 
-    /// The range that costs least, where `judge` weighs the parts of the error.
+    /// The range that costs least, and its cost.
     ///
     /// Each end in turn is drawn in from the extreme along a geometric grid, then refined around the best; twice, as
     /// the ends depend on each other. A symmetric target has one end only.
-    pub fn best(&self, judge: impl Fn(Parts) -> f64) -> Result<(Range, f64)> {
+    pub fn best(&self) -> Result<(Range, f64)> {
         let all = if self.target.symmetric { self.all.mirrored() } else { self.all };
-        let coarse = self.coarse(8);
-        let mut best = (all, judge(self.of(all)?));
-        let mut rough = (all, judge(coarse.of(all)?));
+        let rough = self.coarse(8);
+        let mut best = (all, rough.of(all)?);
         let ends: &[Ends] = match (self.target.symmetric, all.lo < 0.0, all.hi > 0.0) {
             (true, ..) => &[Ends::Both],
             (_, true, true) => &[Ends::Hi, Ends::Lo, Ends::Hi, Ends::Lo],
@@ -117,23 +98,26 @@ impl Cost {
         };
         for &end in ends {
             for k in 0..GRID {
-                let range = end.drawn_in(rough.0, all, RATIO.powi(k));
-                rough = least(rough, (range, judge(coarse.of(range)?)));
+                let range = end.drawn_in(best.0, all, RATIO.powi(k));
+                best = least(best, (range, rough.of(range)?));
             }
         }
+        // Bins so fine that some fit a step of the codes.
+        let share = f64::from(best.0.hi - best.0.lo) / f64::from(all.hi - all.lo);
+        let fine = if share > 0.3 { rough } else { self.coarse(if share > 0.1 { 2 } else { 1 }) };
+        best.1 = fine.of(best.0)?;
         for &end in ends {
             let mut stride = RATIO.sqrt();
-            for _ in 0..6 {
-                let center = if stride == RATIO.sqrt() { rough.0 } else { best.0 };
-                for factor in [1.0, stride, 1.0 / stride] {
+            for _ in 0..5 {
+                let center = best.0;
+                for factor in [stride, 1.0 / stride] {
                     let range = end.scaled(center, all, factor);
-                    best = least(best, (range, judge(self.of(range)?)));
+                    best = least(best, (range, fine.of(range)?));
                 }
                 stride = stride.sqrt();
             }
-            rough = best;
         }
-        Ok(best)
+        Ok((best.0, self.of(best.0)?))
     }
 }
 
@@ -203,7 +187,7 @@ mod tests {
                     for (lo, hi) in [(-6.0, 6.0), (-2.0, 2.0), (-0.5, 3.0), (-1.0, 2.0)] {
                         let range = Range::new(lo, hi);
                         let want = squared_error(&values, target.params(range).unwrap()).unwrap();
-                        let got = cost.of(range).unwrap().total();
+                        let got = cost.of(range).unwrap();
                         assert!((got / want - 1.0).abs() < 0.05, "{target:?} {range:?}: {got} for {want}");
                     }
                 }
@@ -217,7 +201,7 @@ mod tests {
         let o = observe(&normal(400_000));
         let target = QuantTarget { dtype: DType::Int4, symmetric: false, reduce_range: false };
         let cost = Cost::new(o.observation(), o.observation().histogram.as_ref().unwrap(), target);
-        let (range, _) = cost.best(Parts::total).unwrap();
+        let (range, _) = cost.best().unwrap();
         assert!((2.2..3.0).contains(&range.hi) && (2.2..3.0).contains(&-range.lo), "{range:?}");
     }
 }
