@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::Context;
 use crate::{
     error::{Error, Result},
-    ir::{Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     ops::{self, Role},
     plan::{Activation, Form, Plan, Readers, Weight},
     quant::{
@@ -37,6 +37,8 @@ struct Inserter<'a> {
     absorbed: Vec<NodeId>,
     /// Weights that are quantized already, for nodes that share them.
     weights: HashMap<(ValueId, String), ValueId>,
+    /// Scalar scales and zero points by type and bits: in small models, their names are a good part of the file.
+    scalars: HashMap<(DType, u32), ValueId>,
 }
 
 impl<'a> Inserter<'a> {
@@ -72,7 +74,7 @@ impl<'a> Inserter<'a> {
         let place: HashMap<NodeId, usize> = model.nodes(main).into_iter().enumerate().map(|(i, n)| (n, i)).collect();
         integer.sort_by_key(|(n, _)| place[n]);
         absorbed.sort_by_key(|n| place[n]);
-        Ok(Self { model, activations, integer, absorbed, weights: HashMap::new() })
+        Ok(Self { model, activations, integer, absorbed, weights: HashMap::new(), scalars: HashMap::new() })
     }
 
     fn all(&mut self) -> Result<usize> {
@@ -209,12 +211,16 @@ impl<'a> Inserter<'a> {
         let (name, main) = (self.model.value(of).name().to_owned(), self.model.node(reader).graph());
         let values = self.model.add_initializer(main, &format!("{name}_quantized"), q.values.clone());
         let scale = self.model.add_initializer(main, &format!("{name}_scale"), q.scale.clone());
-        let zero_point = self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone());
+        let zeros = q.zero_point.to_i64()?.iter().all(|&z| z == 0);
+        // Zero is what an absent zero point means. ONNX Runtime (1.32) has no QGemm without one for the weight, though.
+        let implied = zeros && (q.values.dtype() == DType::Int32 || !self.model.node(reader).is("Gemm"));
+        let zero_point = (!implied)
+            .then(|| self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone()));
         let mut spec = NodeSpec::new("DequantizeLinear")
             .name(format!("{name}_DequantizeLinear"))
             .input(values)
             .input(scale)
-            .input(zero_point)
+            .inputs(zero_point.map(Some))
             .output(format!("{name}_DequantizeLinear_Output"));
         if let Some(axis) = q.axis {
             spec = spec.attr("axis", axis as i64);
@@ -228,9 +234,11 @@ impl<'a> Inserter<'a> {
         let value = self.model.value(v);
         let (name, graph, producer) = (value.name().to_owned(), value.graph(), value.producer());
         let place = producer.map_or(Place::Start(graph), |(n, _)| Place::After(n));
-        let scale = self.model.add_initializer(graph, &format!("{name}_scale"), Tensor::from_f32(&[], &[a.scale]));
+        let scale = Tensor::from_f32(&[], &[a.scale]);
+        let scale = self.scalar(graph, DType::Float, a.scale.to_bits(), &format!("{name}_scale"), scale);
         let zero = crate::quant::pack::pack(a.dtype, &[], &[a.zero_point])?;
-        let zero_point = self.model.add_initializer(graph, &format!("{name}_zero_point"), zero);
+        let bits = a.zero_point.cast_unsigned();
+        let zero_point = self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero);
         let node = |op: &str, input: ValueId| {
             NodeSpec::new(op)
                 .name(format!("{name}_{op}"))
@@ -254,6 +262,11 @@ impl<'a> Inserter<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The initializer of this scalar; a new one of this name where there is none.
+    fn scalar(&mut self, graph: GraphId, dtype: DType, bits: u32, name: &str, tensor: Tensor) -> ValueId {
+        *self.scalars.entry((dtype, bits)).or_insert_with(|| self.model.add_initializer(graph, name, tensor))
     }
 
     fn reads_codes(&self, node: NodeId, input: usize) -> bool {
