@@ -7,11 +7,14 @@ use std::{
 };
 
 use prost::Message;
-use qonvert::onnx_file::{
-    self, WriteOptions,
-    proto::{
-        AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
-        tensor_proto::DataLocation, type_proto,
+use qonvert::{
+    ir::text,
+    onnx_file::{
+        self, WriteOptions,
+        proto::{
+            AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+            tensor_proto::DataLocation, type_proto,
+        },
     },
 };
 use rayon::prelude::*;
@@ -167,4 +170,32 @@ fn oddities_come_back() {
     fs::write(&path, model.encode_to_vec()).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     assert_eq!(copy(&path, scratch.path()), Ok(true));
+}
+
+/// Small models below the same folders as text and back.
+#[test]
+fn a_text_says_the_same_again() {
+    let mut paths = Vec::new();
+    let dirs = std::env::var("QONVERT_ROUND_TRIP_DIRS").unwrap_or_default();
+    dirs.split(':').filter(|d| !d.is_empty()).for_each(|d| models_below(Path::new(d), &mut paths));
+    paths.retain(|p| fs::metadata(p).is_ok_and(|m| m.len() < 50_000));
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for path in &paths {
+        let printed = text::print(&onnx_file::read(path).unwrap());
+        // Sparse tensors and opaque types have no syntax.
+        if printed.contains("...") {
+            continue;
+        }
+        compared += 1;
+        match text::parse(&printed).map(|m| text::print(&m)) {
+            Ok(again) if again == printed => {}
+            Ok(again) => {
+                let differ = printed.lines().zip(again.lines()).find(|(a, b)| a != b);
+                wrong.push(format!("{}: {differ:#?}", path.display()));
+            }
+            Err(e) => wrong.push(format!("{}: {e}", path.display())),
+        }
+    }
+    eprintln!("{compared} of {} small models compared", paths.len());
+    assert!(wrong.is_empty(), "{} texts differ:\n{}", wrong.len(), wrong.join("\n"));
 }

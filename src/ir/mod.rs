@@ -8,6 +8,7 @@ pub mod copy;
 pub mod dtype;
 pub mod edit;
 pub mod id;
+pub mod info;
 pub mod model;
 mod sort;
 pub mod tensor;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     Attr, AttrValue, DType, GraphId, NodeId, Shape, Tensor, Type, ValueId,
     id::{Arena, Handle},
+    info::SaidOtherwise,
 };
 
 /// A whole model: arenas of graphs, nodes and values, and what a `ModelProto` says besides.
@@ -144,29 +145,6 @@ pub struct Value {
     pub(super) is_input: bool,
     pub(super) initializer: Option<Tensor>,
     pub(super) uses: Vec<Use>,
-}
-
-/// A graph's lists of values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InfoList {
-    /// `input`
-    Inputs,
-    /// `output`
-    Outputs,
-    /// `value_info`
-    ValueInfo,
-}
-
-/// A file may describe a value twice, as an output and in `value_info`, say. Where these differ, this is the other one;
-/// it is good for as long as the value keeps its type.
-#[derive(Debug, Clone)]
-pub struct SaidOtherwise {
-    /// The list that says so.
-    pub list: InfoList,
-    /// The type that the value has in the other lists.
-    pub beside: Option<Type>,
-    /// Its encoded `ValueInfoProto`.
-    pub info: Bytes,
 }
 
 /// One use of a value.

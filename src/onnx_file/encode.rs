@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     ir::{
         Attr, AttrValue, Dim, GraphId, Model, NodeId, Shape, Stored, Tensor, TensorData, Type, ValueId,
-        attr::NamedTensor, model::InfoList, types::TypeKind,
+        attr::NamedTensor, info::InfoList, types::TypeKind,
     },
 };
 

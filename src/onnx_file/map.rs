@@ -74,10 +74,10 @@ pub(crate) fn release(window: &[u8]) {
     };
     #[cfg(unix)]
     {
-        const PAGE: usize = 4096;
+        let page = page_size();
         // Whole pages inside the window; a partial page may hold a neighbour that somebody is reading.
-        let start = at.next_multiple_of(PAGE);
-        let end = (at + window.len()) / PAGE * PAGE;
+        let start = at.next_multiple_of(page);
+        let end = (at + window.len()) / page * page;
         if start < end {
             // SAFETY: the range lies inside a live, read-only, file-backed map (checked above, and the lock keeps it
             // alive), so that dropping its pages loses nothing.
@@ -88,6 +88,13 @@ pub(crate) fn release(window: &[u8]) {
         }
     }
     let _ = range;
+}
+
+#[cfg(unix)]
+fn page_size() -> usize {
+    // SAFETY: asks for a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(page).unwrap_or(4096).max(1)
 }
 
 /// # Safety

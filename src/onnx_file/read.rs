@@ -20,7 +20,8 @@ use crate::{
     ir::{
         Attr, AttrValue, DType, Dim, Function, GraphId, Model, NodeId, NodeSpec, Place, Shape, Type, ValueId,
         attr::NamedTensor,
-        model::{InfoList, ModelInfo, SaidOtherwise},
+        info::{InfoList, SaidOtherwise},
+        model::ModelInfo,
         types::TypeKind,
     },
 };
