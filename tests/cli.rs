@@ -281,7 +281,7 @@ fn pictures_are_data() {
     }
     let done = place.run("quantize model.onnx -o out.onnx --calibration pictures --mean 0.5 --std 0.25,0.25,0.25");
     assert_eq!(done.code, 0, "{}", done.err);
-    assert!(done.out.starts_with("good: "), "{}", done.out);
+    assert!(done.out.starts_with("done: "), "{}", done.out);
     let done = place.run("quantize model.onnx -o out.onnx --calibration pictures --mean 0.5,0.5");
     assert_eq!(done.code, 2, "{}", done.out);
     assert!(done.err.contains("calibration.image.mean has 2 numbers"), "{}", done.err);

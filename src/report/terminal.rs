@@ -83,11 +83,16 @@ pub fn verdict(report: &Report) -> String {
         }
         Verdict::Unproven | Verdict::Good => {
             let Some(worst) = p.worst() else {
-                return format!("good: {file} gives exactly the original's answers on {on}");
+                return format!("done: {file} gives exactly the original's answers on {on}");
             };
             let agree = p.outputs.iter().filter_map(|o| o.agreement).min_by(f64::total_cmp);
             let agree = agree.map(|a| format!(", same top answer in {}", percent(a))).unwrap_or_default();
-            format!("good: {file} answers like the original: SQNR {}{agree} ({on})", decibel(worst.sqnr))
+            let like = match worst.sqnr {
+                Some(s) if s < 10.0 => "answers only loosely like the original",
+                Some(s) if s < 20.0 => "answers roughly like the original",
+                _ => "answers like the original",
+            };
+            format!("done: {file} {like}: SQNR {}{agree} ({on})", decibel(worst.sqnr))
         }
     }
 }
@@ -308,7 +313,7 @@ mod tests {
     #[test]
     fn a_good_model() {
         insta::assert_snapshot!(render(&report(), false), @r#"
-        good: m.int8.onnx answers like the original: SQNR 32.1 dB, same top answer in 98.44 % (64 samples)
+        done: m.int8.onnx answers like the original: SQNR 32.1 dB, same top answer in 98.44 % (64 samples)
 
         nodes     48 of 82 compute in integers, 20 absorbed into them; 14 stay float
                     12 × HardSwish: no integer kernel
