@@ -20,15 +20,14 @@ use crate::{
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{Model, NodeId, Tensor, ValueId},
-    onnx_file::{self, ReadOptions, WriteOptions},
+    onnx_file::{self, ReadOptions},
     passes::{self, Context, Stage},
     plan::{self, Plan},
-    runtime::Runtime,
-    target::Target,
+    runtime::{Runtime, tract::Tract},
+    scheme::{Resolved, Settings},
 };
 
 pub use self::finish::{finish, odd_outputs, proof_of, run};
-pub use crate::scheme::Resolved;
 
 /// What to do, after the user's words have been resolved.
 pub struct Job<'a> {
@@ -36,28 +35,45 @@ pub struct Job<'a> {
     pub model: PathBuf,
     /// The file to write.
     pub output: PathBuf,
-    /// Calibration data.
+    /// Calibration data; not needed with a plan.
     pub data: Option<PathBuf>,
-    /// What cannot be seen from the data.
-    pub dataset: DatasetOptions,
-    /// At most this many samples for calibration.
-    pub samples: Option<usize>,
-    /// The runtime to quantize for.
-    pub target: Target,
+    /// Data to prove the result on, all of it; if `None`, calibration keeps some of its samples back for that.
+    pub evaluation: Option<PathBuf>,
+    /// What the user wants.
+    pub settings: &'a Settings,
     /// What runs the model here.
     pub runtime: &'a dyn Runtime,
-    /// Turns the user's rules into wishes for the nodes of the model; called with the model as read and as prepared.
-    pub resolve: &'a dyn Fn(&Model, &Model) -> Result<Resolved>,
     /// Ranges from an earlier run, instead of calibration.
     pub ranges: Option<Table>,
     /// A plan from an earlier run, instead of placement and calibration.
     pub plan: Option<Plan>,
     /// How to read.
     pub read: ReadOptions,
-    /// How to write.
-    pub write: WriteOptions,
     /// Told of each step and its progress.
     pub progress: &'a dyn Progress,
+}
+
+impl<'a> Job<'a> {
+    /// From `model` to `output`, run by tract, with no data yet, and telling nobody of its progress.
+    pub fn new(model: impl Into<PathBuf>, output: impl Into<PathBuf>, settings: &'a Settings) -> Self {
+        Self {
+            model: model.into(),
+            output: output.into(),
+            data: None,
+            evaluation: None,
+            settings,
+            runtime: &Tract,
+            ranges: None,
+            plan: None,
+            read: ReadOptions::default(),
+            progress: &Silent,
+        }
+    }
+
+    fn open_data(&self, path: &Path, model: &Model) -> Result<Dataset> {
+        let images = self.settings.config.calibration.image.options();
+        open_data(path, model, &DatasetOptions { images })
+    }
 }
 
 /// Is told what goes on.
@@ -110,9 +126,10 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     clock.step("prepare");
     let mut cx = Context::default();
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
-    let resolved = (job.resolve)(&original, &model)?;
+    let resolved = job.settings.resolve(&original, &model)?;
     cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
-    let dataset = job.data.as_deref().map(|d| open_data(d, &original, &job.dataset)).transpose()?;
+    let dataset = job.data.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
+    let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
     let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
     let outcome = match &job.plan {
         Some(plan) => {
@@ -130,7 +147,13 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     }
     clock.step("");
     let plan = cx.plan.unwrap_or_default();
-    let proof_samples = outcome.proof_samples;
+    let (dataset, proof_samples, held_out) = match evaluation {
+        Some(data) => {
+            let all = (0..data.len()).collect();
+            (Some(data), all, job.evaluation != job.data)
+        }
+        None => (dataset, outcome.proof_samples, outcome.held_out),
+    };
     Ok(Quantized {
         original,
         model,
@@ -140,7 +163,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         table: outcome.table,
         samples: outcome.samples,
         proof_samples,
-        held_out: outcome.held_out,
+        held_out,
         diagnostics: cx.diagnostics,
         stages: clock.stages,
     })
@@ -233,21 +256,26 @@ impl Run<'_, '_> {
         })?;
         self.diagnostics.extend(dataset.notes().iter().cloned());
         let (split, note) = dataset.split();
-        self.diagnostics.extend(note);
-        let mut samples = split.calibration;
-        thin(&mut samples, job.samples.unwrap_or(usize::MAX));
+        let mut samples = match job.evaluation {
+            Some(_) => (0..dataset.len()).collect(),
+            None => {
+                self.diagnostics.extend(note);
+                split.calibration
+            }
+        };
+        thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
         self.diagnostics.extend(check_count(samples.len()));
         let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
         self.diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
         self.clock.step("place");
         let first = *samples.first().ok_or_else(|| Error::data("there is no calibration sample"))?;
         let shapes = trace_shapes(job.runtime, model, &dataset.sample(first)?)?;
-        let placement = placement::place(model, &job.target, &shapes, &self.resolved.wishes);
+        let placement = placement::place(model, &job.settings.target, &shapes, &self.resolved.wishes);
         self.clock.step("calibrate");
         let mut table = job.ranges.clone().unwrap_or_default();
         let observed = self.observe(dataset, &samples, &placement, &table)?;
         self.clock.step("decide");
-        let mut plan = plan::decide(model, &job.target, &placement, &self.resolved.scheme, |v, types| {
+        let mut plan = plan::decide(model, &job.settings.target, &placement, &self.resolved.scheme, |v, types| {
             if let Some(range) = self.resolved.ranges.get(&v) {
                 return Ok(*range);
             }

@@ -9,32 +9,34 @@ use crate::{
     diagnostics::Diagnostic,
     error::Result,
     ir::Model,
-    onnx_file,
+    onnx_file::{self, WriteOptions},
     passes::Context,
     report::{self, Accuracy, Calibration, Collapse, Nodes, OutputScore, Proof, Region, Report, Size},
     validate::{self, Comparison, sensitivity},
 };
 
 /// Reads, quantizes, proves and writes. The report says whether the gates hold.
-pub fn run(job: &Job<'_>, proof: &config::Proof) -> Result<Report> {
-    finish(job, super::quantize(job)?, proof)
+pub fn run(job: &Job<'_>) -> Result<Report> {
+    finish(job, super::quantize(job)?)
 }
 
 /// Checks the quantized model, compares it with the original, and writes it. On an error nothing is written.
-pub fn finish(job: &Job<'_>, mut q: Quantized, proof: &config::Proof) -> Result<Report> {
+pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
+    let config = &job.settings.config;
     let mut clock = Clock::resumed(job.progress, std::mem::take(&mut q.stages));
     clock.step("check");
     validate::check(&q.model)?;
     validate::check_interface(&q.original, &q.model)?;
     let proof = match &q.dataset {
-        Some(_) if proof.samples > 0 => {
+        Some(_) if config.proof.samples > 0 => {
             clock.step("prove");
-            Some(prove(job, &mut q, proof, &mut clock)?)
+            Some(prove(job, &mut q, &config.proof, &mut clock)?)
         }
         _ => None,
     };
     clock.step("write");
-    onnx_file::write(&q.model, &job.output, job.write)?;
+    let options = WriteOptions { external_data: config.external_data.then_some(true) };
+    onnx_file::write(&q.model, &job.output, options)?;
     clock.step("");
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -65,7 +67,9 @@ fn calibration(q: &Quantized) -> Calibration {
 fn prove(job: &Job<'_>, q: &mut Quantized, limits: &config::Proof, clock: &mut Clock<'_>) -> Result<Proof> {
     let Some(data) = &q.dataset else { return Ok(Proof::default()) };
     let mut samples = q.proof_samples.clone();
-    thin(&mut samples, limits.samples);
+    if job.evaluation.is_none() {
+        thin(&mut samples, limits.samples);
+    }
     let progress = |done, total| job.progress.part(done, total);
     let compared = validate::compare(job.runtime, &q.original, &q.model, data, &samples, &progress)?;
     q.diagnostics.extend(odd_outputs(&compared));

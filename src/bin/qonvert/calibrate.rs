@@ -2,11 +2,15 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use qonvert::{calibrate::Table, pipeline, report::terminal::count};
+use qonvert::{
+    calibrate::Table,
+    onnx_file::ReadOptions,
+    pipeline::{self, Job},
+    report::terminal::count,
+};
 
 use crate::{
     Common,
-    job::{self, Inputs},
     progress::Bar,
     scheme_args::SchemeArgs,
 };
@@ -41,10 +45,11 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let settings = args.scheme.settings(|_| {})?;
     let others = args.merge.iter().map(|path| Table::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let inputs = Inputs { data: Some(args.calibration.clone()), force: args.force, ..Inputs::new(&args.model) };
     let bar = Bar::new(common);
-    let resolve = job::resolve(&settings);
-    let done = pipeline::quantize(&job::job(inputs, &settings, &resolve, &bar));
+    let read = ReadOptions { force: args.force };
+    let data = Some(args.calibration.clone());
+    let job = Job { data, read, progress: &bar, ..Job::new(&args.model, &args.output, &settings) };
+    let done = pipeline::quantize(&job);
     bar.finish();
     let done = done?;
     let (mut table, mut noticed) = (done.table, done.diagnostics);

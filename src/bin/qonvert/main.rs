@@ -1,6 +1,5 @@
 //! The command line of qonvert: one file for each subcommand.
 
-mod job;
 mod progress;
 mod scheme_args;
 

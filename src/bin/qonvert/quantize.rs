@@ -6,14 +6,14 @@ use anyhow::{Context, bail};
 use qonvert::{
     calibrate::Table,
     config::Config,
-    pipeline,
+    onnx_file::ReadOptions,
+    pipeline::{self, Job},
     plan::Plan,
     report::{Report, json, terminal},
 };
 
 use crate::{
     Common,
-    job::{self, Inputs},
     progress::Bar,
     scheme_args::SchemeArgs,
 };
@@ -61,6 +61,9 @@ pub struct Args {
     /// Fail if accuracy on the data's `labels` drops by more, 0 to 1 (0.01 is one point)
     #[arg(long, value_name = "SHARE", help_heading = "Proof")]
     max_drop: Option<f64>,
+    /// Data to compare on, all of it, instead of samples that calibration keeps back; same forms as --calibration
+    #[arg(long, value_name = "DATA", help_heading = "Proof", conflicts_with = "no_proof")]
+    evaluation: Option<PathBuf>,
     /// Do not compare the result with the original
     #[arg(long, help_heading = "Proof", conflicts_with_all = ["min_sqnr", "min_agreement", "max_drop"])]
     no_proof: bool,
@@ -91,20 +94,19 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     if let Some(folder) = folder.filter(|f| !f.is_dir()) {
         bail!("there is no folder {}", folder.display()); // known before the work, not after it
     }
-    let inputs = Inputs {
-        output: args.output.clone(),
+    let bar = Bar::new(common);
+    let job = Job {
         data: args.calibration.clone(),
+        evaluation: args.evaluation.clone(),
         ranges: ranges(&args.ranges)?,
         plan: args.plan.as_deref().map(read_plan).transpose()?,
-        force: args.force,
-        ..Inputs::new(&args.model)
+        read: ReadOptions { force: args.force },
+        progress: &bar,
+        ..Job::new(&args.model, &args.output, &settings)
     };
-    let bar = Bar::new(common);
-    let resolve = job::resolve(&settings);
-    let job = job::job(inputs, &settings, &resolve, &bar);
     let outcome = pipeline::quantize(&job).and_then(|done| {
         let plan = args.dump_plan.as_ref().map(|path| (path, done.plan.to_yaml()));
-        Ok((pipeline::finish(&job, done, &settings.config.proof)?, plan))
+        Ok((pipeline::finish(&job, done)?, plan))
     });
     bar.finish();
     let (report, plan) = outcome?;
