@@ -12,9 +12,8 @@ use crate::{
 /// are taken as points: a Relu or Clip puts much of a tensor there.
 pub struct Cost {
     target: QuantTarget,
-    /// Left edge of the first bin, and their width.
-    left: f64,
-    width: f64,
+    /// Edges of the bins, ascending; one more than there are bins.
+    edges: Vec<f64>,
     /// Count of each bin, times its weight.
     counts: Vec<f64>,
     /// Number and weighted count.
@@ -22,6 +21,10 @@ pub struct Cost {
     /// Everything seen, with 0.
     all: Range,
 }
+
+/// So many bins on each side of 0 are never merged: most of a tensor may lie in the first of them, and it matters
+/// that it is near 0.
+const NEAR_ZERO: i64 = 32;
 
 impl Cost {
     /// The cost of an observation's ranges.
@@ -38,25 +41,38 @@ impl Cost {
         let stats = &seen.stats;
         let zeros = take(0.0, stats.zeros);
         let least = if stats.min == 0.0 { (0.0, 0.0) } else { take(stats.min, stats.at_min) };
-        let greatest =
-            if stats.max == 0.0 || stats.max == stats.min { (0.0, 0.0) } else { take(stats.max, stats.at_max) };
-        Self { target, left, width, counts, points: [zeros, least, greatest], all: seen.extremes().with_zero() }
+        let one_end = stats.max == 0.0 || stats.max == stats.min;
+        let greatest = if one_end { (0.0, 0.0) } else { take(stats.max, stats.at_max) };
+        let edges = (0..=counts.len()).map(|i| left + width * i as f64).collect();
+        Self { target, edges, counts, points: [zeros, least, greatest], all: seen.extremes().with_zero() }
     }
 
     /// The same with each number's error divided by `x² + bound²`: numbers beyond the bound count by their relative error.
     pub fn relative_beyond(mut self, bound: f64) -> Self {
         let weight = |x: f64| 1.0 / (x * x + bound * bound).max(f64::MIN_POSITIVE);
-        for (i, n) in self.counts.iter_mut().enumerate() {
-            *n *= weight(self.left + self.width * (i as f64 + 0.5));
+        for (n, edge) in self.counts.iter_mut().zip(self.edges.windows(2)) {
+            *n *= weight((edge[0] + edge[1]) / 2.0);
         }
         self.points = self.points.map(|(x, n)| (x, n * weight(x)));
         self
     }
 
     /// The same with neighbouring bins merged, `by` at a time: faster, and good enough for a first look.
-    fn coarse(&self, by: usize) -> Self {
-        let counts = self.counts.chunks(by).map(|c| c.iter().sum()).collect();
-        Self { width: self.width * by as f64, counts, ..*self }
+    fn coarse(&self, by: i64) -> Self {
+        let zero = self.edges.partition_point(|&e| e < 0.0) as i64;
+        let (mut edges, mut counts) = (Vec::new(), Vec::new());
+        for (i, (&n, &edge)) in self.counts.iter().zip(&self.edges).enumerate() {
+            let from_zero = i as i64 - zero;
+            let inner = (-NEAR_ZERO..NEAR_ZERO).contains(&from_zero);
+            if inner || edges.is_empty() || from_zero % by == 0 {
+                edges.push(edge);
+                counts.push(n);
+            } else if let Some(last) = counts.last_mut() {
+                *last += n;
+            }
+        }
+        edges.extend(self.edges.last());
+        Self { edges, counts, ..*self }
     }
 
     /// The error under the parameters that `range` gives.
@@ -65,16 +81,16 @@ impl Cost {
         let (qmin, qmax) = type_range(params.dtype)?;
         let step = StepError::new(params, qmin, qmax);
         let scale = step.scale();
-        let (left, width) = (self.left / scale, self.width / scale);
-        let mut sum = 0.0;
-        let mut before = step.integral(left);
-        for (i, &n) in self.counts.iter().enumerate() {
-            let after = step.integral(left + width * (i + 1) as f64);
-            sum += n * (after - before);
-            before = after;
+        let (mut sum, mut edge) = (0.0, self.edges[0] / scale);
+        let mut before = step.integral(edge);
+        for (&n, &next) in self.counts.iter().zip(&self.edges[1..]) {
+            let next = next / scale;
+            let after = step.integral(next);
+            sum += n * (after - before) / (next - edge);
+            (before, edge) = (after, next);
         }
         let points: f64 = self.points.iter().map(|&(x, n)| n * step.mean(x, x)).sum();
-        Ok((sum * scale * scale / width).max(0.0) + points)
+        Ok((sum * scale * scale).max(0.0) + points)
     }
 
     /// Everything seen, with 0.
