@@ -41,6 +41,8 @@ pub struct Config {
     pub everywhere: bool,
     /// What becomes of the weights of nodes that stay float.
     pub float_weights: FloatWeights,
+    /// Biases are corrected for what rounding the weights shifts.
+    pub bias_correction: bool,
     /// How ranges are found.
     pub calibration: Calibration,
     /// How the written model is compared with the original.
@@ -60,6 +62,7 @@ impl Default for Config {
             weight: Weight::default(),
             everywhere: false,
             float_weights: FloatWeights::Int8,
+            bias_correction: true,
             calibration: Calibration::default(),
             proof: Proof::default(),
             external_data: false,

@@ -15,8 +15,8 @@ use crate::{
     ops::{self, Role},
     plan::{Activation, Form, Plan, Readers, Weight},
     quant::{
-        bias::{quantize_bias, weight_scales_for_bias},
-        granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
+        bias::quantize_bias,
+        granularity::{Granularity, QuantizedWeight, quantize_with},
         params::{QParams, QuantTarget, Range},
     },
 };
@@ -146,16 +146,7 @@ impl<'a> Inserter<'a> {
     ) -> Result<()> {
         let tensor = self.model.constant_input(id, at).cloned().ok_or_else(|| Error::bug("the weight is not constant"))?;
         let bias = bias_at.and_then(|i| self.model.constant_input(id, i)).map(Tensor::to_f32).transpose()?;
-        let target = QuantTarget { dtype: plan.dtype, symmetric: plan.symmetric, reduce_range: plan.reduce_range };
-        let mut q = quantize_weight(&tensor, plan.dtype, plan.axis, plan.symmetric, plan.reduce_range)?;
-        if let (Some(bias), Some(input), true) = (&bias, input, plan.symmetric) {
-            let (scales, raised) = weight_scales_for_bias(bias, input.scale, &q.scales());
-            if raised > 0 && scales.len() == q.params.len() {
-                let params = q.params.iter().zip(&scales).map(|(p, &scale)| QParams { scale, ..*p }).collect();
-                let granularity = Granularity::from_axis(plan.axis);
-                q = quantize_with(&tensor.to_f32()?, tensor.dims(), granularity, target, params)?;
-            }
-        }
+        let q = plan.quantize(&tensor, bias.as_deref(), input)?;
         let weight = self.model.node(id).input(at).expect("checked above");
         let key: String = q.scales().iter().map(|s| format!("{:08x}", s.to_bits())).collect();
         let dq = match self.weights.get(&(weight, key.clone())) {

@@ -13,7 +13,7 @@ use crate::{diagnostics::Diagnostic, error::Result, ir::Model, plan::Plan};
 pub enum Stage {
     /// Before placement: the float graph in its simplest form.
     Prepare,
-    /// After calibration: changes of weights that keep the float model's function.
+    /// After calibration: changes of weights and biases that keep the model's function or bring the quantized one nearer.
     Adjust,
     /// Q/DQ pairs as the plan says.
     Insert,
@@ -84,6 +84,7 @@ passes! {
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
+    Adjust: correct_bias;
     Insert: insert_quantization, store_weights;
     Cleanup: sort_nodes;
 }

@@ -3,6 +3,7 @@
 //! Values go by their names and nodes by the name of their first output, both as in the model after the Prepare passes.
 
 mod decide;
+mod weights;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ pub use decide::{Scheme, decide};
 pub use store::store_float_weights;
 
 use crate::{
+    calibrate::Means,
     error::{Error, Result},
     ir::DType,
     quant::params::QParams,
@@ -32,6 +34,9 @@ pub struct Plan {
     /// Weights of float nodes that are stored in fewer bits and become float again when the runtime loads the file.
     #[serde(default)]
     pub stored_weights: BTreeMap<String, StoredWeight>,
+    /// What layers with weights read, on average: their biases are corrected by it for what rounding the weights shifts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub input_means: BTreeMap<String, Means>,
 }
 
 /// How the weight of a float node is stored.

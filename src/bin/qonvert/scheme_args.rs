@@ -61,6 +61,9 @@ pub struct SchemeArgs {
     /// Keep the weights of float nodes as they are, instead of storing them as int8
     #[arg(long, help_heading = "Scheme")]
     pub keep_float_weights: bool,
+    /// Leave biases as they are, instead of correcting them for what rounding the weights shifts
+    #[arg(long, help_heading = "Scheme")]
+    pub no_bias_correction: bool,
 
     #[command(flatten)]
     pub image: ImageArgs,
@@ -119,6 +122,7 @@ impl SchemeArgs {
         if self.keep_float_weights {
             config.float_weights = FloatWeights::Keep;
         }
+        config.bias_correction &= !self.no_bias_correction;
         config.rules.extend(self.keep_float.iter().map(Rule::keep_float));
         self.image.apply(config);
     }
