@@ -137,7 +137,9 @@ fn write_list<T: ToString, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S:
     to.serialize_str(&words.join(" "))
 }
 
-fn read_list<'a, T: std::str::FromStr<Err: std::fmt::Display>, D: Deserializer<'a>>(from: D) -> Result<Vec<T>, D::Error> {
+fn read_list<'a, T: std::str::FromStr<Err: std::fmt::Display>, D: Deserializer<'a>>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
     let text = String::deserialize(from)?;
     let word = |w: &str| w.parse().map_err(|e| serde::de::Error::custom(format!("{w:?} is no number: {e}")));
     text.split_whitespace().map(word).collect()

@@ -197,6 +197,9 @@ impl<'a> Inserter<'a> {
         Ok(())
     }
 
+    // Inserted nodes have no names of their own: their outputs say what they are, and in a small model the names would be
+    // some percent of the file.
+
     /// `DequantizeLinear` over the codes of the constant `of`, in front of the node that reads it.
     fn dequantized(&mut self, of: ValueId, q: &QuantizedWeight, reader: NodeId) -> Result<ValueId> {
         let (name, main) = (self.model.value(of).name().to_owned(), self.model.node(reader).graph());
@@ -208,7 +211,6 @@ impl<'a> Inserter<'a> {
         let zero_point = (!implied)
             .then(|| self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone()));
         let mut spec = NodeSpec::new("DequantizeLinear")
-            .name(format!("{name}_DequantizeLinear"))
             .input(values)
             .input(scale)
             .inputs(zero_point.map(Some))
@@ -232,7 +234,6 @@ impl<'a> Inserter<'a> {
         let zero_point = self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero);
         let node = |op: &str, input: ValueId| {
             NodeSpec::new(op)
-                .name(format!("{name}_{op}"))
                 .input(input)
                 .input(scale)
                 .input(zero_point)

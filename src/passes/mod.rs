@@ -44,11 +44,20 @@ pub struct Options {
     /// Weights that are also graph inputs become constants, also in files (IR version 4 and above) where callers may
     /// feed other values.
     pub eliminate_initializer_inputs: bool,
+    /// Stack traces of the exporter stay at their nodes.
+    pub keep_stack_traces: bool,
+    /// Float constants of two different numbers stay float, and are not stored as bool.
+    pub keep_masks: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fold_growth_limit: 1 << 20, eliminate_initializer_inputs: true }
+        Self {
+            fold_growth_limit: 1 << 20,
+            eliminate_initializer_inputs: true,
+            keep_stack_traces: false,
+            keep_masks: false,
+        }
     }
 }
 
@@ -86,7 +95,7 @@ passes! {
         share_initializers;
     Adjust: correct_bias;
     Insert: insert_quantization, store_weights;
-    Cleanup: sort_nodes;
+    Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 
 /// Runs the passes of a stage once, in order, and clears away what they leave unread. Returns the number of changes.

@@ -39,10 +39,10 @@ fn store(model: &mut Model, v: ValueId, tensor: &Tensor, stored: &StoredWeight) 
         dims.iter().enumerate().map(|(i, &d)| if (first..=last).contains(&i) { d } else { 1 }).collect();
     let values = model.add_initializer(graph, &format!("{name}_quantized"), q.values.reshaped(dims.to_vec())?);
     let scale = model.add_initializer(graph, &format!("{name}_scale"), q.scale.reshaped(scale_dims)?);
-    let cast = NodeSpec::new("Cast").name(format!("{name}_Cast")).input(values).attr("to", i64::from(DType::Float.to_onnx()));
+    let cast = NodeSpec::new("Cast").input(values).attr("to", i64::from(DType::Float.to_onnx()));
     let cast = model.insert(cast.output(format!("{name}_Cast_Output")), Place::Start(graph));
     let Some(real) = model.node(cast).output(0) else { return Ok(()) };
-    let mul = NodeSpec::new("Mul").name(format!("{name}_Mul")).input(real).input(scale).output(format!("{name}_Mul_Output"));
+    let mul = NodeSpec::new("Mul").input(real).input(scale).output(format!("{name}_Mul_Output"));
     let mul = model.insert(mul, Place::After(cast));
     if let Some(weight) = model.node(mul).output(0) {
         model.replace_readers(v, weight, |_, _| true);

@@ -25,6 +25,10 @@ pub struct Target {
     pub kernels: Vec<Kernel>,
     /// Operators that vanish where the quantized range ends at their bounds.
     pub clamps: Vec<String>,
+    /// Operators that only move elements and past which the runtime itself moves conversions, so that beside an integer
+    /// kernel they compute on codes whatever the file says.
+    #[serde(default)]
+    pub passed_through: Vec<String>,
     /// Why other operators stay float.
     pub never: BTreeMap<String, String>,
     /// Times of kernels.
@@ -168,6 +172,11 @@ impl Target {
             }
         }
         Ok(row)
+    }
+
+    /// Whether the runtime moves conversions past the operator.
+    pub fn passes_through(&self, op: &str) -> bool {
+        self.passed_through.iter().any(|o| o == op)
     }
 
     /// Whether the operator is a clamp that saturation can replace.

@@ -3,10 +3,12 @@
 //! 1. [`candidates`]: what each node could become by the target's table, and which clamps its saturation replaces.
 //! 2. [`flow`]: products (convolutions, matrix products) first; other operators join where they connect them, so that a Q/DQ
 //!    pair stands only where it becomes an integer kernel or joins two of them.
-//! 3. [`search`]: products whose kernels do not pay for their conversions go back to float, by the target's cost model.
+//! 3. [`cut`]: which of them gain by the target's cost model, their conversions counted, as a minimum cut.
+//! 4. [`search`]: the same under the rules of 2, by small steps from there.
 
 mod candidates;
 mod cost;
+mod cut;
 mod flow;
 mod search;
 
@@ -99,11 +101,6 @@ impl Placement {
         let roots: BTreeSet<_> = self.values.values().map(|q| q.root).collect();
         roots.into_iter().collect()
     }
-
-    /// Whether the node computes in integers.
-    pub fn is_integer(&self, node: NodeId) -> bool {
-        self.nodes.iter().any(|(n, d)| *n == node && matches!(d, Decision::Integer(_)))
-    }
 }
 
 /// Places quantization in the main graph. `shapes` come from a run of one sample.
@@ -111,15 +108,10 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     let graph = candidates::Candidates::of(model, target, shapes, wishes);
     let costs = cost::NodeCosts::of(model, target, shapes, &graph);
     let chosen = search::choose(&graph, &costs, wishes);
-    finish(model, &graph, &costs, &chosen)
+    finish(&graph, &costs, &chosen)
 }
 
-fn finish(
-    model: &Model,
-    graph: &candidates::Candidates,
-    costs: &cost::NodeCosts,
-    chosen: &search::Choice,
-) -> Placement {
+fn finish(graph: &candidates::Candidates, costs: &cost::NodeCosts, chosen: &search::Choice) -> Placement {
     let integer = &chosen.integer;
     let mut placement = Placement {
         float_time: costs.total(graph, &vec![false; graph.nodes.len()]),
@@ -134,18 +126,14 @@ fn finish(
             }
         }
     }
-    for (i, node) in graph.nodes.iter().enumerate().filter(|&(i, _)| integer[i]) {
-        let _ = i;
+    for (node, _) in graph.nodes.iter().zip(integer).filter(|(_, integer)| **integer) {
         for &v in &node.data {
             placement.values.entry(v).or_insert(Quantized { readers: Readers::Integer, root: v });
         }
     }
     // An optional output that only integer kernels read is made by the kernel itself.
     for (&v, q) in &mut placement.values {
-        if q.readers == Readers::Integer
-            && graph.made_integer(v, integer)
-            && graph.only_integer_readers(model, v, integer)
-        {
+        if q.readers == Readers::Integer && graph.made_integer(v, integer) && graph.only_integer_readers(v, integer) {
             q.readers = Readers::All;
         }
     }
