@@ -35,6 +35,8 @@ struct Inserter<'a> {
     activations: BTreeMap<ValueId, &'a Activation>,
     integer: Vec<(NodeId, Option<&'a Weight>)>,
     absorbed: Vec<NodeId>,
+    /// Float nodes that the runtime would quantize by itself.
+    fenced: Vec<NodeId>,
     /// Weights that are quantized already, for nodes that share them.
     weights: HashMap<(ValueId, String), ValueId>,
     /// Scalar scales and zero points by type and bits: in small models, their names are a good part of the file.
@@ -60,13 +62,14 @@ impl<'a> Inserter<'a> {
         for (name, a) in &plan.activations {
             activations.insert(*names.get(name).ok_or_else(|| missing(name))?, a);
         }
-        let (mut integer, mut absorbed) = (Vec::new(), Vec::new());
+        let (mut integer, mut absorbed, mut fenced) = (Vec::new(), Vec::new(), Vec::new());
         for (name, node) in &plan.nodes {
             let v = *names.get(name).ok_or_else(|| missing(name))?;
             let id = model.producer(v).ok_or_else(|| missing(name))?;
             match node.becomes {
                 Form::Integer => integer.push((id, node.weight.as_ref())),
                 Form::Absorbed => absorbed.push(id),
+                Form::Float if node.fenced => fenced.push(id),
                 Form::Float => {}
             }
         }
@@ -74,7 +77,8 @@ impl<'a> Inserter<'a> {
         let place: HashMap<NodeId, usize> = model.nodes(main).into_iter().enumerate().map(|(i, n)| (n, i)).collect();
         integer.sort_by_key(|(n, _)| place[n]);
         absorbed.sort_by_key(|n| place[n]);
-        Ok(Self { model, activations, integer, absorbed, weights: HashMap::new(), scalars: HashMap::new() })
+        fenced.sort_by_key(|n| place[n]);
+        Ok(Self { model, activations, integer, absorbed, fenced, weights: HashMap::new(), scalars: HashMap::new() })
     }
 
     fn all(&mut self) -> Result<usize> {
@@ -87,6 +91,9 @@ impl<'a> Inserter<'a> {
         let pairs: Vec<_> = self.activations.iter().map(|(&v, &a)| (v, a)).collect();
         for &(v, a) in &pairs {
             self.pair(v, a)?;
+        }
+        for id in self.fenced.clone() {
+            self.fence(id)?;
         }
         Ok(self.integer.len() + pairs.len() + self.absorbed.len())
     }
@@ -254,6 +261,46 @@ impl<'a> Inserter<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Dequantizes the input of a float node with a scale for each channel, all the same.
+    fn fence(&mut self, id: NodeId) -> Result<()> {
+        let Some(channels) = self.input_channels(id) else { return Ok(()) };
+        let input = self.model.node(id).input(0);
+        let Some(dq) = input.and_then(|v| self.model.producer(v)).filter(|&n| self.model.node(n).is("DequantizeLinear"))
+        else {
+            return Ok(()); // The plan was edited: the input is no longer quantized.
+        };
+        let parts: Vec<ValueId> = self.model.node(dq).inputs().iter().copied().flatten().collect();
+        let &[codes, scale, zero_point] = &parts[..] else { return Ok(()) };
+        let constant = |v: ValueId| self.model.value(v).constant().cloned();
+        let (Some(s), Some(z)) = (constant(scale), constant(zero_point)) else { return Ok(()) };
+        let (s, z) = (s.to_f32()?, z.to_i64()?);
+        let (Some(&s), Some(&z)) = (s.first(), z.first()) else { return Ok(()) };
+        let dtype = self.model.value(zero_point).constant().map_or(DType::Uint8, Tensor::dtype);
+        let name = self.model.node_label(id);
+        let graph = self.model.node(id).graph();
+        let scales = Tensor::from_f32(&[channels], &vec![s; channels]);
+        let zeros = crate::quant::pack::pack(dtype, &[channels], &vec![z as i32; channels])?;
+        let scales = self.model.add_initializer(graph, &format!("{name}_input_scale"), scales);
+        let zeros = self.model.add_initializer(graph, &format!("{name}_input_zero_point"), zeros);
+        let spec = NodeSpec::new("DequantizeLinear").inputs([Some(codes), Some(scales), Some(zeros)]).attr("axis", 1i64);
+        let own = self.model.insert(spec.output(format!("{name}_input_DequantizeLinear_Output")), Place::Before(id));
+        let real = self.model.node(own).output(0);
+        self.model.set_input(id, 0, real);
+        Ok(())
+    }
+
+    /// How many channels a Conv, ConvTranspose or Gemm reads, along axis 1.
+    fn input_channels(&self, id: NodeId) -> Option<usize> {
+        let (node, weight) = (self.model.node(id), self.model.constant_input(id, 1)?);
+        let dims = weight.dims();
+        match node.op_type.as_str() {
+            "Conv" => dims.get(1)?.checked_mul(usize::try_from(node.int("group").unwrap_or(1)).ok()?),
+            "Gemm" if node.int("transA").unwrap_or(0) != 0 => None,
+            "Gemm" => dims.get(usize::from(node.int("transB").unwrap_or(0) != 0)).copied(),
+            _ => dims.first().copied(),
+        }
     }
 
     /// The initializer of this scalar; a new one of this name where there is none.

@@ -102,6 +102,9 @@ pub struct NodePlan {
     /// Why it stays float.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its input is dequantized with a scale for each channel, all the same, so that the runtime leaves the node in float.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
 }
 
 /// What becomes of a node.

@@ -72,19 +72,6 @@ impl Flow<'_> {
     }
 }
 
-/// A float product that stands between quantized values: ONNX Runtime (1.32) then quantizes its weight by itself when it
-/// loads the file, with one scale for the whole tensor, which ruins depthwise convolutions.
-pub(super) fn invites_requantization(graph: &Candidates, integer: &[bool]) -> Option<usize> {
-    let product = |n: &Candidate| n.kernel.is_some() && n.spec.is_some_and(|s| s.class == Class::Product);
-    (0..graph.nodes.len()).find(|&i| {
-        let n = &graph.nodes[i];
-        !integer[i]
-            && product(n)
-            && n.data.iter().any(|&v| graph.made_integer(v, integer))
-            && n.outputs.iter().any(|&v| graph.read_integer(v, integer))
-    })
-}
-
 /// Whether an integer product reads the value, so that it is quantized anyway.
 fn product_reads(graph: &Candidates, v: ValueId, integer: &[bool]) -> bool {
     let product =

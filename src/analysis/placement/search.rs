@@ -27,9 +27,9 @@ pub(super) fn choose(graph: &Candidates, costs: &NodeCosts, wishes: &Wishes) -> 
         let forced: Vec<bool> = graph.nodes.iter().map(|n| wishes.force.contains(&n.id)).collect();
         let free: Vec<usize> =
             (0..graph.nodes.len()).filter(|&i| graph.nodes[i].kernel.is_some() && !forced[i]).collect();
-        let cut = without_requantization(graph, cut::least(graph, costs, &forced));
-        let found = [cut, Some(allowed)].into_iter().flatten().map(|from| descend(graph, costs, from, &free));
-        let (best, from) = found.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, forced.clone()));
+        let found = [cut::least(graph, costs, &forced), allowed].map(|from| descend(graph, costs, from, &free));
+        let [cut, full] = found;
+        let (best, from) = if cut.0 < full.0 { cut } else { full };
         let float = costs.total(graph, &flow::settle(graph, &forced));
         allowed = if best > float * (1.0 - LEAST_GAIN) { forced } else { from };
     }
@@ -61,17 +61,6 @@ fn descend(graph: &Candidates, costs: &NodeCosts, mut allowed: Vec<bool>, free: 
     (state.best, allowed)
 }
 
-/// The same with those float products in integers that the runtime would quantize by itself; `None` if that does not help.
-fn without_requantization(graph: &Candidates, mut allowed: Vec<bool>) -> Option<Vec<bool>> {
-    for _ in 0..graph.nodes.len() {
-        let Some(i) = flow::invites_requantization(graph, &flow::settle(graph, &allowed)) else { return Some(allowed) };
-        if std::mem::replace(&mut allowed[i], true) {
-            return None;
-        }
-    }
-    None
-}
-
 struct State<'a> {
     graph: &'a Candidates<'a>,
     costs: &'a NodeCosts,
@@ -87,7 +76,7 @@ impl State<'_> {
         }
         let integer = flow::settle(self.graph, allowed);
         let total = self.costs.total(self.graph, &integer);
-        if total < self.best * (1.0 - WORTH) && flow::invites_requantization(self.graph, &integer).is_none() {
+        if total < self.best * (1.0 - WORTH) {
             self.best = total;
             return true;
         }
