@@ -10,6 +10,7 @@ pub mod edit;
 pub mod id;
 pub mod info;
 pub mod model;
+pub(crate) mod scopes;
 mod sort;
 pub mod tensor;
 #[cfg(test)]

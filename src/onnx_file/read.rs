@@ -22,6 +22,7 @@ use crate::{
         attr::NamedTensor,
         info::{InfoList, SaidOtherwise},
         model::ModelInfo,
+        scopes::Scopes,
         types::TypeKind,
     },
 };
@@ -69,14 +70,13 @@ fn decode(bytes: Bytes, folder: &Path, options: ReadOptions) -> Result<Model> {
         .help("use a newer qonvert, or --force to read it all the same"));
     }
     let (model, external) = (Model::new(version), External::new(folder));
-    Reader { model, external, scopes: Vec::new(), described: HashMap::new() }.model(proto)
+    Reader { model, external, scopes: Scopes::default(), described: HashMap::new() }.model(proto)
 }
 
 struct Reader {
     model: Model,
     external: External,
-    /// Names that the graphs around the current one declare, the innermost last.
-    scopes: Vec<HashMap<String, ValueId>>,
+    scopes: Scopes,
     /// The lists that each value was described in so far.
     described: HashMap<ValueId, Vec<InfoList>>,
 }
@@ -130,10 +130,10 @@ impl Reader {
     }
 
     fn graph(&mut self, p: GraphProto, id: GraphId) -> Result<()> {
-        self.scopes.push(HashMap::new());
+        self.scopes.enter();
         let label = p.name.clone().unwrap_or_default();
         let done = self.graph_content(p, id).map_err(|e| e.graph(label));
-        self.scopes.pop();
+        self.scopes.leave();
         done
     }
 
@@ -145,16 +145,16 @@ impl Reader {
         let annotation = |a: &proto::TensorAnnotation| (a.tensor_name().to_owned(), a.encode_to_vec().into());
         graph.quantization_annotation = p.quantization_annotation.iter().map(annotation).collect();
         for info in p.input {
-            let v = self.declare(id, info.name())?;
+            let v = self.scopes.declare(&mut self.model, id, info.name())?;
             self.describe(v, info, InfoList::Inputs);
             self.model.add_input(v);
         }
         for mut t in p.initializer {
             let name = t.name.take().unwrap_or_default();
-            let v = match self.here().get(&name) {
-                Some(&v) if self.model.value(v).initializer().is_none() => v,
+            let v = match self.scopes.here(&name) {
+                Some(v) if self.model.value(v).initializer().is_none() => v,
                 Some(_) => return Err(Error::malformed("two initializers have this name").value(name)),
-                None => self.declare(id, &name)?,
+                None => self.scopes.declare(&mut self.model, id, &name)?,
             };
             let value = self.model.value_mut(v);
             value.tensor_doc_string = t.doc_string.take();
@@ -164,20 +164,20 @@ impl Reader {
         }
         for s in p.sparse_initializer {
             let name = s.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
-            let v = match self.here().get(&name) {
-                Some(&v) if self.model.value(v).initializer().is_none() && self.model.value(v).sparse.is_none() => v,
+            let v = match self.scopes.here(&name) {
+                Some(v) if self.model.value(v).initializer().is_none() && self.model.value(v).sparse.is_none() => v,
                 Some(_) => return Err(Error::malformed("two initializers have this name").value(name)),
-                None => self.declare(id, &name)?,
+                None => self.scopes.declare(&mut self.model, id, &name)?,
             };
             self.model.add_sparse_initializer(v, s.encode_to_vec().into());
         }
         for n in &p.node {
             for name in n.output.iter().filter(|o| !o.is_empty()) {
-                self.declare(id, name).map_err(|e| e.node(label(n), n.op_type()))?;
+                self.scopes.declare(&mut self.model, id, name).map_err(|e| e.node(label(n), n.op_type()))?;
             }
         }
         for (place, info) in p.value_info.into_iter().enumerate() {
-            if let Some(&v) = self.here().get(info.name()) {
+            if let Some(v) = self.scopes.here(info.name()) {
                 self.describe(v, info, InfoList::ValueInfo);
                 self.model.add_value_info(id, v);
             } else {
@@ -190,7 +190,7 @@ impl Reader {
             self.node(n, id).map_err(|e| e.node(at.0, at.1))?;
         }
         for info in p.output {
-            let v = self.lookup(info.name())?;
+            let v = self.scopes.lookup(info.name())?;
             self.describe(v, info, InfoList::Outputs);
             self.model.add_output(id, v);
         }
@@ -199,12 +199,12 @@ impl Reader {
 
     fn node(&mut self, p: NodeProto, graph: GraphId) -> Result<NodeId> {
         let given = |name: &String| (!name.is_empty()).then_some(name.clone());
-        let inputs = p.input.iter().map(|n| given(n).map(|n| self.lookup(&n)).transpose());
+        let inputs = p.input.iter().map(|n| given(n).map(|n| self.scopes.lookup(&n)).transpose());
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let attributes = p.attribute.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>()?;
         let mut spec = NodeSpec::new(p.op_type.unwrap_or_default()).inputs(inputs).attrs(attributes);
         for name in &p.output {
-            let v = given(name).map(|n| self.here()[&n]);
+            let v = given(name).and_then(|n| self.scopes.here(&n));
             if v.is_some_and(|v| self.model.value(v).producer().is_some()) {
                 return Err(Error::malformed("two nodes make this value").value(name));
             }
@@ -278,27 +278,6 @@ impl Reader {
         let (name, doc_string) = (p.name.clone(), p.doc_string.take());
         let metadata_props = pairs(&p.metadata_props);
         Ok(NamedTensor { tensor: tensors::from_proto(p, &mut self.external)?, name, doc_string, metadata_props })
-    }
-
-    fn here(&self) -> &HashMap<String, ValueId> {
-        self.scopes.last().expect("a graph is being read")
-    }
-
-    fn declare(&mut self, graph: GraphId, name: &str) -> Result<ValueId> {
-        if name.is_empty() {
-            return Err(Error::malformed("a value has no name"));
-        }
-        if self.here().contains_key(name) {
-            return Err(Error::malformed("two values of one graph have this name").value(name));
-        }
-        let v = self.model.declare_value(graph, name);
-        self.scopes.last_mut().expect("a graph is being read").insert(name.to_owned(), v);
-        Ok(v)
-    }
-
-    fn lookup(&self, name: &str) -> Result<ValueId> {
-        let found = self.scopes.iter().rev().find_map(|s| s.get(name).copied());
-        found.ok_or_else(|| Error::malformed("is read, but nothing makes it").value(name))
     }
 
     /// The first description that says something counts. Another is kept where it differs.

@@ -12,10 +12,7 @@
 
 use super::{
     Context,
-    support::{
-        constants::Growth,
-        linear::{Kind, Linear, Rescale},
-    },
+    support::linear::{Kind, Linear},
 };
 use crate::{
     analysis::types::{self, Types},
@@ -61,8 +58,8 @@ fn correct(model: &mut Model, types: &Types, plan: &Plan, node: NodeId) -> Resul
         Kind::Conv => taps_seen(model.node(node), weight.dims(), &means.shape),
         _ => Vec::new(),
     };
-    let shift = layer.mean_of(&errors, weight.dims(), &means.values, &seen);
-    layer.rescale(model, &Rescale { out_shift: shift, ..Rescale::default() }, &mut Growth::unlimited())
+    let shift = layer.mean_of(&errors, &means.values, &seen);
+    layer.shift(model, &shift)
 }
 
 /// What the runtime will compute with in the weight's place; `None` where that is the weight itself.

@@ -84,8 +84,12 @@ impl QuantizedWeight {
         let granularity = Granularity::from_axis(self.axis);
         let (channels, inner) = granularity.layout(self.values.dims())?;
         let codes = pack::unpack(&self.values)?;
-        let real = |(i, &code): (usize, &i32)| super::arith::dequantize_one(code, self.params[i / inner % channels]);
-        Ok(codes.iter().enumerate().map(real).collect())
+        let mut real = vec![0f32; codes.len()];
+        for (row, (out, run)) in real.chunks_mut(inner).zip(codes.chunks(inner)).enumerate() {
+            let params = self.params[row % channels];
+            out.iter_mut().zip(run).for_each(|(out, &code)| *out = super::arith::dequantize_one(code, params));
+        }
+        Ok(real)
     }
 }
 

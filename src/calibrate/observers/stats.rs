@@ -51,7 +51,7 @@ impl Default for TensorStats {
 
 /// Numbers handled at a time: they stay in the first cache for the second look at them.
 const BLOCK: usize = 4096;
-const LANES: usize = 8;
+const LANES: usize = 32;
 
 /// What one block holds, if it is all finite.
 struct Block {
@@ -64,15 +64,14 @@ struct Block {
     squares: f64,
 }
 
-/// One pass for everything, written so that it vectorizes with the instructions of every x86-64. A NaN or infinity
-/// anywhere makes `sum` or the extremes not finite.
+/// Everything of one block, with the widest vectors that the processor has. A NaN or infinity anywhere makes `sum` or the
+/// extremes not finite. Lanes are added in one order, so that the result is the same on every processor.
+#[inline(always)]
 fn scan(block: &[f32]) -> Block {
     let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
     let (mut sum, mut squares, mut zeros) = ([0f32; LANES], [0f32; LANES], [0u32; LANES]);
     let (chunks, rest) = block.as_chunks::<LANES>();
-    let mut padded = [0f32; LANES];
-    padded[..rest.len()].copy_from_slice(rest);
-    let mut take = |chunk: &[f32; LANES]| {
+    for chunk in chunks {
         for i in 0..LANES {
             let v = chunk[i];
             lo[i] = if v < lo[i] { v } else { lo[i] };
@@ -81,33 +80,37 @@ fn scan(block: &[f32]) -> Block {
             squares[i] += v * v;
             zeros[i] += u32::from(v == 0.0);
         }
-    };
-    chunks.iter().for_each(&mut take);
-    if !rest.is_empty() {
-        // Filled up with copies, which neither extremes nor, after the correction below, sums notice.
-        padded[rest.len()..].fill(rest[0]);
-        take(&padded);
     }
-    let surplus = if rest.is_empty() { 0 } else { LANES - rest.len() };
-    let extra = if surplus > 0 { rest[0] } else { 0.0 };
-    let min = lo.iter().fold(f32::INFINITY, |a, &b| a.min(b));
-    let max = hi.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-    let total = |lanes: [f32; LANES], one: f32| {
-        lanes.iter().map(|&v| f64::from(v)).sum::<f64>() - f64::from(one) * surplus as f64
-    };
-    let (mut at_min, mut at_max) = (0, 0);
-    for part in block.chunks(255 * 16) {
-        at_min += part.iter().map(|&v| u32::from(v == min)).sum::<u32>();
-        at_max += part.iter().map(|&v| u32::from(v == max)).sum::<u32>();
+    for (i, &v) in rest.iter().enumerate() {
+        lo[i] = if v < lo[i] { v } else { lo[i] };
+        hi[i] = if v > hi[i] { v } else { hi[i] };
+        sum[i] += v;
+        squares[i] += v * v;
+        zeros[i] += u32::from(v == 0.0);
     }
+    let min = lo.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a });
+    let max = hi.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    let (mut at_min, mut at_max) = ([0u32; LANES], [0u32; LANES]);
+    for chunk in chunks {
+        for i in 0..LANES {
+            at_min[i] += u32::from(chunk[i] == min);
+            at_max[i] += u32::from(chunk[i] == max);
+        }
+    }
+    for (i, &v) in rest.iter().enumerate() {
+        at_min[i] += u32::from(v == min);
+        at_max[i] += u32::from(v == max);
+    }
+    let count = |lanes: [u32; LANES]| lanes.iter().map(|&n| u64::from(n)).sum();
+    let total = |lanes: [f32; LANES]| lanes.iter().map(|&v| f64::from(v)).sum();
     Block {
         min,
         max,
-        zeros: zeros.iter().map(|&z| u64::from(z)).sum::<u64>() - surplus as u64 * u64::from(extra == 0.0),
-        at_min: at_min.into(),
-        at_max: at_max.into(),
-        sum: total(sum, extra),
-        squares: total(squares, extra * extra),
+        zeros: count(zeros),
+        at_min: count(at_min),
+        at_max: count(at_max),
+        sum: total(sum),
+        squares: total(squares),
     }
 }
 
@@ -116,8 +119,12 @@ impl TensorStats {
     pub fn update(&mut self, values: &[f32]) -> (Option<Range>, bool) {
         let mut sample = Self { samples: 1, count: values.len() as u64, ..Self::default() };
         let (mut sum, mut squares) = (0f64, 0f64);
+        let processor = pulp::Arch::new();
         for block in values.chunks(BLOCK) {
-            let b = scan(block);
+            let b = processor.dispatch(
+                #[inline(always)]
+                || scan(block),
+            );
             if b.sum.is_finite() && b.squares.is_finite() && b.min.is_finite() && b.max.is_finite() {
                 sample.zeros += b.zeros;
                 sample.extremes(b.min, b.at_min, b.max, b.at_max);

@@ -1,7 +1,5 @@
 //! [`syntax`](super::syntax) to [`Model`]: names become handles.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 
 use super::{
@@ -12,7 +10,7 @@ use crate::{
     error::{Error, Result},
     ir::{
         Attr, AttrValue, Function, GraphId, Model, NodeSpec, Place, Tensor, ValueId, attr::NamedTensor,
-        model::ModelInfo,
+        model::ModelInfo, scopes::Scopes,
     },
 };
 
@@ -31,7 +29,7 @@ pub(super) fn model(text: ModelText) -> Result<Model> {
         ..ModelInfo::default()
     };
     let main = model.main();
-    let mut builder = Builder { model, scopes: Vec::new() };
+    let mut builder = Builder { model, scopes: Scopes::default() };
     builder.graph(text.graph, main)?;
     for f in text.functions {
         let function = builder.function(f)?;
@@ -42,8 +40,7 @@ pub(super) fn model(text: ModelText) -> Result<Model> {
 
 struct Builder {
     model: Model,
-    /// Names that the graphs around the current one declare, the innermost last.
-    scopes: Vec<HashMap<String, ValueId>>,
+    scopes: Scopes,
 }
 
 impl Builder {
@@ -66,7 +63,7 @@ impl Builder {
     }
 
     fn graph(&mut self, text: GraphText, id: GraphId) -> Result<()> {
-        self.scopes.push(HashMap::new());
+        self.scopes.enter();
         self.model.graph_mut(id).name.clone_from(&text.name);
         self.declarations(&text, id)?;
         for n in text.nodes {
@@ -74,39 +71,39 @@ impl Builder {
             self.node(n, id).map_err(|e| e.node(at.0, at.1))?;
         }
         for o in text.outputs {
-            let v = self.lookup(&o.name)?;
+            let v = self.scopes.lookup(&o.name)?;
             if o.ty.is_some() && self.model.value(v).ty.is_none() {
                 self.model.value_mut(v).ty = o.ty;
             }
             self.model.add_output(id, v);
         }
-        self.scopes.pop();
+        self.scopes.leave();
         self.model.sort(id).map(|_| ())
     }
 
     /// All names of a graph, before its nodes are made: they may stand in any order.
     fn declarations(&mut self, text: &GraphText, id: GraphId) -> Result<()> {
         for i in &text.inputs {
-            let v = self.declare(id, &i.name)?;
+            let v = self.scopes.declare(&mut self.model, id, &i.name)?;
             self.model.value_mut(v).ty.clone_from(&i.ty);
             self.model.add_input(v);
             self.initial(v, i);
         }
         for i in text.values.iter().filter(|i| i.initial.is_some()) {
-            let v = match self.here().get(&i.name) {
-                Some(&v) if self.model.value(v).initializer().is_none() => v,
-                _ => self.declare(id, &i.name)?,
+            let v = match self.scopes.here(&i.name) {
+                Some(v) if self.model.value(v).initializer().is_none() => v,
+                _ => self.scopes.declare(&mut self.model, id, &i.name)?,
             };
             self.initial(v, i);
         }
         for n in &text.nodes {
             for o in n.outputs.iter().filter(|o| !o.name.is_empty()) {
-                let v = self.declare(id, &o.name).map_err(|e| e.node(label(n), &n.op_type))?;
+                let v = self.scopes.declare(&mut self.model, id, &o.name).map_err(|e| e.node(label(n), &n.op_type))?;
                 self.describe(v, o, id);
             }
         }
         for i in text.values.iter().filter(|i| i.initial.is_none()) {
-            let Some(&v) = self.here().get(&i.name) else {
+            let Some(v) = self.scopes.here(&i.name) else {
                 return Err(Error::malformed("has a type, but nothing makes it").value(&i.name));
             };
             self.describe(v, i, id);
@@ -128,12 +125,12 @@ impl Builder {
     }
 
     fn node(&mut self, n: NodeText, graph: GraphId) -> Result<()> {
-        let input = |name: &String| if name.is_empty() { Ok(None) } else { self.lookup(name).map(Some) };
+        let input = |name: &String| if name.is_empty() { Ok(None) } else { self.scopes.lookup(name).map(Some) };
         let inputs = n.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
         let attributes = n.attributes.into_iter().map(|a| self.attribute(a)).collect::<Result<Vec<_>>>()?;
         let mut spec = NodeSpec::new(n.op_type).inputs(inputs).attrs(attributes);
         for o in &n.outputs {
-            spec = spec.output_value(self.here().get(&o.name).copied());
+            spec = spec.output_value(self.scopes.here(&o.name));
         }
         if let Some(name) = n.name {
             spec = spec.name(name);
@@ -171,27 +168,6 @@ impl Builder {
         let id = self.model.add_graph();
         self.graph(g, id)?;
         Ok(id)
-    }
-
-    fn here(&self) -> &HashMap<String, ValueId> {
-        self.scopes.last().expect("a graph is being built")
-    }
-
-    fn declare(&mut self, graph: GraphId, name: &str) -> Result<ValueId> {
-        if name.is_empty() {
-            return Err(Error::malformed("a value has no name"));
-        }
-        if self.here().contains_key(name) {
-            return Err(Error::malformed("two values of one graph have this name").value(name));
-        }
-        let v = self.model.declare_value(graph, name);
-        self.scopes.last_mut().expect("a graph is being built").insert(name.to_owned(), v);
-        Ok(v)
-    }
-
-    fn lookup(&self, name: &str) -> Result<ValueId> {
-        let found = self.scopes.iter().rev().find_map(|s| s.get(name).copied());
-        found.ok_or_else(|| Error::malformed("is read, but nothing makes it").value(name))
     }
 }
 

@@ -177,18 +177,37 @@ impl Linear {
         self.bias != Bias::None || self.kind != Kind::MatMul
     }
 
-    /// What the layer makes of an input with these `means` by channel, on average, with other numbers in the weight's
-    /// place and no bias. `seen` is the share of output positions in which a tap of the kernel meets the input and not
+    /// What the layer makes of an input with these `means` (one for each of its channels), on average, with other numbers in
+    /// the weight's place and no bias; nothing for ConvTranspose. `seen` is the share of output positions in which a tap of the kernel meets the input and not
     /// its padding; empty means all.
-    pub fn mean_of(&self, weight: &[f32], dims: &[usize], means: &[f32], seen: &[f64]) -> Vec<f64> {
-        let at = self.channels(dims);
-        let mut sums = vec![0.0; self.outs];
-        for (i, &w) in weight.iter().enumerate() {
-            let (o, c) = at(i);
-            let share = if seen.is_empty() { 1.0 } else { seen[i % seen.len()] };
-            sums[o] += f64::from(w) * f64::from(means.get(c).copied().unwrap_or(0.0)) * share;
+    pub fn mean_of(&self, weight: &[f32], means: &[f32], seen: &[f64]) -> Vec<f64> {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        match self.kind {
+            Kind::Gemm { trans_b: true } => weight.chunks_exact(self.ins.max(1)).map(|row| dot(row, means)).collect(),
+            Kind::Gemm { trans_b: false } | Kind::MatMul => {
+                let mut sums = vec![0.0; self.outs];
+                for (row, &mean) in weight.chunks_exact(self.outs).zip(means) {
+                    sums.iter_mut().zip(row).for_each(|(s, &w)| *s += f64::from(w) * f64::from(mean));
+                }
+                sums
+            }
+            Kind::Conv => {
+                let inputs = self.ins / self.group;
+                let taps = weight.len() / (self.outs * inputs).max(1);
+                let output = |(o, filter): (usize, &[f32])| {
+                    let first = o / (self.outs / self.group) * inputs;
+                    let channels = filter.chunks_exact(taps.max(1)).zip(&means[first..]);
+                    let sum = |window: &[f32]| match seen {
+                        [] => window.iter().map(|&w| f64::from(w)).sum::<f64>(),
+                        shares => window.iter().zip(shares).map(|(&w, &s)| f64::from(w) * s).sum(),
+                    };
+                    channels.map(|(window, &mean)| sum(window) * f64::from(mean)).sum()
+                };
+                weight.chunks_exact((inputs * taps).max(1)).enumerate().map(output).collect()
+            }
+            // Outputs overlap there: each sees its own share of the kernel.
+            Kind::ConvTranspose => vec![0.0; self.outs],
         }
-        sums
     }
 
     /// The bias as one number per output channel; zeros where there is none.
@@ -210,6 +229,9 @@ impl Linear {
     /// Replaces the layer by `(x·in_scale + in_shift)·W·out_scale + b·out_scale + out_shift`, in f64, if the result is
     /// finite and the growth allowed. Where `in_shift` is not zero, the caller has seen that the layer pads nothing.
     pub fn rescale(&mut self, model: &mut Model, by: &Rescale, growth: &mut Growth) -> Result<bool> {
+        if by.in_scale.is_empty() && by.in_shift.is_empty() && by.out_scale.is_empty() {
+            return self.shift(model, &by.out_shift);
+        }
         let Some(w) = model.constant_input(self.node, 1).cloned() else { return Ok(false) };
         let at = self.channels(w.dims());
         let old = w.to_f32()?;
@@ -241,6 +263,17 @@ impl Linear {
             self.set_bias(model, &bias);
         }
         Ok(true)
+    }
+
+    /// Adds to the bias, if the result is finite.
+    pub fn shift(&mut self, model: &mut Model, by: &[f64]) -> Result<bool> {
+        let bias = self.bias(model)?;
+        let shifted: Vec<f32> = bias.iter().enumerate().map(|(o, b)| (b + get(by, o, 0.0)) as f32).collect();
+        let finite = shifted.iter().all(|v| v.is_finite());
+        if finite && (self.bias != Bias::None || shifted.iter().any(|&b| b != 0.0)) {
+            self.set_bias(model, &shifted);
+        }
+        Ok(finite)
     }
 
     fn set_bias(&mut self, model: &mut Model, bias: &[f32]) {
