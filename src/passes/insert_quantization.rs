@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     ops::{self, Role},
-    plan::{Activation, Form, Plan, Readers, Weight},
+    plan::{Activation, Form, Plan, Readers, Weight, named_values},
     quant::{
         bias::{quantize_bias, weight_scales_for_bias},
         granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
@@ -45,12 +45,7 @@ impl<'a> Inserter<'a> {
     /// Looks every name of the plan up before anything is renamed.
     fn new(model: &'a mut Model, plan: &'a Plan) -> Result<Self> {
         let main = model.main();
-        let mut names: HashMap<String, ValueId> = HashMap::new();
-        for v in model.value_ids() {
-            if model.value(v).graph() == main {
-                names.insert(model.value(v).name().to_owned(), v);
-            }
-        }
+        let names = named_values(model);
         let missing = |name: &str| {
             Error::config("the plan names this value, but the model has none of that name")
                 .value(name)
@@ -67,8 +62,13 @@ impl<'a> Inserter<'a> {
             match node.becomes {
                 Form::Integer => integer.push((id, node.weight.as_ref())),
                 Form::Absorbed => absorbed.push(id),
-                Form::Float => {}
+                Form::Dynamic | Form::Float => {}
             }
+        }
+        if let Some(&inner) = integer.iter().map(|(n, _)| n).chain(&absorbed).find(|n| model.node(**n).graph() != main) {
+            return Err(Error::config("the plan makes this node integer, but it stands in a subgraph")
+                .node(model.node_label(inner), &model.node(inner).op_type)
+                .help("only the main graph has integer nodes; nodes of subgraphs are dynamic or float"));
         }
         // The order of the file, not of the names.
         let place: HashMap<NodeId, usize> = model.nodes(main).into_iter().enumerate().map(|(i, n)| (n, i)).collect();

@@ -84,7 +84,7 @@ passes! {
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
-    Insert: insert_quantization, store_weights;
+    Insert: insert_quantization, quantize_lstm, store_weights;
     Cleanup: sort_nodes;
 }
 

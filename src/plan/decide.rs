@@ -9,7 +9,7 @@ use crate::{
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Role},
     quant::params::{QParams, QuantTarget, Range},
-    target::Target,
+    target::{Target, ZeroPoints},
 };
 
 /// The types and forms to quantize with.
@@ -70,6 +70,11 @@ pub fn decide(
     for (id, decision) in &placement.nodes {
         let node = model.node(*id);
         let Some(out) = node.outputs().iter().copied().flatten().next() else { continue };
+        let key = model.value(out).name();
+        // A name that stands for another node already; placement leaves such nodes of subgraphs in float.
+        if plan.nodes.contains_key(key) {
+            continue;
+        }
         let mut entry = NodePlan {
             name: node.name.clone().filter(|n| !n.is_empty()),
             op: node.op_type.clone(),
@@ -84,10 +89,19 @@ pub fn decide(
                 entry.kernel = Some(kernel.clone());
                 entry.weight = weight(model, scheme, *id);
             }
+            Decision::Dynamic(kernel) => {
+                entry.becomes = Form::Dynamic;
+                entry.kernel = Some(kernel.clone());
+                entry.weight = weight(model, scheme, *id);
+                let row = target.dynamic_kernel(model, *id).and_then(Result::ok);
+                if let Some(w) = entry.weight.as_mut().filter(|w| w.axis.is_some()) {
+                    w.symmetric |= row.is_some_and(|k| k.zero_points == ZeroPoints::PerWeight);
+                }
+            }
             Decision::Absorbed(_) => entry.becomes = Form::Absorbed,
             Decision::Float(reason) => entry.reason = Some(reason.clone()),
         }
-        plan.nodes.insert(model.value(out).name().to_owned(), entry);
+        plan.nodes.insert(key.to_owned(), entry);
     }
     Ok(plan)
 }

@@ -55,11 +55,13 @@ pub enum Verdict {
     Collapsed,
 }
 
-/// What became of the nodes of the main graph.
+/// What became of the nodes of the main graph, and of those of subgraphs that the plan speaks of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Nodes {
     /// Compute in integers.
     pub integer: usize,
+    /// Those of them that quantize their data at run time.
+    pub dynamic: usize,
     /// Vanished into the node before.
     pub absorbed: usize,
     /// Stay float.
@@ -88,8 +90,9 @@ impl Nodes {
         let mut reasons: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
         for (output, node) in &plan.nodes {
             match node.becomes {
-                Form::Integer => {
+                Form::Integer | Form::Dynamic => {
                     nodes.integer += 1;
+                    nodes.dynamic += usize::from(node.becomes == Form::Dynamic);
                     let kernel = node.kernel.as_deref().unwrap_or(&node.op);
                     *nodes.kernels.entry(kernel.to_owned()).or_default() += 1;
                 }

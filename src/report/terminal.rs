@@ -140,8 +140,10 @@ fn collapse(out: &mut String, report: &Report) {
 fn nodes(out: &mut String, report: &Report, limit: usize) {
     let n = &report.nodes;
     let total = n.integer + n.absorbed + n.float;
+    let dynamic = if n.dynamic > 0 { format!(" ({} on data quantized at run time)", n.dynamic) } else { String::new() };
     let absorbed = if n.absorbed > 0 { format!(", {} absorbed into them", n.absorbed) } else { String::new() };
-    row(out, "nodes", &format!("{} of {total} compute in integers{absorbed}; {} stay float", n.integer, n.float));
+    let text = format!("{} of {total} compute in integers{dynamic}{absorbed}; {} stay float", n.integer, n.float);
+    row(out, "nodes", &text);
     for r in n.reasons.iter().take(limit) {
         row(out, "", &format!("  {} × {}: {}", r.nodes.len(), r.op, r.reason));
     }

@@ -39,7 +39,7 @@ fn connects(graph: &Candidates, node: &Candidate, integer: &[bool]) -> bool {
     };
     match spec.class {
         Class::Product => true,
-        Class::Clamp => false,
+        Class::Clamp | Class::Recurrent => false,
         // Where only integer kernels read the output, the runtime itself moves the conversion in front of the node.
         Class::Movement => made(node.data[0]) || only_wanted(),
         Class::Joining => node.data.iter().all(|&v| made(v)) || (node.data.iter().any(|&v| made(v)) && wanted()),

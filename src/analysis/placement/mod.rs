@@ -4,9 +4,11 @@
 //! 2. [`flow`]: products (convolutions, matrix products) first; other operators join where they connect them, so that a Q/DQ
 //!    pair stands only where it becomes an integer kernel or joins two of them.
 //! 3. [`search`]: products whose kernels do not pay for their conversions go back to float, by the target's cost model.
+//! 4. [`dynamic`]: what is left and has a kernel that quantizes its data at run time, in subgraphs too.
 
 mod candidates;
 mod cost;
+mod dynamic;
 mod flow;
 mod search;
 
@@ -49,13 +51,34 @@ pub struct Wishes {
     pub ignore_cost: bool,
     /// The quantized range of an activation is symmetric around zero, so that saturation cannot stand in for a clamp.
     pub symmetric: bool,
+    /// Activations shall have more than 8 bits.
+    pub wide: bool,
+}
+
+impl Wishes {
+    /// The words of the rule that keeps a node in float: its own, or that of a node in whose body it stands.
+    pub fn keeps_float(&self, model: &Model, node: NodeId) -> Option<&str> {
+        holders(model, node).find_map(|n| self.keep_float.get(&n)).map(String::as_str)
+    }
+
+    /// Whether a node, or a node in whose body it stands, shall be quantized whatever it costs.
+    pub fn forces(&self, model: &Model, node: NodeId) -> bool {
+        holders(model, node).any(|n| self.force.contains(&n))
+    }
+}
+
+/// A node, the node in whose body it stands, and so on to the main graph.
+fn holders(model: &Model, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+    std::iter::successors(Some(node), |&n| model.graph(model.node(n).graph()).parent)
 }
 
 /// What becomes of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Computes in integers, by this kernel.
+    /// Computes in integers, by this kernel, on data quantized with ranges from calibration.
     Integer(String),
+    /// Computes in integers, by this kernel, on data that the kernel quantizes at run time.
+    Dynamic(String),
     /// Vanishes: the quantized output of the node before saturates where it cuts.
     Absorbed(NodeId),
     /// Stays float, for this reason.
@@ -83,7 +106,8 @@ pub struct Quantized {
 /// The result.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
-    /// Every node of the main graph, in order.
+    /// Every node of the main graph in order; behind them, those nodes of subgraphs whose operator has a kernel that
+    /// quantizes its data at run time.
     pub nodes: Vec<(NodeId, Decision)>,
     /// The quantized activations.
     pub values: BTreeMap<ValueId, Quantized>,
@@ -102,7 +126,7 @@ impl Placement {
 
     /// Whether the node computes in integers.
     pub fn is_integer(&self, node: NodeId) -> bool {
-        self.nodes.iter().any(|(n, d)| *n == node && matches!(d, Decision::Integer(_)))
+        self.nodes.iter().any(|(n, d)| *n == node && matches!(d, Decision::Integer(_) | Decision::Dynamic(_)))
     }
 }
 
@@ -111,7 +135,18 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     let graph = candidates::Candidates::of(model, target, shapes, wishes);
     let costs = cost::NodeCosts::of(model, target, shapes, &graph);
     let chosen = search::choose(&graph, &costs, wishes);
-    finish(model, &graph, &costs, &chosen)
+    let mut placement = finish(model, &graph, &costs, &chosen);
+    let index: HashMap<NodeId, usize> = placement.nodes.iter().enumerate().map(|(i, (n, _))| (*n, i)).collect();
+    let is_integer = |n| index.get(&n).is_some_and(|&i| matches!(placement.nodes[i].1, Decision::Integer(_)));
+    for choice in dynamic::choose(model, target, shapes, wishes, is_integer) {
+        placement.float_time += choice.times.0;
+        placement.placed_time += choice.times.1;
+        match index.get(&choice.id) {
+            Some(&i) => placement.nodes[i].1 = choice.decision,
+            None => placement.nodes.push((choice.id, choice.decision)),
+        }
+    }
+    placement
 }
 
 fn finish(
