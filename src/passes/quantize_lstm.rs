@@ -161,3 +161,107 @@ fn round(tensor: &Tensor, dims: Vec<usize>, plan: &Weight) -> Result<QuantizedWe
     }
     quantize_with(&values, &dims, rows, target, params)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ir::text, passes::testing::check_with};
+
+    /// A context with a plan that makes these nodes dynamic.
+    fn context(names: &[&str], weight: &str) -> Context {
+        let node = |n: &&str| format!("  {n}: {{op: LSTM, becomes: dynamic, weight: {weight}}}\n");
+        let nodes: String = names.iter().map(node).collect();
+        let plan = Plan::from_yaml(&format!("target: t\nactivations: {{}}\nnodes:\n{nodes}")).unwrap();
+        Context { plan: Some(plan), ..Context::default() }
+    }
+
+    fn error(model: &str, cx: &mut Context) -> String {
+        run(&mut text::parse(model).unwrap(), cx).unwrap_err().to_string()
+    }
+
+    const PER_CHANNEL: &str = "{dtype: int8, axis: 1, symmetric: true}";
+
+    /// One hidden unit, so four gates; two inputs.
+    const MODEL: &str = "<ir_version: 8, opset_import: [\"\" : 14]> (float[s, b, 2] x) => (float y)
+        <float[1, 4, 2] w = {127, -3, 0, 0, 63.5, 1, -254, 2}, float[1, 4, 1] r = {1, -2, 4, 0.5}> {
+            y = LSTM <hidden_size = 1, layout = 0, clip = 3.0> (x, w, r)
+        }";
+
+    #[test]
+    fn scales_for_each_gate() {
+        check_with(
+            run,
+            &mut context(&["y"], PER_CHANNEL),
+            MODEL,
+            "<ir_version: 8, opset_import: [\"\" : 14, \"com.microsoft\" : 1]> (float[s, b, 2] x) => (float y)
+            <int8[1, 2, 4] w_quantized = {127, 0, 127, -127, -3, 0, 2, 1}, float[1, 4] w_scale = {1, 1, 0.5, 2},
+             int8[1, 4] w_zero_point = {0, 0, 0, 0}, int8[1, 1, 4] r_quantized = {127, -127, 127, 127},
+             float[1, 4] r_scale = {0.007874016, 0.015748031, 0.031496063, 0.003937008},
+             int8[1, 4] r_zero_point = {0, 0, 0, 0}> {
+                y = com.microsoft.DynamicQuantizeLSTM <hidden_size = 1, clip = 3.0>
+                    (x, w_quantized, r_quantized, , , , , , w_scale, w_zero_point, r_scale, r_zero_point)
+            }",
+        );
+    }
+
+    #[test]
+    fn one_scale_for_each_direction() {
+        check_with(
+            run,
+            &mut context(&["y"], "{dtype: uint8, symmetric: false}"),
+            "<ir_version: 8, opset_import: [\"\" : 14]> (float[s, b, 1] x) => (float y)
+            <float[2, 4, 1] w = {0, 1, 2, 255, -2, -1, 0, 253}, float[2, 4, 1] r = {0, 0, 0, 0, -510, 0, 0, 0}> {
+                y = LSTM <direction = \"bidirectional\"> (x, w, r)
+            }",
+            "<ir_version: 8, opset_import: [\"\" : 14, \"com.microsoft\" : 1]> (float[s, b, 1] x) => (float y)
+            <uint8[2, 1, 4] w_quantized = {0, 1, 2, 255, 0, 1, 2, 255}, float[2] w_scale = {1, 1}, uint8[2] w_zero_point = {0, 2},
+             uint8[2, 1, 4] r_quantized = {0, 0, 0, 0, 0, 255, 255, 255}, float[2] r_scale = {1, 2},
+             uint8[2] r_zero_point = {0, 255}> {
+                y = com.microsoft.DynamicQuantizeLSTM <direction = \"bidirectional\", hidden_size = 1>
+                    (x, w_quantized, r_quantized, , , , , , w_scale, w_zero_point, r_scale, r_zero_point)
+            }",
+        );
+    }
+
+    #[test]
+    fn unsigned_codes_have_one_zero_point_also_for_rows_of_zeros() {
+        let [codes, _, zeros] = codes(
+            &Tensor::from_f32(&[1, 4, 1], &[0.0, 1.0, -1.0, 0.0]),
+            &Weight { dtype: DType::Uint8, axis: Some(1), symmetric: true, reduce_range: false },
+        )
+        .unwrap();
+        assert_eq!(zeros.to_i64().unwrap(), [128; 4]);
+        assert_eq!(codes.to_i64().unwrap(), [128, 255, 1, 128]);
+    }
+
+    #[test]
+    fn nodes_share_codes_and_others_keep_the_float_weight() {
+        let text = "<ir_version: 8, opset_import: [\"\" : 14]> (float[s, b, 2] x) => (float y, float z, float u)
+            <float[1, 4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}, float[1, 4, 1] r = {1, 2, 3, 4}> {
+                y = LSTM <hidden_size = 1> (x, w, r)
+                z = LSTM <hidden_size = 1, direction = \"reverse\"> (x, w, r)
+                u = LSTM <hidden_size = 1> (x, w, r)
+            }";
+        let mut model = text::parse(text).unwrap();
+        assert_eq!(run(&mut model, &mut context(&["y", "z"], PER_CHANNEL)).unwrap(), 2);
+        model.verify().unwrap();
+        let nodes = model.nodes(model.main());
+        let inputs = |i: usize| model.node(nodes[i]).inputs();
+        assert_eq!(inputs(0)[1..], inputs(1)[1..]);
+        assert_eq!(model.value(inputs(2)[1].unwrap()).name(), "w");
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_plan() {
+        let asked = |weight: &str| error(MODEL, &mut context(&["y"], weight));
+        assert!(asked("{dtype: int8, axis: 1, symmetric: false}").contains("no zero points per channel"));
+        assert!(asked("{dtype: int4, axis: 1, symmetric: true}").contains("no weights of type int4"));
+        assert!(asked("{dtype: int8, axis: 0, symmetric: true}").contains("along axis 1, not 0"));
+        assert!(asked("null").contains("says nothing of its weight"));
+        let other = MODEL.replace("(x, w, r)", "(x, x, r)");
+        assert!(error(&other, &mut context(&["y"], PER_CHANNEL)).contains("input 1 is not constant"));
+        assert!(error(MODEL, &mut context(&["q"], PER_CHANNEL)).contains("none of that name"));
+        let relu = "(float[2] x) => (float y) { y = Relu(x) }";
+        assert!(error(relu, &mut context(&["y"], PER_CHANNEL)).contains("which only LSTM can be"));
+    }
+}

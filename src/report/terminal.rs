@@ -23,7 +23,11 @@ pub fn render(report: &Report, all: bool) -> String {
         row(&mut out, "size", &format!("{} -> {} ({share:.0} %)", bytes(s.before), bytes(s.after)));
     }
     if let Some(c) = &report.calibration {
-        row(&mut out, "ranges", &format!("{} values on {}, {}", c.values, count(c.samples, "sample"), c.observer));
+        let text = match c.values {
+            0 => "none needed".to_owned(),
+            n => format!("{n} values on {}, {}", count(c.samples, "sample"), c.observer),
+        };
+        row(&mut out, "ranges", &text);
     }
     if let Some(p) = &report.proof {
         outputs(&mut out, p);
@@ -282,6 +286,7 @@ mod tests {
             output: Some("m.int8.onnx".to_owned()),
             nodes: Nodes {
                 integer: 48,
+                dynamic: 0,
                 absorbed: 20,
                 float: 14,
                 kernels: [("QLinearConv".to_owned(), 48)].into(),

@@ -151,3 +151,102 @@ fn layer(model: &Model, known: &Known<'_>, id: NodeId) -> Option<Layer> {
     let dim = |axis| known.dim(x, axis).unwrap_or(1).max(1);
     (fits && given).then(|| Layer { steps: dim(0), batch: dim(1), inputs, hidden, gates, directions })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Tensor, text};
+
+    /// An LSTM of the main graph and one in a branch, both with 64 hidden units, over 50 steps of unknown batch.
+    fn model(attributes: &str) -> Model {
+        let mut model = text::parse(&format!(
+            "<ir_version: 8, opset_import: [\"\" : 14]>
+            g (bool c, float[50, n, 32] x, float other) => (y, z) <float w = {{0}}, float r = {{0}}> {{
+                y = LSTM <hidden_size = 64 {attributes}> (x, w, r)
+                z = If (c) <then_branch = t () => (a) {{ a = LSTM <hidden_size = 64> (x, w, r) }},
+                            else_branch = e () => (b) {{ b = GRU <hidden_size = 64> (x, w, r) }}>
+            }}"
+        ))
+        .unwrap();
+        for (name, dims) in [("w", [1, 256, 32]), ("r", [1, 256, 64])] {
+            let v = model.find_value(model.main(), name).unwrap();
+            model.set_initializer(v, Some(Tensor::from_f32(&dims, &vec![0.1; dims.iter().product()])));
+        }
+        model
+    }
+
+    fn placed(model: &Model, wishes: &Wishes) -> Vec<(String, Decision)> {
+        let target = Target::load("onnxruntime-cpu").unwrap();
+        let placement = super::super::place(model, &target, &Shapes::default(), wishes);
+        let forced = wishes.ignore_cost || !wishes.force.is_empty();
+        assert!(placement.placed_time <= placement.float_time || forced);
+        placement.nodes.into_iter().map(|(n, d)| (model.node_label(n), d)).collect()
+    }
+
+    fn of(model: &Model, wishes: &Wishes, label: &str) -> Result<String, String> {
+        match placed(model, wishes).into_iter().find(|(l, _)| l == label).unwrap().1 {
+            Decision::Dynamic(kernel) => Ok(kernel),
+            Decision::Float(reason) => Err(reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn node(model: &Model, label: &str) -> NodeId {
+        model.all_nodes().into_iter().find(|&n| model.node_label(n) == label).unwrap()
+    }
+
+    #[test]
+    fn layers_of_subgraphs_too() {
+        let (model, wishes) = (model(""), Wishes::default());
+        let kernel = Ok("DynamicQuantizeLSTM".to_owned());
+        assert_eq!([of(&model, &wishes, "y"), of(&model, &wishes, "a")], [kernel.clone(), kernel]);
+        let labels: Vec<_> = placed(&model, &wishes).into_iter().map(|(l, _)| l).collect();
+        assert_eq!(labels, ["y", "z", "a"]);
+    }
+
+    #[test]
+    fn what_the_user_keeps_float_stays_with_all_that_is_in_it() {
+        let model = model("");
+        let mut wishes = Wishes::default();
+        wishes.keep_float.insert(node(&model, "z"), "a rule".to_owned());
+        assert_eq!(of(&model, &wishes, "a"), Err("a rule".to_owned()));
+        assert!(of(&model, &wishes, "y").is_ok());
+        wishes.wide = true;
+        assert!(of(&model, &wishes, "y").unwrap_err().contains("more are asked for"));
+    }
+
+    #[test]
+    fn short_layers_do_not_pay_unless_they_must() {
+        let mut model = model("");
+        let x = model.find_value(model.main(), "x").unwrap();
+        model.value_mut(x).ty = Some(crate::ir::Type::tensor(DType::Float, None));
+        let mut wishes = Wishes::default();
+        assert!(of(&model, &wishes, "y").unwrap_err().contains("would cost more than it gains"));
+        wishes.force.insert(node(&model, "z"));
+        assert!(of(&model, &wishes, "a").is_ok() && of(&model, &wishes, "y").is_err());
+        wishes.ignore_cost = true;
+        assert!(of(&model, &wishes, "y").is_ok());
+    }
+
+    #[test]
+    fn reasons() {
+        let wishes = Wishes::default();
+        let reason = |model: &Model, label: &str| of(model, &wishes, label).unwrap_err();
+        assert_eq!(reason(&model(", layout = 1"), "y"), "no integer kernel with this layout");
+        assert!(reason(&model(", direction = \"bidirectional\""), "y").contains("do not fit"));
+        let mut other = model("");
+        let (y, x) = (node(&other, "y"), other.find_value(other.main(), "x").unwrap());
+        other.set_input(y, 1, Some(x));
+        assert_eq!(reason(&other, "y"), "its weights are not constant");
+        let mut clash = model("");
+        let a = clash.node(node(&clash, "a")).output(0).unwrap();
+        clash.rename(a, "y");
+        let found = placed(&clash, &wishes);
+        let last = found.last().unwrap();
+        assert!(matches!(&last.1, Decision::Float(r) if r.contains("cannot name it")), "{last:?}");
+        assert!(matches!(found[0].1, Decision::Dynamic(_)));
+        let mut gru = model("");
+        gru.node_mut(y).op_type = "GRU".to_owned();
+        assert!(reason(&gru, "y").starts_with("no integer kernel, neither"));
+    }
+}

@@ -1,18 +1,27 @@
 //! `com.microsoft.DynamicQuantizeLSTM` as an operator of tract, with ONNX Runtime's arithmetic ([`super::recurrence`]).
+//!
+//! The same operator stands for a float LSTM, since both are to be compared: tract's own (0.23) knows neither
+//! `direction = reverse` nor `activations`, `clip` and `input_forget`, and says nothing; it refuses peepholes, lengths of
+//! sequences, and batches without an initial state. Where it is right, it is as fast. It still does `layout = 1`.
 
 use tract_onnx::{
     model::{OnnxOpRegister, ParsingContext, optional_inputs, optional_outputs},
+    ops::rec::lstm::lstm as tracts_lstm,
     pb::NodeProto,
     prelude::*,
     tract_hir::internal::*,
 };
 
-use super::recurrence::{Activation, Cell, Direction, Sequence, Weight};
+use super::recurrence::{Activation, Cell, Direction, Numbers, Sequence, Weight};
 
 /// Adds the operator to those that tract has.
 pub(super) fn register(register: &mut OnnxOpRegister) {
     register.insert("DynamicQuantizeLSTM", |_: &ParsingContext, node: &NodeProto| {
-        Ok((expand(DynamicLstm::of(node)?), vec![]))
+        Ok((expand(Lstm::of(node, true)?), vec![]))
+    });
+    register.insert("LSTM", |cx: &ParsingContext, node: &NodeProto| match node.get_attr_opt::<i64>("layout")? {
+        None | Some(0) => Ok((expand(Lstm::of(node, false)?), vec![])),
+        Some(_) => tracts_lstm(cx, node),
     });
 }
 
@@ -30,9 +39,12 @@ const W_ZERO_POINT: usize = 9;
 const R_SCALE: usize = 10;
 const R_ZERO_POINT: usize = 11;
 const INPUTS: usize = 12;
+const FLOAT_INPUTS: usize = 8;
 
 #[derive(Debug, Clone, PartialEq)]
-struct DynamicLstm {
+struct Lstm {
+    /// Weights are codes, and data and state become some.
+    quantized: bool,
     hidden: usize,
     directions: Vec<Direction>,
     /// Three for each direction: of the gates, of the candidate, of the cell on its way out.
@@ -45,10 +57,10 @@ struct DynamicLstm {
     outputs: Vec<Option<usize>>,
 }
 
-impl Eq for DynamicLstm {}
+impl Eq for Lstm {}
 
-impl DynamicLstm {
-    fn of(node: &NodeProto) -> TractResult<Self> {
+impl Lstm {
+    fn of(node: &NodeProto, quantized: bool) -> TractResult<Self> {
         let hidden = node.get_attr_opt::<i64>("hidden_size")?.context("has no hidden_size")?;
         let sensible = usize::try_from(hidden).ok().filter(|h| (1..1 << 24).contains(h));
         let hidden = sensible.with_context(|| format!("hidden_size is {hidden}"))?;
@@ -70,11 +82,12 @@ impl DynamicLstm {
             Activation::new(name, &mut alphas, &mut betas).with_context(|| format!("activation {name:?} is not known"))
         };
         let all: Vec<Activation> = names.iter().map(activation).collect::<TractResult<_>>()?;
-        let inputs: Vec<_> = optional_inputs(node).take(INPUTS).collect();
-        for (name, i) in [("X", X), ("W", W), ("R", R), ("W_scale", W_SCALE), ("R_scale", R_SCALE)] {
+        let inputs: Vec<_> = optional_inputs(node).take(if quantized { INPUTS } else { FLOAT_INPUTS }).collect();
+        for (name, i) in [("X", X), ("W", W), ("R", R)] {
             ensure!(inputs[i].is_some(), "has no input {name}");
         }
         Ok(Self {
+            quantized,
             hidden,
             directions,
             activations: all.chunks_exact(3).map(|c| [c[0], c[1], c[2]]).collect(),
@@ -86,7 +99,7 @@ impl DynamicLstm {
     }
 
     fn input<'a>(&self, inputs: &'a [TValue], i: usize) -> Option<&'a Tensor> {
-        inputs.get(self.inputs[i]?).map(|t| &**t)
+        inputs.get((*self.inputs.get(i)?)?).map(|t| &**t)
     }
 
     /// The elements of a float input of this shape, if it is given.
@@ -96,9 +109,17 @@ impl DynamicLstm {
         Ok(Some(t.try_as_plain_ram()?.as_slice::<f32>()?))
     }
 
-    /// One direction of W or R, `[directions, k, 4 * hidden]`.
+    /// One direction of W or R: codes `[directions, k, 4 * hidden]`, or numbers `[directions, 4 * hidden, k]`.
     fn weight(&self, inputs: &[TValue], [at, scale, zero]: [usize; 3], k: usize, d: usize) -> TractResult<Weight> {
         let columns = 4 * self.hidden;
+        if !self.quantized {
+            let all = self.floats(inputs, at, &[self.directions.len(), columns, k])?.context("has no weight")?;
+            return Ok(Weight {
+                columns,
+                depth: k,
+                numbers: Numbers::Float(all[d * k * columns..][..k * columns].to_vec()),
+            });
+        }
         let (codes, scale) = (self.input(inputs, at), self.input(inputs, scale));
         let (codes, scale) = (codes.context("has no weight")?, scale.context("has no scale")?);
         let (dims, count) = ([self.directions.len(), k, columns], self.directions.len());
@@ -126,7 +147,8 @@ impl DynamicLstm {
             DatumType::U8 => plain.as_slice::<u8>()?[from].iter().map(|&c| less(c.into())).collect(),
             other => bail!("codes of type {other:?} are not supported"),
         };
-        Ok(Weight { codes, columns, scales: scales[d * each..(d + 1) * each].to_vec() })
+        let scales = scales[d * each..(d + 1) * each].to_vec();
+        Ok(Weight { columns, depth: k, numbers: Numbers::Quantized { codes, scales } })
     }
 
     fn compute(&self, inputs: &[TValue]) -> TractResult<[Tensor; 3]> {
@@ -195,7 +217,7 @@ impl DynamicLstm {
     }
 }
 
-impl Expansion for DynamicLstm {
+impl Expansion for Lstm {
     fn name(&self) -> StaticName {
         Op::name(self)
     }
@@ -213,12 +235,14 @@ impl Expansion for DynamicLstm {
         check_input_arity(inputs, self.inputs.iter().flatten().count())?;
         check_output_arity(outputs, self.outputs.iter().flatten().count())?;
         let x = &inputs[self.inputs[X].context("has no data")?];
-        s.equals(&x.datum_type, f32::datum_type())?;
+        if self.quantized {
+            s.equals(&x.datum_type, f32::datum_type())?;
+        }
         s.equals(&x.rank, 3)?;
         let (count, hidden) = (self.directions.len().to_dim(), self.hidden.to_dim());
         for (i, output) in self.outputs.iter().enumerate() {
             let Some(output) = output.map(|o| &outputs[o]) else { continue };
-            s.equals(&output.datum_type, f32::datum_type())?;
+            s.equals(&output.datum_type, &x.datum_type)?;
             let axis = usize::from(i == 0);
             s.equals(&output.rank, 3 + axis as i64)?;
             if i == 0 {
@@ -236,33 +260,44 @@ impl Expansion for DynamicLstm {
     }
 }
 
-impl Op for DynamicLstm {
+impl Op for Lstm {
     fn name(&self) -> StaticName {
-        "DynamicQuantizeLSTM".into()
+        if self.quantized { "DynamicQuantizeLSTM".into() } else { "LSTM".into() }
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for DynamicLstm {
+impl EvalOp for Lstm {
     op_out_of_plan!();
 
     fn eval(&self, _cx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let made = self.compute(&inputs)?;
-        Ok(made.into_iter().zip(&self.outputs).filter(|(_, o)| o.is_some()).map(|(t, _)| t.into_tvalue()).collect())
+        let datum = self.input(&inputs, X).context("has no data")?.datum_type();
+        // All is computed in f32, also where the model's numbers are wider or narrower.
+        let to_f32 = |t: &TValue| match t.datum_type() {
+            d if d.is_float() => Ok(t.cast_to::<f32>()?.into_owned().into_tvalue()),
+            _ => Ok(t.clone()),
+        };
+        let made = if datum == f32::datum_type() {
+            self.compute(&inputs)?
+        } else {
+            self.compute(&inputs.iter().map(to_f32).collect::<TractResult<Vec<_>>>()?)?
+        };
+        let made = made.into_iter().zip(&self.outputs).filter(|(_, o)| o.is_some());
+        made.map(|(t, _)| Ok(t.cast_to_dt(datum)?.into_owned().into_tvalue())).collect()
     }
 }
 
-impl TypedOp for DynamicLstm {
+impl TypedOp for Lstm {
     as_op!();
 
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let x = self.inputs[X].and_then(|i| inputs.get(i)).context("has no data")?;
-        ensure!(x.rank() == 3 && x.datum_type == f32::datum_type(), "the data are {x:?}");
+        ensure!(x.rank() == 3 && x.datum_type.is_float(), "the data are {x:?}");
         let last = [self.directions.len().to_dim(), x.shape[1].clone(), self.hidden.to_dim()];
         let fact = |i: usize| {
             let steps = (i == 0).then(|| x.shape[0].clone());
-            f32::fact(steps.into_iter().chain(last.clone()).collect::<TVec<TDim>>())
+            x.datum_type.fact(steps.into_iter().chain(last.clone()).collect::<TVec<TDim>>())
         };
         Ok(self.outputs.iter().enumerate().filter(|(_, o)| o.is_some()).map(|(i, _)| fact(i)).collect())
     }

@@ -3,7 +3,8 @@
 //! A session keeps the model as tract parsed it and makes a plan for each combination of input shapes that comes
 //! along: with concrete shapes tract folds the shape arithmetic of real exports away. `QuantizeLinear` and
 //! `DequantizeLinear` are our own operators ([`quantize`]), because tract's multiply by the reciprocal of the scale,
-//! where ONNX Runtime divides. So is `DynamicQuantizeLSTM` ([`lstm`]), which tract does not have.
+//! where ONNX Runtime divides. So are LSTM and
+//! its quantized form ([`lstm`]).
 
 mod branch;
 mod failure;
