@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 
 use common::ort_run;
 use qonvert::{
+    analysis::placement::{self, Shapes, Wishes},
     ir::{DType, Model, Tensor, text},
     onnx_file,
     passes::{self, Context, Stage},
-    plan::{Form, NodePlan, Plan, Weight},
+    plan::{Form, NodePlan, Plan, Scheme, Weight, decide, store_float_weights},
+    quant::QuantTarget,
     runtime::{Runtime, tract::Tract},
+    target::Target,
+    validate,
 };
 
 /// Numbers between -1 and 1.
@@ -250,4 +254,43 @@ fn layers_in_branches() {
         let Some(theirs) = ort_run(&bytes, &[("c", condition.clone()), ("x", x.clone())]) else { return };
         assert!(worst(&ours, &theirs[0]) <= TOLERANCE);
     }
+}
+
+/// From placement to plan and back through YAML, without a sample: what is not known counts as little.
+#[test]
+fn a_plan_is_made_and_carried_out() {
+    let mut random = Random(9);
+    let mut model = text::parse(
+        "<ir_version: 8, opset_import: [\"\" : 14]>
+        g (bool c, float[30, 1, 64] x) => (float y, float z) <float w = {0}, float r = {0}> {
+            y = LSTM <hidden_size = 128> (x, w, r)
+            z = If (c) <
+                then_branch = t () => (float t_z) { t_z = LSTM <hidden_size = 128> (x, w, r) },
+                else_branch = e () => (float e_z) { e_z = LSTM <hidden_size = 128, layout = 1> (x, w, r) }
+            >
+        }",
+    )
+    .expect("it parses");
+    for (name, dims) in [("w", [1, 512, 64]), ("r", [1, 512, 128])] {
+        let v = model.find_value(model.main(), name).expect("it is there");
+        model.set_initializer(v, Some(random.tensor(&dims, 0.1)));
+    }
+    let target = Target::load("onnxruntime-cpu").expect("it is built in");
+    let placement = placement::place(&model, &target, &Shapes::default(), &Wishes::default());
+    assert!(placement.placed_time < placement.float_time);
+    let scheme = Scheme { weight: QuantTarget { symmetric: false, ..QuantTarget::WEIGHT }, ..Scheme::default() };
+    let made = decide(&model, &target, &placement, &scheme, |_, _| panic!("no value needs a range")).expect("a plan");
+    let mut made = Plan::from_yaml(&made.to_yaml().expect("YAML")).expect("it reads what it wrote");
+    store_float_weights(&model, &mut made, |_| false);
+    let forms: Vec<_> = made.nodes.iter().map(|(name, n)| (name.as_str(), n.becomes)).collect();
+    let want = [("e_z", Form::Float), ("t_z", Form::Dynamic), ("y", Form::Dynamic), ("z", Form::Float)];
+    assert_eq!(forms, want);
+    assert_eq!(made.nodes["e_z"].reason.as_deref(), Some("no integer kernel with this layout"));
+    // The kernel has no zero points per channel, whatever the user wants of other weights.
+    assert_eq!(made.nodes["y"].weight, Some(WEIGHT));
+    assert!(made.stored_weights.is_empty(), "a weight that some node reads in codes is stored twice");
+    let written = quantized(model, made);
+    let names: Vec<_> = written.value_ids().into_iter().map(|v| written.value(v).name().to_owned()).collect();
+    assert_eq!(names.iter().filter(|n| n.starts_with("w_")).count(), 3, "{names:?}");
+    validate::check(&written).expect("it is sound");
 }

@@ -15,7 +15,7 @@ pub enum Stage {
     Prepare,
     /// After calibration: changes of weights that keep the float model's function.
     Adjust,
-    /// Q/DQ pairs as the plan says.
+    /// Q/DQ pairs, and kernels that quantize at run time, as the plan says.
     Insert,
     /// Q/DQ pairs and operators fused into integer operators.
     Lower,

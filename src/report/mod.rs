@@ -313,6 +313,21 @@ mod tests {
     }
 
     #[test]
+    fn dynamic_nodes_count_among_those_in_integers() {
+        let plan = Plan::from_yaml(
+            "target: t\nactivations: {}\nnodes:\n  a: {op: Conv, becomes: integer, kernel: QLinearConv}\n  \
+             b: {op: LSTM, becomes: dynamic, kernel: DynamicQuantizeLSTM}\n  c: {op: Exp, becomes: float, reason: r}\n",
+        )
+        .unwrap();
+        assert_eq!(Plan::from_yaml(&plan.to_yaml().unwrap()).unwrap(), plan);
+        let nodes = Nodes::of(&plan);
+        assert_eq!((nodes.integer, nodes.dynamic, nodes.float, plan.integer_nodes()), (2, 1, 1, 2));
+        assert_eq!(nodes.kernels["DynamicQuantizeLSTM"], 1);
+        let text = terminal::render(&Report { nodes, ..Report::default() }, false);
+        assert!(text.contains("2 of 3 compute in integers (1 on data quantized at run time); 1 stay float"), "{text}");
+    }
+
+    #[test]
     fn this_process_takes_memory() {
         if cfg!(target_os = "linux") {
             assert!(peak_memory() > 100_000);

@@ -154,6 +154,7 @@ impl Lstm {
     fn compute(&self, inputs: &[TValue]) -> TractResult<[Tensor; 3]> {
         let x = self.input(inputs, X).context("has no data")?;
         let &[steps, batch, width] = x.shape() else { bail!("the data have shape {:?}", x.shape()) };
+        ensure!(width > 0, "the data have shape {:?}", x.shape());
         let (count, hidden) = (self.directions.len(), self.hidden);
         let numbers = x.try_as_plain_ram()?.as_slice::<f32>()?;
         let bias = self.floats(inputs, B, &[count, 8 * hidden])?;
