@@ -289,6 +289,16 @@ fn a_plan_is_made_and_carried_out() {
     // The kernel has no zero points per channel, whatever the user wants of other weights.
     assert_eq!(made.nodes["y"].weight, Some(WEIGHT));
     assert!(made.stored_weights.is_empty(), "a weight that some node reads in codes is stored twice");
+    // Two branches with one name between them: neither is in the plan, and both stay as they are.
+    let mut clash = model.clone();
+    for name in ["t_z", "e_z"] {
+        let v = clash.value_ids().into_iter().find(|&v| clash.value(v).name() == name).expect("it is there");
+        clash.rename(v, "inner");
+    }
+    let placement = placement::place(&clash, &target, &Shapes::default(), &Wishes::default());
+    let other = decide(&clash, &target, &placement, &scheme, |_, _| panic!("no value needs a range")).expect("a plan");
+    assert_eq!(other.nodes.keys().collect::<Vec<_>>(), ["y", "z"]);
+    quantized(clash, other);
     let written = quantized(model, made);
     let names: Vec<_> = written.value_ids().into_iter().map(|v| written.value(v).name().to_owned()).collect();
     assert_eq!(names.iter().filter(|n| n.starts_with("w_")).count(), 3, "{names:?}");

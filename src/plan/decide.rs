@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Activation, Form, NodePlan, Plan, Readers, Weight};
+use super::{Activation, Form, NodePlan, Plan, Readers, Weight, named_values};
 use crate::{
     analysis::placement::{self, Decision, Placement},
     error::Result,
@@ -67,12 +67,13 @@ pub fn decide(
             Activation { dtype: params.dtype, scale: params.scale, zero_point: params.zero_point, readers };
         plan.activations.insert(model.value(v).name().to_owned(), activation);
     }
+    let names = named_values(model);
     for (id, decision) in &placement.nodes {
         let node = model.node(*id);
         let Some(out) = node.outputs().iter().copied().flatten().next() else { continue };
         let key = model.value(out).name();
-        // A name that stands for another node already; placement leaves such nodes of subgraphs in float.
-        if plan.nodes.contains_key(key) {
+        // A node of a subgraph whose output's name stands for something else too; placement leaves it in float.
+        if names.get(key) != Some(&out) {
             continue;
         }
         let mut entry = NodePlan {
