@@ -9,14 +9,16 @@ use std::{
 };
 
 use crate::{
-    analysis::placement::{self, Placement, Shapes},
+    analysis::placement::{self, Decision, Placement, Shapes},
     calibrate::{
         check_count, check_inputs,
-        collect::collect,
+        collect::{Watch, collect},
         dataset::{Dataset, DatasetOptions, InputSpec},
+        means::{Axis, ChannelMeans},
         observers::Observer,
         table::Table,
     },
+    config::{FloatWeights, StackTraces},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{Model, NodeId, Tensor, ValueId},
@@ -125,6 +127,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let original = onnx_file::read_with(&job.model, job.read)?;
     clock.step("prepare");
     let mut cx = Context::default();
+    cx.options.keep_stack_traces = job.settings.config.stack_traces == StackTraces::Keep;
+    cx.options.keep_masks = job.settings.config.float_weights == FloatWeights::Keep;
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     let resolved = job.settings.resolve(&original, &model)?;
     cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
@@ -271,10 +275,27 @@ impl Run<'_, '_> {
         let first = *samples.first().ok_or_else(|| Error::data("there is no calibration sample"))?;
         let shapes = trace_shapes(job.runtime, model, &dataset.sample(first)?)?;
         let placement = placement::place(model, &job.settings.target, &shapes, &self.resolved.wishes);
+        let (float, placed) = (placement.float_time / 1e3, placement.placed_time / 1e3);
+        log::info!(
+            "by the cost model, the nodes with integer kernels take {float:.1} us in float, {placed:.1} us as placed"
+        );
         self.clock.step("calibrate");
         let mut table = job.ranges.clone().unwrap_or_default();
-        let observed = self.observe(dataset, &samples, &placement, &table)?;
+        let watches = self.watches(&placement, &table);
+        let watches = match watches.is_empty() {
+            true => watches,
+            false => {
+                let progress = |done, total| job.progress.part(done, total);
+                collect(job.runtime, model, watches, &samples, &|i| dataset.sample(i), &progress)?
+            }
+        };
         self.clock.step("decide");
+        let mut observed: BTreeMap<ValueId, Observer> = BTreeMap::new();
+        for watch in watches {
+            let name = model.value(watch.value).name();
+            table.input_means.extend(watch.means.and_then(|m| m.means()).map(|m| (name.to_owned(), m)));
+            observed.extend(watch.observer.map(|o| (watch.value, o)));
+        }
         let mut plan = plan::decide(model, &job.settings.target, &placement, &self.resolved.scheme, |v, types| {
             if let Some(range) = self.resolved.ranges.get(&v) {
                 return Ok(*range);
@@ -288,6 +309,9 @@ impl Run<'_, '_> {
         for (v, observer) in &observed {
             self.diagnostics.extend(observer.stats().diagnose(model.value(*v).name()));
         }
+        if self.resolved.correct_bias {
+            plan.input_means.clone_from(&table.input_means);
+        }
         if self.resolved.store_float_weights {
             let keep = |n: NodeId| self.resolved.wishes.keeps_float(model, n).is_some();
             plan::store_float_weights(model, &mut plan, keep);
@@ -296,25 +320,41 @@ impl Run<'_, '_> {
         Ok(Outcome { plan, placement, table, samples, proof_samples: split.validation, held_out: split.held_out })
     }
 
-    /// Observes the values whose ranges are not known yet.
-    fn observe(
-        &self,
-        dataset: &Dataset,
-        samples: &[usize],
-        placement: &Placement,
-        known: &Table,
-    ) -> Result<BTreeMap<ValueId, Observer>> {
-        let r = self.resolved;
-        let unknown = |v: &ValueId| !r.ranges.contains_key(v) && known.get(self.model.value(*v).name()).is_none();
-        let values: Vec<ValueId> = placement.roots().into_iter().filter(unknown).collect();
-        if values.is_empty() {
-            return Ok(BTreeMap::new());
+    /// What must be known of which values, and is not in the table yet.
+    fn watches(&self, placement: &Placement, known: &Table) -> Vec<Watch> {
+        let (model, r) = (self.model, self.resolved);
+        let name = |v: ValueId| model.value(v).name();
+        let mut watches: BTreeMap<ValueId, Watch> = BTreeMap::new();
+        let watch = |value: ValueId| Watch { value, observer: None, means: None };
+        for v in placement.roots() {
+            if !r.ranges.contains_key(&v) && known.get(name(v)).is_none() {
+                watches.entry(v).or_insert_with(|| watch(v)).observer = Some(r.choice(v).observer());
+            }
         }
-        let make = |v: ValueId| r.choice(v).observer();
-        let progress = |done, total| self.job.progress.part(done, total);
-        let feed = |i: usize| dataset.sample(i);
-        let observers = collect(self.job.runtime, self.model, &values, samples, &feed, make, &progress)?;
-        Ok(values.into_iter().zip(observers).collect())
+        for (v, axis) in self.layer_inputs(placement) {
+            if !known.input_means.contains_key(name(v)) {
+                watches.entry(v).or_insert_with(|| watch(v)).means = Some(ChannelMeans::new(axis));
+            }
+        }
+        watches.into_values().collect()
+    }
+
+    /// What layers read whose weights will be rounded and whose biases shall be corrected for it.
+    fn layer_inputs(&self, placement: &Placement) -> Vec<(ValueId, Axis)> {
+        let (model, r) = (self.model, self.resolved);
+        let rounded = |decision: &Decision| r.store_float_weights || matches!(decision, Decision::Integer(_));
+        let layers = placement.nodes.iter().filter(|(_, d)| r.correct_bias && rounded(d));
+        let input = |&(node, _): &(NodeId, Decision)| {
+            let n = model.node(node);
+            let axis = match n.op_type.as_str() {
+                "Conv" => Axis::Second,
+                "Gemm" | "MatMul" => Axis::Last,
+                _ => return None,
+            };
+            let computed = n.input(0).filter(|&v| model.value(v).initializer().is_none())?;
+            model.constant_input(node, 1).map(|_| (computed, axis))
+        };
+        layers.filter_map(input).collect()
     }
 }
 

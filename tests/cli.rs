@@ -166,6 +166,26 @@ fn the_main_job() {
 }
 
 #[test]
+fn the_same_input_gives_the_same_bytes() {
+    let place = Place::new();
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
+    for (model, data) in [
+        ("model.onnx".to_owned(), "data.npz".to_owned()),
+        (format!("{models}/digits_transformer.dynamo.onnx"), format!("{models}/digits_calib.npz")),
+    ] {
+        let outputs = ["1", "2", "5"].map(|threads| {
+            let out = format!("threads{threads}.onnx");
+            let mut command = Command::new(env!("CARGO_BIN_EXE_qonvert"));
+            command.current_dir(place.0.path()).env("RAYON_NUM_THREADS", threads);
+            let words = ["quantize", &model, "-o", &out, "--calibration", &data, "--everywhere", "-q"];
+            assert!(command.args(words).status().unwrap().code() < Some(2));
+            place.bytes(&out)
+        });
+        assert!(outputs[0] == outputs[1] && outputs[0] == outputs[2], "{model}");
+    }
+}
+
+#[test]
 fn what_is_dumped_can_be_fed_back() {
     let place = Place::new();
     let first = place.quantize(

@@ -122,6 +122,7 @@ fn plan(name: &str, weight: &Weight) -> Plan {
         kernel: Some("DynamicQuantizeLSTM".to_owned()),
         weight: Some(weight.clone()),
         reason: None,
+        fenced: false,
     };
     Plan { nodes: BTreeMap::from([(name.to_owned(), node)]), ..Plan::default() }
 }

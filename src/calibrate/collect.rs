@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use super::Observer;
+use super::{ChannelMeans, Observer};
 use crate::{
     error::{Error, Result},
     ir::{Model, Tensor, ValueId},
@@ -22,46 +22,67 @@ pub type Progress<'a> = dyn Fn(usize, usize) + Sync + 'a;
 /// Gives the tensors of a sample by its number, one for each required input of the model.
 pub type Feed<'a> = dyn Fn(usize) -> Result<Vec<Tensor>> + Sync + 'a;
 
-/// Runs `model` on `samples` and observes the floating point values `observe`. Returns one observer for each of them,
-/// in their order, as `observer` made it and fed with what was seen. Errors name the sample.
+/// A floating point value and what is to be known of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watch {
+    /// The value.
+    pub value: ValueId,
+    /// For its range.
+    pub observer: Option<Observer>,
+    /// For the means of its channels.
+    pub means: Option<ChannelMeans>,
+}
+
+impl Watch {
+    fn update(&mut self, sample: usize, dims: &[usize], values: &[f32]) {
+        if let Some(observer) = &mut self.observer {
+            observer.update(sample, values);
+        }
+        if let Some(means) = &mut self.means {
+            means.update(dims, values);
+        }
+    }
+}
+
+/// Runs `model` on `samples`. Returns the watches, in their order, fed with what was seen. Errors name the sample.
 pub fn collect(
     runtime: &dyn Runtime,
     model: &Model,
-    observe: &[ValueId],
+    watches: Vec<Watch>,
     samples: &[usize],
     feed: &Feed<'_>,
-    observer: impl Fn(ValueId) -> Observer,
     progress: &Progress<'_>,
-) -> Result<Vec<Observer>> {
+) -> Result<Vec<Watch>> {
     if samples.is_empty() {
         return Err(Error::data("there are no samples to calibrate on"));
     }
-    let session = runtime.load(model, observe)?;
-    let observers: Vec<Mutex<Observer>> = observe.iter().map(|&v| Mutex::new(observer(v))).collect();
-    for_each_sample(samples, progress, |sample| run(&*session, sample, feed, &observers, model, observe))?;
-    Ok(observers.into_iter().map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+    let values: Vec<ValueId> = watches.iter().map(|w| w.value).collect();
+    let session = runtime.load(model, &values)?;
+    let watches: Vec<Mutex<Watch>> = watches.into_iter().map(Mutex::new).collect();
+    for_each_sample(samples, progress, |sample| run(&*session, sample, feed, &watches, model, &values))?;
+    Ok(watches.into_iter().map(|w| w.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
 }
 
 fn run(
     session: &dyn Session,
     sample: usize,
     feed: &Feed<'_>,
-    observers: &[Mutex<Observer>],
+    watches: &[Mutex<Watch>],
     model: &Model,
-    observe: &[ValueId],
+    watched: &[ValueId],
 ) -> Result<()> {
     let inputs = feed(sample)?;
     let mut seen = 0;
     session.run_observed(&inputs, &mut |number, value| {
-        let values = value.floats().map_err(|e| e.value(model.value(observe[number]).name()))?;
-        observers[number].lock().unwrap_or_else(PoisonError::into_inner).update(sample, &values);
+        let values = value.floats().map_err(|e| e.value(model.value(watched[number]).name()))?;
+        watches[number].lock().unwrap_or_else(PoisonError::into_inner).update(sample, value.dims(), &values);
         seen += 1;
         Ok(())
     })?;
-    if seen == observers.len() {
+    if seen == watches.len() {
         Ok(())
     } else {
-        Err(Error::bug(format!("{seen} of {} observed values were computed", observers.len())))
+        Err(Error::bug(format!("{seen} of {} observed values were computed", watches.len())))
     }
 }
 
@@ -114,10 +135,15 @@ mod tests {
 
     fn gather(method: &str, feed: &Feed<'_>) -> Result<Vec<Observer>> {
         let m = model("float[n] x \n y = Relu(x) \n z = Neg(y) \n return z");
-        let observe = ["x", "y", "z"].map(|n| find(&m, n));
-        let make = |_| Observer::new(by_name(method).unwrap(), Options::default());
+        let watch = |n: &str| Watch {
+            value: find(&m, n),
+            observer: Some(Observer::new(by_name(method).unwrap(), Options::default())),
+            means: None,
+        };
+        let watches = ["x", "y", "z"].iter().map(|n| watch(n)).collect();
         let samples: Vec<usize> = (0..40).collect();
-        collect(&Tract, &m, &observe, &samples, feed, make, &|done, of| assert!(done <= of))
+        let seen = collect(&Tract, &m, watches, &samples, feed, &|done, of| assert!(done <= of))?;
+        Ok(seen.into_iter().filter_map(|w| w.observer).collect())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::observers::Observer;
+use super::{means::Means, observers::Observer};
 use crate::{
     diagnostics::Diagnostic,
     error::{Error, Result},
@@ -116,6 +116,9 @@ impl Entry {
 pub struct Table {
     /// The entries; in the order of their names, so that the same ranges give the same file.
     pub ranges: BTreeMap<String, Entry>,
+    /// The mean of each channel of what layers with weights read, for bias correction.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub input_means: BTreeMap<String, Means>,
 }
 
 impl Table {
@@ -127,6 +130,9 @@ impl Table {
                 .file(path)
                 .help("write `ranges:` with one `NAME: {lo: NUMBER, hi: NUMBER}` for each value")
         })?;
+        for (name, means) in &table.input_means {
+            means.check().map_err(|e| e.value(name).file(path))?;
+        }
         match table.ranges.iter().find(|(_, e)| !e.range().is_valid()) {
             Some((name, e)) => {
                 Err(Error::config(format!("the range from {} to {} is not finite and in order", e.lo, e.hi))
@@ -175,6 +181,13 @@ impl Table {
                 None => theirs,
             };
             self.ranges.insert(name, merged);
+        }
+        for (name, theirs) in other.input_means {
+            let both = match self.input_means.remove(&name) {
+                Some(mine) => mine.merged(&theirs),
+                None => Some(theirs),
+            };
+            self.input_means.extend(both.map(|b| (name, b)));
         }
         let text = format!("{widened} ranges of methods other than min_max were merged by taking the wider ends");
         let note =

@@ -41,10 +41,14 @@ pub struct Config {
     pub everywhere: bool,
     /// What becomes of the weights of nodes that stay float.
     pub float_weights: FloatWeights,
+    /// Biases are corrected for what rounding the weights shifts.
+    pub bias_correction: bool,
     /// How ranges are found.
     pub calibration: Calibration,
     /// How the written model is compared with the original.
     pub proof: Proof,
+    /// What becomes of the stack traces that PyTorch's exporter notes at nodes.
+    pub stack_traces: StackTraces,
     /// Weights go into a file of their own beside the model. Models over 2 GB always do so.
     pub external_data: bool,
     /// What single nodes or values shall have otherwise. Later rules win.
@@ -60,8 +64,10 @@ impl Default for Config {
             weight: Weight::default(),
             everywhere: false,
             float_weights: FloatWeights::Int8,
+            bias_correction: true,
             calibration: Calibration::default(),
             proof: Proof::default(),
+            stack_traces: StackTraces::Remove,
             external_data: false,
             rules: Vec::new(),
         }
@@ -133,6 +139,17 @@ pub enum FloatWeights {
     /// Stored as int8; the runtime makes them float again when it loads the file.
     #[default]
     Int8,
+}
+
+/// What becomes of the stack traces that PyTorch's exporter notes at nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StackTraces {
+    /// They are left out.
+    #[default]
+    Remove,
+    /// They stay.
+    Keep,
 }
 
 /// How ranges are found.

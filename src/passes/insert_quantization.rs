@@ -15,8 +15,8 @@ use crate::{
     ops::{self, Role},
     plan::{Activation, Form, Plan, Readers, Weight, named_values},
     quant::{
-        bias::{quantize_bias, weight_scales_for_bias},
-        granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
+        bias::quantize_bias,
+        granularity::{Granularity, QuantizedWeight, quantize_with},
         params::{QParams, QuantTarget, Range},
     },
 };
@@ -35,6 +35,8 @@ struct Inserter<'a> {
     activations: BTreeMap<ValueId, &'a Activation>,
     integer: Vec<(NodeId, Option<&'a Weight>)>,
     absorbed: Vec<NodeId>,
+    /// Float nodes that the runtime would quantize by itself.
+    fenced: Vec<NodeId>,
     /// Weights that are quantized already, for nodes that share them.
     weights: HashMap<(ValueId, String), ValueId>,
     /// Scalar scales and zero points by type and bits: in small models, their names are a good part of the file.
@@ -53,28 +55,32 @@ impl<'a> Inserter<'a> {
         };
         let mut activations = BTreeMap::new();
         for (name, a) in &plan.activations {
-            activations.insert(*names.get(name).ok_or_else(|| missing(name))?, a);
+            let v = names.get(name).filter(|v| model.value(**v).graph() == main);
+            activations.insert(*v.ok_or_else(|| missing(name))?, a);
         }
-        let (mut integer, mut absorbed) = (Vec::new(), Vec::new());
+        let (mut integer, mut absorbed, mut fenced) = (Vec::new(), Vec::new(), Vec::new());
         for (name, node) in &plan.nodes {
             let v = *names.get(name).ok_or_else(|| missing(name))?;
             let id = model.producer(v).ok_or_else(|| missing(name))?;
             match node.becomes {
                 Form::Integer => integer.push((id, node.weight.as_ref())),
                 Form::Absorbed => absorbed.push(id),
+                Form::Float if node.fenced => fenced.push(id),
                 Form::Dynamic | Form::Float => {}
             }
         }
-        if let Some(&inner) = integer.iter().map(|(n, _)| n).chain(&absorbed).find(|n| model.node(**n).graph() != main) {
-            return Err(Error::config("the plan makes this node integer, but it stands in a subgraph")
+        let mut ours = integer.iter().map(|(n, _)| n).chain(&absorbed).chain(&fenced);
+        if let Some(&inner) = ours.find(|n| model.node(**n).graph() != main) {
+            return Err(Error::config("the plan makes this node integer, absorbed or fenced, but it stands in a subgraph")
                 .node(model.node_label(inner), &model.node(inner).op_type)
-                .help("only the main graph has integer nodes; nodes of subgraphs are dynamic or float"));
+                .help("nodes of subgraphs are dynamic, or float and not fenced"));
         }
         // The order of the file, not of the names.
         let place: HashMap<NodeId, usize> = model.nodes(main).into_iter().enumerate().map(|(i, n)| (n, i)).collect();
         integer.sort_by_key(|(n, _)| place[n]);
         absorbed.sort_by_key(|n| place[n]);
-        Ok(Self { model, activations, integer, absorbed, weights: HashMap::new(), scalars: HashMap::new() })
+        fenced.sort_by_key(|n| place[n]);
+        Ok(Self { model, activations, integer, absorbed, fenced, weights: HashMap::new(), scalars: HashMap::new() })
     }
 
     fn all(&mut self) -> Result<usize> {
@@ -87,6 +93,9 @@ impl<'a> Inserter<'a> {
         let pairs: Vec<_> = self.activations.iter().map(|(&v, &a)| (v, a)).collect();
         for &(v, a) in &pairs {
             self.pair(v, a)?;
+        }
+        for id in self.fenced.clone() {
+            self.fence(id)?;
         }
         Ok(self.integer.len() + pairs.len() + self.absorbed.len())
     }
@@ -146,16 +155,7 @@ impl<'a> Inserter<'a> {
     ) -> Result<()> {
         let tensor = self.model.constant_input(id, at).cloned().ok_or_else(|| Error::bug("the weight is not constant"))?;
         let bias = bias_at.and_then(|i| self.model.constant_input(id, i)).map(Tensor::to_f32).transpose()?;
-        let target = QuantTarget { dtype: plan.dtype, symmetric: plan.symmetric, reduce_range: plan.reduce_range };
-        let mut q = quantize_weight(&tensor, plan.dtype, plan.axis, plan.symmetric, plan.reduce_range)?;
-        if let (Some(bias), Some(input), true) = (&bias, input, plan.symmetric) {
-            let (scales, raised) = weight_scales_for_bias(bias, input.scale, &q.scales());
-            if raised > 0 && scales.len() == q.params.len() {
-                let params = q.params.iter().zip(&scales).map(|(p, &scale)| QParams { scale, ..*p }).collect();
-                let granularity = Granularity::from_axis(plan.axis);
-                q = quantize_with(&tensor.to_f32()?, tensor.dims(), granularity, target, params)?;
-            }
-        }
+        let q = plan.quantize(&tensor, bias.as_deref(), input)?;
         let weight = self.model.node(id).input(at).expect("checked above");
         let key: String = q.scales().iter().map(|s| format!("{:08x}", s.to_bits())).collect();
         let dq = match self.weights.get(&(weight, key.clone())) {
@@ -206,6 +206,9 @@ impl<'a> Inserter<'a> {
         Ok(())
     }
 
+    // Inserted nodes have no names of their own: their outputs say what they are, and in a small model the names would be
+    // some percent of the file.
+
     /// `DequantizeLinear` over the codes of the constant `of`, in front of the node that reads it.
     fn dequantized(&mut self, of: ValueId, q: &QuantizedWeight, reader: NodeId) -> Result<ValueId> {
         let (name, main) = (self.model.value(of).name().to_owned(), self.model.node(reader).graph());
@@ -217,7 +220,6 @@ impl<'a> Inserter<'a> {
         let zero_point = (!implied)
             .then(|| self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone()));
         let mut spec = NodeSpec::new("DequantizeLinear")
-            .name(format!("{name}_DequantizeLinear"))
             .input(values)
             .input(scale)
             .inputs(zero_point.map(Some))
@@ -241,7 +243,6 @@ impl<'a> Inserter<'a> {
         let zero_point = self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero);
         let node = |op: &str, input: ValueId| {
             NodeSpec::new(op)
-                .name(format!("{name}_{op}"))
                 .input(input)
                 .input(scale)
                 .input(zero_point)
@@ -262,6 +263,46 @@ impl<'a> Inserter<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Dequantizes the input of a float node with a scale for each channel, all the same.
+    fn fence(&mut self, id: NodeId) -> Result<()> {
+        let Some(channels) = self.input_channels(id) else { return Ok(()) };
+        let input = self.model.node(id).input(0);
+        let Some(dq) = input.and_then(|v| self.model.producer(v)).filter(|&n| self.model.node(n).is("DequantizeLinear"))
+        else {
+            return Ok(()); // The plan was edited: the input is no longer quantized.
+        };
+        let parts: Vec<ValueId> = self.model.node(dq).inputs().iter().copied().flatten().collect();
+        let &[codes, scale, zero_point] = &parts[..] else { return Ok(()) };
+        let constant = |v: ValueId| self.model.value(v).constant().cloned();
+        let (Some(s), Some(z)) = (constant(scale), constant(zero_point)) else { return Ok(()) };
+        let (s, z) = (s.to_f32()?, z.to_i64()?);
+        let (Some(&s), Some(&z)) = (s.first(), z.first()) else { return Ok(()) };
+        let dtype = self.model.value(zero_point).constant().map_or(DType::Uint8, Tensor::dtype);
+        let name = self.model.node_label(id);
+        let graph = self.model.node(id).graph();
+        let scales = Tensor::from_f32(&[channels], &vec![s; channels]);
+        let zeros = crate::quant::pack::pack(dtype, &[channels], &vec![z as i32; channels])?;
+        let scales = self.model.add_initializer(graph, &format!("{name}_input_scale"), scales);
+        let zeros = self.model.add_initializer(graph, &format!("{name}_input_zero_point"), zeros);
+        let spec = NodeSpec::new("DequantizeLinear").inputs([Some(codes), Some(scales), Some(zeros)]).attr("axis", 1i64);
+        let own = self.model.insert(spec.output(format!("{name}_input_DequantizeLinear_Output")), Place::Before(id));
+        let real = self.model.node(own).output(0);
+        self.model.set_input(id, 0, real);
+        Ok(())
+    }
+
+    /// How many channels a Conv, ConvTranspose or Gemm reads, along axis 1.
+    fn input_channels(&self, id: NodeId) -> Option<usize> {
+        let (node, weight) = (self.model.node(id), self.model.constant_input(id, 1)?);
+        let dims = weight.dims();
+        match node.op_type.as_str() {
+            "Conv" => dims.get(1)?.checked_mul(usize::try_from(node.int("group").unwrap_or(1)).ok()?),
+            "Gemm" if node.int("transA").unwrap_or(0) != 0 => None,
+            "Gemm" => dims.get(usize::from(node.int("transB").unwrap_or(0) != 0)).copied(),
+            _ => dims.first().copied(),
+        }
     }
 
     /// The initializer of this scalar; a new one of this name where there is none.

@@ -13,7 +13,7 @@ use crate::{diagnostics::Diagnostic, error::Result, ir::Model, plan::Plan};
 pub enum Stage {
     /// Before placement: the float graph in its simplest form.
     Prepare,
-    /// After calibration: changes of weights that keep the float model's function.
+    /// After calibration: changes of weights and biases that keep the model's function or bring the quantized one nearer.
     Adjust,
     /// Q/DQ pairs, and kernels that quantize at run time, as the plan says.
     Insert,
@@ -44,11 +44,20 @@ pub struct Options {
     /// Weights that are also graph inputs become constants, also in files (IR version 4 and above) where callers may
     /// feed other values.
     pub eliminate_initializer_inputs: bool,
+    /// Stack traces of the exporter stay at their nodes.
+    pub keep_stack_traces: bool,
+    /// Float constants of two different numbers stay float, and are not stored as bool.
+    pub keep_masks: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fold_growth_limit: 1 << 20, eliminate_initializer_inputs: true }
+        Self {
+            fold_growth_limit: 1 << 20,
+            eliminate_initializer_inputs: true,
+            keep_stack_traces: false,
+            keep_masks: false,
+        }
     }
 }
 
@@ -84,8 +93,9 @@ passes! {
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
+    Adjust: correct_bias;
     Insert: insert_quantization, quantize_lstm, store_weights;
-    Cleanup: sort_nodes;
+    Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 
 /// Runs the passes of a stage once, in order, and clears away what they leave unread. Returns the number of changes.

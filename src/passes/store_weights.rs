@@ -11,7 +11,6 @@ use crate::{
     error::Result,
     ir::{DType, Model, NodeSpec, Place, Tensor, ValueId},
     plan::StoredWeight,
-    quant::granularity::quantize_weight,
 };
 
 /// See the module's documentation.
@@ -34,18 +33,16 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
 
 fn store(model: &mut Model, v: ValueId, tensor: &Tensor, stored: &StoredWeight) -> Result<()> {
     let (graph, name, dims) = (model.value(v).graph(), model.value(v).name().to_owned(), tensor.dims());
-    let (first, last) = (stored.first_axis, stored.last_axis.min(dims.len().saturating_sub(1)));
-    let product = |range: std::ops::Range<usize>| dims.get(range).unwrap_or_default().iter().product::<usize>();
-    let folded = vec![product(0..first), product(first..last + 1), product(last + 1..dims.len())];
-    let q = quantize_weight(&tensor.reshaped(folded)?, stored.dtype, Some(1), true, false)?;
+    let (first, last) = stored.axes(dims.len());
+    let q = stored.quantize(tensor)?;
     let scale_dims: Vec<usize> =
         dims.iter().enumerate().map(|(i, &d)| if (first..=last).contains(&i) { d } else { 1 }).collect();
     let values = model.add_initializer(graph, &format!("{name}_quantized"), q.values.reshaped(dims.to_vec())?);
     let scale = model.add_initializer(graph, &format!("{name}_scale"), q.scale.reshaped(scale_dims)?);
-    let cast = NodeSpec::new("Cast").name(format!("{name}_Cast")).input(values).attr("to", i64::from(DType::Float.to_onnx()));
+    let cast = NodeSpec::new("Cast").input(values).attr("to", i64::from(DType::Float.to_onnx()));
     let cast = model.insert(cast.output(format!("{name}_Cast_Output")), Place::Start(graph));
     let Some(real) = model.node(cast).output(0) else { return Ok(()) };
-    let mul = NodeSpec::new("Mul").name(format!("{name}_Mul")).input(real).input(scale).output(format!("{name}_Mul_Output"));
+    let mul = NodeSpec::new("Mul").input(real).input(scale).output(format!("{name}_Mul_Output"));
     let mul = model.insert(mul, Place::After(cast));
     if let Some(weight) = model.node(mul).output(0) {
         model.replace_readers(v, weight, |_, _| true);

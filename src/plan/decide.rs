@@ -83,6 +83,7 @@ pub fn decide(
             kernel: None,
             weight: None,
             reason: None,
+            fenced: false,
         };
         match decision {
             Decision::Integer(kernel) => {
@@ -100,11 +101,34 @@ pub fn decide(
                 }
             }
             Decision::Absorbed(_) => entry.becomes = Form::Absorbed,
-            Decision::Float(reason) => entry.reason = Some(reason.clone()),
+            Decision::Float(reason) => {
+                entry.reason = Some(reason.clone());
+                entry.fenced = target.requantizes(&node.op_type) && between_codes(model, target, placement, *id);
+            }
         }
         plan.nodes.insert(key.to_owned(), entry);
     }
     Ok(plan)
+}
+
+/// Whether a node reads what an integer kernel made, and what it makes is quantized again, clamps and movements between.
+fn between_codes(model: &Model, target: &Target, placement: &Placement, id: NodeId) -> bool {
+    let node = model.node(id);
+    let quantized = |v: ValueId| placement.values.get(&v);
+    let made = |v: ValueId| quantized(v).is_some_and(|q| q.readers == placement::Readers::All);
+    if !node.in_onnx_domain() || !node.input(0).is_some_and(made) {
+        return false;
+    }
+    let mut next = node.output(0);
+    while let Some(v) = next {
+        if quantized(v).is_some() {
+            return true;
+        }
+        let reader = model.value(v).readers().next().filter(|r| r.1 == 0 && model.value(v).uses().len() == 1);
+        let passed = |op: &str| target.is_clamp(op) || target.passes_through(op);
+        next = reader.map(|(n, _)| model.node(n)).filter(|n| passed(&n.op_type)).and_then(|n| n.output(0));
+    }
+    false
 }
 
 fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weight> {

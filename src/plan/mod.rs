@@ -4,6 +4,7 @@
 //! (see [`named_values`] for names inside subgraphs).
 
 mod decide;
+mod weights;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub use names::named_values;
 pub use store::store_float_weights;
 
 use crate::{
+    calibrate::Means,
     error::{Error, Result},
     ir::DType,
     quant::params::QParams,
@@ -35,6 +37,9 @@ pub struct Plan {
     /// Weights of float nodes that are stored in fewer bits and become float again when the runtime loads the file.
     #[serde(default)]
     pub stored_weights: BTreeMap<String, StoredWeight>,
+    /// What layers with weights read, on average: their biases are corrected by it for what rounding the weights shifts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub input_means: BTreeMap<String, Means>,
 }
 
 /// How the weight of a float node is stored.
@@ -100,6 +105,9 @@ pub struct NodePlan {
     /// Why it stays float.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its input is dequantized with a scale for each channel, all the same, so that the runtime leaves the node in float.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
 }
 
 /// What becomes of a node.

@@ -69,6 +69,8 @@ pub struct Resolved {
     pub ranges: BTreeMap<ValueId, Range>,
     /// Store the weights of float nodes in 8 bits.
     pub store_float_weights: bool,
+    /// Correct biases for what rounding the weights shifts.
+    pub correct_bias: bool,
     /// What was noticed: rules that speak of nodes which the Prepare passes folded away.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -83,6 +85,7 @@ impl Default for Resolved {
             observers: BTreeMap::new(),
             ranges: BTreeMap::new(),
             store_float_weights: true,
+            correct_bias: true,
             diagnostics: Vec::new(),
         }
     }
@@ -133,6 +136,7 @@ impl Settings {
             observer: observers::by_name(&a.observer)?,
             observer_options: self.config.calibration.options(),
             store_float_weights: self.config.float_weights == FloatWeights::Int8,
+            correct_bias: self.config.bias_correction,
             ..Resolved::default()
         };
         let names = Names::of(model, &now);

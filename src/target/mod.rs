@@ -32,6 +32,14 @@ pub struct Target {
     pub dynamic: Vec<DynamicKernel>,
     /// Operators that vanish where the quantized range ends at their bounds.
     pub clamps: Vec<String>,
+    /// Operators that only move elements and past which the runtime itself moves conversions, so that beside an integer
+    /// kernel they compute on codes whatever the file says.
+    #[serde(default)]
+    pub passed_through: Vec<String>,
+    /// Operators whose float weights the runtime quantizes by itself, with one scale for the whole tensor, where they stand
+    /// between a DequantizeLinear and a QuantizeLinear.
+    #[serde(default)]
+    pub requantized: Vec<String>,
     /// Why other operators stay float.
     pub never: BTreeMap<String, String>,
     /// Times of kernels.
@@ -181,6 +189,16 @@ impl Target {
             })?;
         check_form(model, id, row.min_opset, &row.attributes)?;
         Ok(row)
+    }
+
+    /// Whether the runtime moves conversions past the operator.
+    pub fn passes_through(&self, op: &str) -> bool {
+        self.passed_through.iter().any(|o| o == op)
+    }
+
+    /// Whether the runtime quantizes the operator's float weights by itself.
+    pub fn requantizes(&self, op: &str) -> bool {
+        self.requantized.iter().any(|o| o == op)
     }
 
     /// Whether the operator is a clamp that saturation can replace.

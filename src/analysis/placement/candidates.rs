@@ -16,6 +16,8 @@ pub(super) struct Candidate<'a> {
     pub(super) spec: Option<&'static OpSpec>,
     /// The integer kernel it could become.
     pub(super) kernel: Option<&'a Kernel>,
+    /// Whether the runtime moves conversions past it.
+    pub(super) passed_through: bool,
     /// Why there is none, or why it would stay float where nothing joins it.
     pub(super) reason: String,
     /// Its data inputs that are no constants.
@@ -84,7 +86,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// Whether nothing but integer kernels reads the value.
-    pub(super) fn only_integer_readers(&self, _: &Model, v: ValueId, integer: &[bool]) -> bool {
+    pub(super) fn only_integer_readers(&self, v: ValueId, integer: &[bool]) -> bool {
         self.readers.get(&v).is_some_and(|r| r.iter().all(|&i| i != usize::MAX && integer[i]))
     }
 }
@@ -116,7 +118,9 @@ fn candidate<'a>(
     let node = model.node(id);
     let spec = ops::spec(model, id);
     let outputs = node.outputs().iter().copied().flatten().collect();
-    let mut c = Candidate { id, spec, kernel: None, reason: String::new(), data: Vec::new(), outputs, host: None };
+    let passed_through = node.in_onnx_domain() && target.passes_through(&node.op_type);
+    let (kernel, reason, data, host) = (None, String::new(), Vec::new(), None);
+    let mut c = Candidate { id, spec, kernel, passed_through, reason, data, outputs, host };
     match conditions(model, types, target, shapes, id, spec, &mut c.data) {
         Ok(kernel) => c.kernel = Some(kernel),
         Err(reason) => c.reason = reason,

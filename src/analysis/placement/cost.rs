@@ -16,15 +16,15 @@ pub(super) struct NodeCosts {
     nodes: Vec<(f64, f64)>,
     /// What an integer MaxPool costs besides where no integer kernel makes its input: it then runs in the slow layout.
     slow_layout: Vec<f64>,
-    values: Vec<ValueCost>,
+    pub(super) values: Vec<ValueCost>,
 }
 
 /// A value that some node reads as data, or that an integer kernel may make.
-struct ValueCost {
-    id: ValueId,
-    maker: Option<usize>,
-    quantize: f64,
-    dequantize: f64,
+pub(super) struct ValueCost {
+    pub(super) id: ValueId,
+    pub(super) maker: Option<usize>,
+    pub(super) quantize: f64,
+    pub(super) dequantize: f64,
 }
 
 impl NodeCosts {
@@ -64,6 +64,11 @@ impl NodeCosts {
         };
         let slow_layout = graph.nodes.iter().map(slow).collect();
         Self { nodes, slow_layout, values: ids.into_iter().map(value).collect() }
+    }
+
+    /// Float and integer time of a node, and what it costs besides where no integer kernel makes its input.
+    pub(super) fn node(&self, i: usize) -> (f64, f64, f64) {
+        (self.nodes[i].0, self.nodes[i].1, self.slow_layout[i])
     }
 
     /// Time of one run with these nodes in integers (less what does not depend on the placement).

@@ -3,11 +3,13 @@
 //! 1. [`candidates`]: what each node could become by the target's table, and which clamps its saturation replaces.
 //! 2. [`flow`]: products (convolutions, matrix products) first; other operators join where they connect them, so that a Q/DQ
 //!    pair stands only where it becomes an integer kernel or joins two of them.
-//! 3. [`search`]: products whose kernels do not pay for their conversions go back to float, by the target's cost model.
-//! 4. [`dynamic`]: what is left and has a kernel that quantizes its data at run time, in subgraphs too.
+//! 3. [`cut`]: which of them gain by the target's cost model, their conversions counted, as a minimum cut.
+//! 4. [`search`]: the same under the rules of 2, by small steps from there.
+//! 5. [`dynamic`]: what is left and has a kernel that quantizes its data at run time, in subgraphs too.
 
 mod candidates;
 mod cost;
+mod cut;
 mod dynamic;
 mod flow;
 mod search;
@@ -123,11 +125,6 @@ impl Placement {
         let roots: BTreeSet<_> = self.values.values().map(|q| q.root).collect();
         roots.into_iter().collect()
     }
-
-    /// Whether the node computes in integers.
-    pub fn is_integer(&self, node: NodeId) -> bool {
-        self.nodes.iter().any(|(n, d)| *n == node && matches!(d, Decision::Integer(_) | Decision::Dynamic(_)))
-    }
 }
 
 /// Places quantization in the main graph. `shapes` come from a run of one sample.
@@ -135,7 +132,7 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     let graph = candidates::Candidates::of(model, target, shapes, wishes);
     let costs = cost::NodeCosts::of(model, target, shapes, &graph);
     let chosen = search::choose(&graph, &costs, wishes);
-    let mut placement = finish(model, &graph, &costs, &chosen);
+    let mut placement = finish(&graph, &costs, &chosen);
     let index: HashMap<NodeId, usize> = placement.nodes.iter().enumerate().map(|(i, (n, _))| (*n, i)).collect();
     let is_integer = |n| index.get(&n).is_some_and(|&i| matches!(placement.nodes[i].1, Decision::Integer(_)));
     for choice in dynamic::choose(model, target, shapes, wishes, is_integer) {
@@ -149,12 +146,7 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     placement
 }
 
-fn finish(
-    model: &Model,
-    graph: &candidates::Candidates,
-    costs: &cost::NodeCosts,
-    chosen: &search::Choice,
-) -> Placement {
+fn finish(graph: &candidates::Candidates, costs: &cost::NodeCosts, chosen: &search::Choice) -> Placement {
     let integer = &chosen.integer;
     let mut placement = Placement {
         float_time: costs.total(graph, &vec![false; graph.nodes.len()]),
@@ -169,18 +161,14 @@ fn finish(
             }
         }
     }
-    for (i, node) in graph.nodes.iter().enumerate().filter(|&(i, _)| integer[i]) {
-        let _ = i;
+    for (node, _) in graph.nodes.iter().zip(integer).filter(|(_, integer)| **integer) {
         for &v in &node.data {
             placement.values.entry(v).or_insert(Quantized { readers: Readers::Integer, root: v });
         }
     }
     // An optional output that only integer kernels read is made by the kernel itself.
     for (&v, q) in &mut placement.values {
-        if q.readers == Readers::Integer
-            && graph.made_integer(v, integer)
-            && graph.only_integer_readers(model, v, integer)
-        {
+        if q.readers == Readers::Integer && graph.made_integer(v, integer) && graph.only_integer_readers(v, integer) {
             q.readers = Readers::All;
         }
     }

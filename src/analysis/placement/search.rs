@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Wishes, candidates::Candidates, cost::NodeCosts, flow};
+use super::{Wishes, candidates::Candidates, cost::NodeCosts, cut, flow};
 use crate::{ir::ValueId, ops::Class};
 
 /// What was chosen.
@@ -16,20 +16,22 @@ pub(super) struct Choice {
 const FINE_SEARCH_LIMIT: usize = 3000;
 /// A change must gain this share of the whole, so that noise in the cost model does not scatter float nodes about.
 const WORTH: f64 = 0.001;
+/// All of it must gain this share of the time of all nodes that have integer kernels: less than that is within the error
+/// of the cost model, and float is exact.
+const LEAST_GAIN: f64 = 0.03;
 
 pub(super) fn choose(graph: &Candidates, costs: &NodeCosts, wishes: &Wishes) -> Choice {
-    let all = vec![true; graph.nodes.len()];
     let mut reasons = vec![None; graph.nodes.len()];
-    let full = flow::settle(graph, &all);
-    let mut allowed = all;
+    let mut allowed = vec![true; graph.nodes.len()];
     if !wishes.ignore_cost {
-        let free = |i: &usize| graph.nodes[*i].kernel.is_some() && !wishes.force.contains(&graph.nodes[*i].id);
-        let nodes: Vec<usize> = (0..graph.nodes.len()).filter(free).collect();
-        let mut state = State { graph, costs, best: costs.total(graph, &full) };
-        if nodes.len() <= FINE_SEARCH_LIMIT {
-            state.drop_nodes(&mut allowed, &nodes);
-        }
-        state.drop_regions(&mut allowed, &nodes);
+        let forced: Vec<bool> = graph.nodes.iter().map(|n| wishes.force.contains(&n.id)).collect();
+        let free: Vec<usize> =
+            (0..graph.nodes.len()).filter(|&i| graph.nodes[i].kernel.is_some() && !forced[i]).collect();
+        let found = [cut::least(graph, costs, &forced), allowed].map(|from| descend(graph, costs, from, &free));
+        let [cut, full] = found;
+        let (best, from) = if cut.0 < full.0 { cut } else { full };
+        let float = costs.total(graph, &flow::settle(graph, &forced));
+        allowed = if best > float * (1.0 - LEAST_GAIN) { forced } else { from };
     }
     let integer = flow::settle(graph, &allowed);
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -48,6 +50,17 @@ pub(super) fn choose(graph: &Candidates, costs: &NodeCosts, wishes: &Wishes) -> 
     Choice { integer, reasons }
 }
 
+/// The cheapest placement that small steps lead to, and its time.
+fn descend(graph: &Candidates, costs: &NodeCosts, mut allowed: Vec<bool>, free: &[usize]) -> (f64, Vec<bool>) {
+    let best = costs.total(graph, &flow::settle(graph, &allowed));
+    let mut state = State { graph, costs, best };
+    if free.len() <= FINE_SEARCH_LIMIT {
+        state.change_nodes(&mut allowed, free);
+    }
+    state.change_regions(&mut allowed, free, false);
+    (state.best, allowed)
+}
+
 struct State<'a> {
     graph: &'a Candidates<'a>,
     costs: &'a NodeCosts,
@@ -63,7 +76,7 @@ impl State<'_> {
         }
         let integer = flow::settle(self.graph, allowed);
         let total = self.costs.total(self.graph, &integer);
-        if total < self.best * (1.0 - WORTH) && !flow::invites_requantization(self.graph, &integer) {
+        if total < self.best * (1.0 - WORTH) {
             self.best = total;
             return true;
         }
@@ -73,35 +86,39 @@ impl State<'_> {
         false
     }
 
-    /// Takes back whole regions: nodes connected through quantized values.
-    fn drop_regions(&mut self, allowed: &mut [bool], free: &[usize]) {
+    /// Takes whole regions in or back: nodes connected through values, integer ones (`to` float) or float ones.
+    fn change_regions(&mut self, allowed: &mut [bool], free: &[usize], to: bool) -> bool {
         let integer = flow::settle(self.graph, allowed);
-        let free: HashSet<usize> = free.iter().copied().collect();
-        for region in regions(self.graph, &integer) {
-            if region.iter().all(|i| free.contains(i)) {
-                self.attempt(allowed, &region, false);
-            }
+        let mut member = vec![false; integer.len()];
+        for &i in free {
+            member[i] = integer[i] != to && self.graph.nodes[i].host.is_none();
         }
+        let mut changed = false;
+        for region in regions(self.graph, &member) {
+            changed |= self.attempt(allowed, &region, to);
+        }
+        changed
     }
 
-    /// Takes back single nodes, and pairs of neighbours, until nothing gains.
-    fn drop_nodes(&mut self, allowed: &mut [bool], nodes: &[usize]) {
-        let free: HashSet<usize> = nodes.iter().copied().collect();
+    /// Takes back single nodes and pairs of neighbours, takes in single nodes and whole regions, until nothing gains.
+    fn change_nodes(&mut self, allowed: &mut [bool], free: &[usize]) {
+        let is_free: HashSet<usize> = free.iter().copied().collect();
         for _ in 0..4 {
             let mut changed = false;
             let integer = flow::settle(self.graph, allowed);
-            for &i in nodes.iter().filter(|&&i| integer[i]) {
+            for &i in free.iter().filter(|&&i| integer[i]) {
                 changed |= self.attempt(allowed, &[i], false);
                 let next =
                     self.graph.nodes[i].outputs.iter().flat_map(|v| self.graph.readers.get(v).into_iter().flatten());
-                let next: Vec<usize> = next.copied().filter(|j| free.contains(j) && integer[*j]).collect();
+                let next: Vec<usize> = next.copied().filter(|j| is_free.contains(j) && integer[*j]).collect();
                 for j in next {
                     changed |= allowed[i] && allowed[j] && self.attempt(allowed, &[i, j], false);
                 }
             }
-            for &i in nodes {
+            for &i in free {
                 changed |= !allowed[i] && self.attempt(allowed, &[i], true);
             }
+            changed |= self.change_regions(allowed, free, true);
             if !changed {
                 break;
             }
@@ -109,12 +126,12 @@ impl State<'_> {
     }
 }
 
-/// The integer nodes, grouped by the quantized values that connect them.
-fn regions(graph: &Candidates, integer: &[bool]) -> Vec<Vec<usize>> {
-    let mut seen = vec![false; integer.len()];
+/// The member nodes, grouped by the values that connect them.
+fn regions(graph: &Candidates, member: &[bool]) -> Vec<Vec<usize>> {
+    let mut seen = vec![false; member.len()];
     let mut found = Vec::new();
-    for start in 0..integer.len() {
-        if !integer[start] || seen[start] {
+    for start in 0..member.len() {
+        if !member[start] || seen[start] {
             continue;
         }
         let (mut region, mut stack) = (Vec::new(), vec![start]);
@@ -125,7 +142,7 @@ fn regions(graph: &Candidates, integer: &[bool]) -> Vec<Vec<usize>> {
             for v in around {
                 let next = graph.maker.get(&v).into_iter().chain(graph.readers.get(&v).into_iter().flatten());
                 for &j in next {
-                    if j != usize::MAX && integer[j] && !seen[j] {
+                    if j != usize::MAX && member[j] && !seen[j] {
                         seen[j] = true;
                         stack.push(j);
                     }

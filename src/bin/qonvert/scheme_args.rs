@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use qonvert::{
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Rule},
+    config::{Config, FloatWeights, Rule, StackTraces},
     ir::DType,
     scheme::Settings,
 };
@@ -61,6 +61,12 @@ pub struct SchemeArgs {
     /// Keep the weights of float nodes as they are, instead of storing them as int8
     #[arg(long, help_heading = "Scheme")]
     pub keep_float_weights: bool,
+    /// Leave biases as they are, instead of correcting them for what rounding the weights shifts
+    #[arg(long, help_heading = "Scheme")]
+    pub no_bias_correction: bool,
+    /// Keep the stack traces that PyTorch's exporter notes at every node
+    #[arg(long, help_heading = "Scheme")]
+    pub keep_stack_traces: bool,
 
     #[command(flatten)]
     pub image: ImageArgs,
@@ -118,6 +124,10 @@ impl SchemeArgs {
         config.everywhere |= self.everywhere;
         if self.keep_float_weights {
             config.float_weights = FloatWeights::Keep;
+        }
+        config.bias_correction &= !self.no_bias_correction;
+        if self.keep_stack_traces {
+            config.stack_traces = StackTraces::Keep;
         }
         config.rules.extend(self.keep_float.iter().map(Rule::keep_float));
         self.image.apply(config);

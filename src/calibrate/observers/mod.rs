@@ -90,6 +90,12 @@ pub fn by_name(name: &str) -> Result<&'static Method> {
     })
 }
 
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
 impl std::fmt::Debug for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
@@ -108,7 +114,7 @@ pub struct Observation {
 }
 
 /// Observes one value with one method.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Observer {
     method: &'static Method,
     options: Options,

@@ -172,8 +172,27 @@ impl Linear {
         }
     }
 
+    /// Whether there is a bias, or room for one in the node itself.
+    pub fn takes_bias(&self) -> bool {
+        self.bias != Bias::None || self.kind != Kind::MatMul
+    }
+
+    /// What the layer makes of an input with these `means` by channel, on average, with other numbers in the weight's
+    /// place and no bias. `seen` is the share of output positions in which a tap of the kernel meets the input and not
+    /// its padding; empty means all.
+    pub fn mean_of(&self, weight: &[f32], dims: &[usize], means: &[f32], seen: &[f64]) -> Vec<f64> {
+        let at = self.channels(dims);
+        let mut sums = vec![0.0; self.outs];
+        for (i, &w) in weight.iter().enumerate() {
+            let (o, c) = at(i);
+            let share = if seen.is_empty() { 1.0 } else { seen[i % seen.len()] };
+            sums[o] += f64::from(w) * f64::from(means.get(c).copied().unwrap_or(0.0)) * share;
+        }
+        sums
+    }
+
     /// The bias as one number per output channel; zeros where there is none.
-    fn bias(&self, model: &Model) -> Result<Vec<f64>> {
+    pub fn bias(&self, model: &Model) -> Result<Vec<f64>> {
         let constant = match self.bias {
             Bias::None => None,
             Bias::Input => model.constant_input(self.node, 2),

@@ -1,0 +1,44 @@
+//! Weights as the plan says: what the rewriting writes, and what its rounding errors are.
+
+use super::{StoredWeight, Weight};
+use crate::{
+    error::Result,
+    ir::Tensor,
+    quant::{
+        bias::weight_scales_for_bias,
+        granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
+        params::{QParams, QuantTarget},
+    },
+};
+
+impl Weight {
+    /// The codes of a weight of an integer node. Where the scale of a symmetric weight is so small that the node's `bias`
+    /// would not fit its 32 bits, next to an input of these parameters, it is raised.
+    pub fn quantize(&self, tensor: &Tensor, bias: Option<&[f32]>, input: Option<QParams>) -> Result<QuantizedWeight> {
+        let q = quantize_weight(tensor, self.dtype, self.axis, self.symmetric, self.reduce_range)?;
+        let (Some(bias), Some(input), true) = (bias, input, self.symmetric) else { return Ok(q) };
+        let (scales, raised) = weight_scales_for_bias(bias, input.scale, &q.scales());
+        if raised == 0 || scales.len() != q.params.len() {
+            return Ok(q);
+        }
+        let target = QuantTarget { dtype: self.dtype, symmetric: self.symmetric, reduce_range: self.reduce_range };
+        let params = q.params.iter().zip(&scales).map(|(p, &scale)| QParams { scale, ..*p }).collect();
+        quantize_with(&tensor.to_f32()?, tensor.dims(), Granularity::from_axis(self.axis), target, params)
+    }
+}
+
+impl StoredWeight {
+    /// The codes of a float node's weight, in the shape `[before, scales, behind]`.
+    pub fn quantize(&self, tensor: &Tensor) -> Result<QuantizedWeight> {
+        let dims = tensor.dims();
+        let (first, last) = self.axes(dims.len());
+        let product = |range: std::ops::Range<usize>| dims.get(range).unwrap_or_default().iter().product::<usize>();
+        let folded = vec![product(0..first), product(first..last + 1), product(last + 1..dims.len())];
+        quantize_weight(&tensor.reshaped(folded)?, self.dtype, Some(1), true, false)
+    }
+
+    /// The first and last axis of the scales in a tensor of this rank.
+    pub fn axes(&self, rank: usize) -> (usize, usize) {
+        (self.first_axis, self.last_axis.min(rank.saturating_sub(1)))
+    }
+}
