@@ -313,7 +313,7 @@ impl Run<'_, '_> {
             plan.input_means.clone_from(&table.input_means);
         }
         if self.resolved.store_float_weights {
-            let keep = |n: NodeId| self.resolved.wishes.keep_float.contains_key(&n);
+            let keep = |n: NodeId| self.resolved.wishes.keeps_float(model, n).is_some();
             plan::store_float_weights(model, &mut plan, keep);
         }
         let placement = Some(placement);

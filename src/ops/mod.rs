@@ -30,6 +30,8 @@ pub enum Class {
     Joining,
     /// Cuts off at one or both ends. What follows may saturate instead.
     Clamp,
+    /// Sums of products of the data and of a state that goes from step to step: its range is known at run time only.
+    Recurrent,
 }
 
 /// The axis of a weight along which output channels lie.
@@ -106,7 +108,7 @@ macro_rules! ops {
     };
 }
 
-ops! { activation, arithmetic, convolution, joining, matrix, movement, pooling }
+ops! { activation, arithmetic, convolution, joining, matrix, movement, pooling, recurrent }
 
 /// The description of a node's operator; `None` for operators that always stay float.
 pub fn spec(model: &Model, node: NodeId) -> Option<&'static OpSpec> {

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     ops::{self, Role},
-    plan::{Activation, Form, Plan, Readers, Weight},
+    plan::{Activation, Form, Plan, Readers, Weight, named_values},
     quant::{
         bias::quantize_bias,
         granularity::{Granularity, QuantizedWeight, quantize_with},
@@ -47,12 +47,7 @@ impl<'a> Inserter<'a> {
     /// Looks every name of the plan up before anything is renamed.
     fn new(model: &'a mut Model, plan: &'a Plan) -> Result<Self> {
         let main = model.main();
-        let mut names: HashMap<String, ValueId> = HashMap::new();
-        for v in model.value_ids() {
-            if model.value(v).graph() == main {
-                names.insert(model.value(v).name().to_owned(), v);
-            }
-        }
+        let names = named_values(model);
         let missing = |name: &str| {
             Error::config("the plan names this value, but the model has none of that name")
                 .value(name)
@@ -60,7 +55,8 @@ impl<'a> Inserter<'a> {
         };
         let mut activations = BTreeMap::new();
         for (name, a) in &plan.activations {
-            activations.insert(*names.get(name).ok_or_else(|| missing(name))?, a);
+            let v = names.get(name).filter(|v| model.value(**v).graph() == main);
+            activations.insert(*v.ok_or_else(|| missing(name))?, a);
         }
         let (mut integer, mut absorbed, mut fenced) = (Vec::new(), Vec::new(), Vec::new());
         for (name, node) in &plan.nodes {
@@ -70,8 +66,14 @@ impl<'a> Inserter<'a> {
                 Form::Integer => integer.push((id, node.weight.as_ref())),
                 Form::Absorbed => absorbed.push(id),
                 Form::Float if node.fenced => fenced.push(id),
-                Form::Float => {}
+                Form::Dynamic | Form::Float => {}
             }
+        }
+        let mut ours = integer.iter().map(|(n, _)| n).chain(&absorbed).chain(&fenced);
+        if let Some(&inner) = ours.find(|n| model.node(**n).graph() != main) {
+            return Err(Error::config("the plan makes this node integer, absorbed or fenced, but it stands in a subgraph")
+                .node(model.node_label(inner), &model.node(inner).op_type)
+                .help("nodes of subgraphs are dynamic, or float and not fenced"));
         }
         // The order of the file, not of the names.
         let place: HashMap<NodeId, usize> = model.nodes(main).into_iter().enumerate().map(|(i, n)| (n, i)).collect();

@@ -15,7 +15,7 @@ pub enum Stage {
     Prepare,
     /// After calibration: changes of weights and biases that keep the model's function or bring the quantized one nearer.
     Adjust,
-    /// Q/DQ pairs as the plan says.
+    /// Q/DQ pairs, and kernels that quantize at run time, as the plan says.
     Insert,
     /// Q/DQ pairs and operators fused into integer operators.
     Lower,
@@ -94,7 +94,7 @@ passes! {
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
     Adjust: correct_bias;
-    Insert: insert_quantization, store_weights;
+    Insert: insert_quantization, quantize_lstm, store_weights;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 

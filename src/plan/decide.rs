@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Activation, Form, NodePlan, Plan, Readers, Weight};
+use super::{Activation, Form, NodePlan, Plan, Readers, Weight, named_values};
 use crate::{
     analysis::placement::{self, Decision, Placement},
     error::Result,
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Role},
     quant::params::{QParams, QuantTarget, Range},
-    target::Target,
+    target::{Target, ZeroPoints},
 };
 
 /// The types and forms to quantize with.
@@ -67,9 +67,15 @@ pub fn decide(
             Activation { dtype: params.dtype, scale: params.scale, zero_point: params.zero_point, readers };
         plan.activations.insert(model.value(v).name().to_owned(), activation);
     }
+    let names = named_values(model);
     for (id, decision) in &placement.nodes {
         let node = model.node(*id);
         let Some(out) = node.outputs().iter().copied().flatten().next() else { continue };
+        let key = model.value(out).name();
+        // A node of a subgraph whose output's name stands for something else too; placement leaves it in float.
+        if names.get(key) != Some(&out) {
+            continue;
+        }
         let mut entry = NodePlan {
             name: node.name.clone().filter(|n| !n.is_empty()),
             op: node.op_type.clone(),
@@ -85,13 +91,22 @@ pub fn decide(
                 entry.kernel = Some(kernel.clone());
                 entry.weight = weight(model, scheme, *id);
             }
+            Decision::Dynamic(kernel) => {
+                entry.becomes = Form::Dynamic;
+                entry.kernel = Some(kernel.clone());
+                entry.weight = weight(model, scheme, *id);
+                let row = target.dynamic_kernel(model, *id).and_then(Result::ok);
+                if let Some(w) = entry.weight.as_mut().filter(|w| w.axis.is_some()) {
+                    w.symmetric |= row.is_some_and(|k| k.zero_points == ZeroPoints::PerWeight);
+                }
+            }
             Decision::Absorbed(_) => entry.becomes = Form::Absorbed,
             Decision::Float(reason) => {
                 entry.reason = Some(reason.clone());
                 entry.fenced = target.requantizes(&node.op_type) && between_codes(model, target, placement, *id);
             }
         }
-        plan.nodes.insert(model.value(out).name().to_owned(), entry);
+        plan.nodes.insert(key.to_owned(), entry);
     }
     Ok(plan)
 }

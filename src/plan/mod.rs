@@ -1,6 +1,7 @@
 //! What is done to each value and node: plain data that can be printed, saved as YAML, edited by hand, and fed back.
 //!
-//! Values go by their names and nodes by the name of their first output, both as in the model after the Prepare passes.
+//! Values go by their names and nodes by the name of their first output, both as in the model after the Prepare passes
+//! (see [`named_values`] for names inside subgraphs).
 
 mod decide;
 mod weights;
@@ -9,9 +10,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod names;
 mod store;
 
 pub use decide::{Scheme, decide};
+pub use names::named_values;
 pub use store::store_float_weights;
 
 use crate::{
@@ -29,7 +32,7 @@ pub struct Plan {
     pub target: String,
     /// Values that get a Q/DQ pair.
     pub activations: BTreeMap<String, Activation>,
-    /// Every node of the main graph.
+    /// Every node of the main graph, and the nodes of subgraphs that have a kernel which quantizes its data at run time.
     pub nodes: BTreeMap<String, NodePlan>,
     /// Weights of float nodes that are stored in fewer bits and become float again when the runtime loads the file.
     #[serde(default)]
@@ -82,7 +85,7 @@ pub enum Readers {
     Integer,
 }
 
-/// A node of the main graph.
+/// A node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodePlan {
@@ -111,8 +114,10 @@ pub struct NodePlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// It computes in integers.
+    /// It computes in integers, on data quantized with ranges of the plan.
     Integer,
+    /// It computes in integers, on data that its kernel quantizes at run time.
+    Dynamic,
     /// It vanishes: the quantized value before it saturates where it cuts.
     Absorbed,
     /// It stays.
@@ -125,7 +130,8 @@ pub enum Form {
 pub struct Weight {
     /// Type of the codes.
     pub dtype: DType,
-    /// The axis of the scales; one scale where there is none.
+    /// The axis of the scales; one scale where there is none. Each direction of a recurrent layer has scales of its own
+    /// either way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub axis: Option<usize>,
     /// Zero point in the middle of the codes.
@@ -148,6 +154,6 @@ impl Plan {
 
     /// How many nodes compute in integers.
     pub fn integer_nodes(&self) -> usize {
-        self.nodes.values().filter(|n| n.becomes == Form::Integer).count()
+        self.nodes.values().filter(|n| matches!(n.becomes, Form::Integer | Form::Dynamic)).count()
     }
 }

@@ -43,8 +43,14 @@ pub fn store_float_weights(model: &Model, plan: &mut Plan, keep: impl Fn(NodeId)
     }
 }
 
+/// Whether the plan quantizes the node's weights for an integer kernel.
 fn is_integer(model: &Model, plan: &Plan, node: NodeId) -> bool {
     let out = model.node(node).outputs().iter().copied().flatten().next();
     let entry = out.and_then(|v| plan.nodes.get(model.value(v).name()));
-    model.node(node).graph() == model.main() && entry.is_some_and(|n| n.becomes == Form::Integer)
+    // Only dynamic nodes stand in subgraphs, and there the name is theirs alone.
+    entry.is_some_and(|n| match n.becomes {
+        Form::Integer => model.node(node).graph() == model.main(),
+        Form::Dynamic => model.node(node).op_type == n.op,
+        Form::Absorbed | Form::Float => false,
+    })
 }

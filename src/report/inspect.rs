@@ -276,7 +276,7 @@ fn precision(model: &Model, types: &types::Types, id: NodeId) -> Precision {
     if matches!(op, "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear") {
         return Precision::Conversion;
     }
-    if op.starts_with("QLinear") || op == "QGemm" || op.contains("Integer") {
+    if op.starts_with("QLinear") || op == "QGemm" || op.starts_with("DynamicQuantize") || op.contains("Integer") {
         return Precision::Integer;
     }
     let made_by_dq = |v: ValueId| {

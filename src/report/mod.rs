@@ -55,11 +55,13 @@ pub enum Verdict {
     Collapsed,
 }
 
-/// What became of the nodes of the main graph.
+/// What became of the nodes of the main graph, and of those of subgraphs that the plan speaks of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Nodes {
     /// Compute in integers.
     pub integer: usize,
+    /// Those of them that quantize their data at run time.
+    pub dynamic: usize,
     /// Vanished into the node before.
     pub absorbed: usize,
     /// Stay float.
@@ -88,8 +90,9 @@ impl Nodes {
         let mut reasons: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
         for (output, node) in &plan.nodes {
             match node.becomes {
-                Form::Integer => {
+                Form::Integer | Form::Dynamic => {
                     nodes.integer += 1;
+                    nodes.dynamic += usize::from(node.becomes == Form::Dynamic);
                     let kernel = node.kernel.as_deref().unwrap_or(&node.op);
                     *nodes.kernels.entry(kernel.to_owned()).or_default() += 1;
                 }
@@ -307,6 +310,21 @@ mod tests {
         r.proof = Some(p);
         r.judge();
         assert_eq!(r.verdict, Verdict::Collapsed);
+    }
+
+    #[test]
+    fn dynamic_nodes_count_among_those_in_integers() {
+        let plan = Plan::from_yaml(
+            "target: t\nactivations: {}\nnodes:\n  a: {op: Conv, becomes: integer, kernel: QLinearConv}\n  \
+             b: {op: LSTM, becomes: dynamic, kernel: DynamicQuantizeLSTM}\n  c: {op: Exp, becomes: float, reason: r}\n",
+        )
+        .unwrap();
+        assert_eq!(Plan::from_yaml(&plan.to_yaml().unwrap()).unwrap(), plan);
+        let nodes = Nodes::of(&plan);
+        assert_eq!((nodes.integer, nodes.dynamic, nodes.float, plan.integer_nodes()), (2, 1, 1, 2));
+        assert_eq!(nodes.kernels["DynamicQuantizeLSTM"], 1);
+        let text = terminal::render(&Report { nodes, ..Report::default() }, false);
+        assert!(text.contains("2 of 3 compute in integers (1 on data quantized at run time); 1 stay float"), "{text}");
     }
 
     #[test]

@@ -23,7 +23,11 @@ pub fn render(report: &Report, all: bool) -> String {
         row(&mut out, "size", &format!("{} -> {} ({share:.0} %)", bytes(s.before), bytes(s.after)));
     }
     if let Some(c) = &report.calibration {
-        row(&mut out, "ranges", &format!("{} values on {}, {}", c.values, count(c.samples, "sample"), c.observer));
+        let text = match c.values {
+            0 => "none needed".to_owned(),
+            n => format!("{n} values on {}, {}", count(c.samples, "sample"), c.observer),
+        };
+        row(&mut out, "ranges", &text);
     }
     if let Some(p) = &report.proof {
         outputs(&mut out, p);
@@ -140,8 +144,10 @@ fn collapse(out: &mut String, report: &Report) {
 fn nodes(out: &mut String, report: &Report, limit: usize) {
     let n = &report.nodes;
     let total = n.integer + n.absorbed + n.float;
+    let dynamic = if n.dynamic > 0 { format!(" ({} on data quantized at run time)", n.dynamic) } else { String::new() };
     let absorbed = if n.absorbed > 0 { format!(", {} absorbed into them", n.absorbed) } else { String::new() };
-    row(out, "nodes", &format!("{} of {total} compute in integers{absorbed}; {} stay float", n.integer, n.float));
+    let text = format!("{} of {total} compute in integers{dynamic}{absorbed}; {} stay float", n.integer, n.float);
+    row(out, "nodes", &text);
     for r in n.reasons.iter().take(limit) {
         row(out, "", &format!("  {} × {}: {}", r.nodes.len(), r.op, r.reason));
     }
@@ -280,6 +286,7 @@ mod tests {
             output: Some("m.int8.onnx".to_owned()),
             nodes: Nodes {
                 integer: 48,
+                dynamic: 0,
                 absorbed: 20,
                 float: 14,
                 kernels: [("QLinearConv".to_owned(), 48)].into(),

@@ -121,7 +121,12 @@ impl Settings {
         let (original, now) = (&Outline::of(original), Outline::of(model));
         let a = &self.config.activation;
         let mut out = Resolved {
-            wishes: Wishes { symmetric: a.symmetric, ignore_cost: self.config.everywhere, ..Wishes::default() },
+            wishes: Wishes {
+                symmetric: a.symmetric,
+                ignore_cost: self.config.everywhere,
+                wide: a.target().dtype.bits() > 8,
+                ..Wishes::default()
+            },
             scheme: plan::Scheme {
                 activation: a.target(),
                 weight: self.config.weight.target(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::ir::{Model, NodeId};
 
-/// Names and links of the nodes of the main graph.
+/// Names and links of the nodes of the main graph, and names of those of its subgraphs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outline {
     pub(super) nodes: Vec<Entry>,
@@ -25,11 +25,18 @@ pub(super) struct Entry {
 }
 
 impl Outline {
-    /// Takes the names down. Subgraphs count as part of the node that holds them.
+    /// Takes the names down. The links of subgraphs count as those of the node that holds them; their nodes have none.
     pub(super) fn of(model: &Model) -> Self {
         let name = |v| model.value(v).name().to_owned();
         let graph = model.graph(model.main());
         let mut outline = Self::default();
+        let main = model.main();
+        // First, so that the main graph wins where it has a node of the same name.
+        let inner = model.nodes_below(main).into_iter().filter(|&n| model.node(n).graph() != main);
+        outline.nodes.extend(inner.map(|id| {
+            let (label, op) = (model.node_label(id), model.node(id).op_type.clone());
+            Entry { id, label, op, inputs: Vec::new(), outputs: Vec::new() }
+        }));
         outline.values.extend(graph.inputs().iter().chain(graph.initializers()).map(|&v| name(v)));
         for id in model.nodes(model.main()) {
             let node = model.node(id);
@@ -72,7 +79,8 @@ impl Outline {
     }
 
     fn named(&self, name: &str) -> Option<Vec<usize>> {
-        let found: Vec<_> = (0..self.nodes.len()).filter(|&i| self.nodes[i].label == name).collect();
+        let linked = |i: &usize| !self.nodes[*i].outputs.is_empty();
+        let found: Vec<_> = (0..self.nodes.len()).filter(linked).filter(|&i| self.nodes[i].label == name).collect();
         // Without a name a node is called like its first output; then the value is meant.
         let by_value = found.iter().all(|&i| self.nodes[i].outputs.iter().any(|v| v == name));
         (!found.is_empty() && !by_value).then_some(found)

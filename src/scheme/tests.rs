@@ -136,3 +136,25 @@ fn codes_of_16_bits_need_a_new_opset_and_gain_nothing() {
     m.set_opset("", 21);
     assert_eq!(resolve(wide, &m, &m).unwrap().diagnostics[0].code, "no_wide_kernels");
 }
+
+#[test]
+fn nodes_of_subgraphs_have_names_too() {
+    let m = crate::ir::text::parse(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (bool c, float[2] x) => (y) {
+            [neg] z = Neg(x)
+            [choice] y = If (c) <then_branch = t () => (a) { [inner] a = Abs(z) },
+                        else_branch = e () => (b) { [neg] b = Exp(z) }>
+        }",
+    )
+    .unwrap();
+    let kept = |rules: &str| {
+        let r = resolve(&format!("rules: [{rules}]"), &m, &m).unwrap();
+        r.wishes.keep_float.keys().map(|&n| m.node(n).op_type.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept("{nodes: inner, precision: float}"), ["Abs"]);
+    assert_eq!(kept("{ops: [Exp], precision: float}"), ["Exp"]);
+    assert_eq!(kept("{between: [x, neg], precision: float}"), ["Neg"]);
+    let r = resolve("rules: [{nodes: choice, precision: float}]", &m, &m).unwrap();
+    assert!(r.wishes.keeps_float(&m, node(&m, "inner")).unwrap().contains("rule 1"));
+    assert!(r.wishes.keeps_float(&m, node(&m, "neg")).is_none());
+}

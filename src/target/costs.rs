@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::RecurrentCosts;
+
 /// Parameters of the cost model; `configs/targets/*.yaml` explains each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,7 @@ pub struct Costs {
     pub integer_mean_read: f64,
     pub float_softmax: f64,
     pub integer_softmax: f64,
+    pub recurrent: RecurrentCosts,
 }
 
 /// The shape of a convolution.

@@ -10,8 +10,12 @@ use crate::{
 };
 
 mod costs;
+mod dynamic;
+mod recurrent;
 
 pub use costs::{Convolution, Costs};
+pub use dynamic::{DynamicKernel, ZeroPoints};
+pub use recurrent::{Layer, RecurrentCosts};
 
 /// A runtime on a kind of machine.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +27,9 @@ pub struct Target {
     pub defaults: Defaults,
     /// Integer kernels.
     pub kernels: Vec<Kernel>,
+    /// Kernels that quantize their data at run time.
+    #[serde(default)]
+    pub dynamic: Vec<DynamicKernel>,
     /// Operators that vanish where the quantized range ends at their bounds.
     pub clamps: Vec<String>,
     /// Operators that only move elements and past which the runtime itself moves conversions, so that beside an integer
@@ -134,6 +141,20 @@ impl Scalar {
     }
 }
 
+/// Whether a node's opset and attributes are those of a row.
+fn check_form(model: &Model, id: NodeId, min_opset: i64, attributes: &BTreeMap<String, Scalar>) -> Result<(), String> {
+    let opset = model.opset("").unwrap_or(1);
+    if opset < min_opset {
+        return Err(format!("its integer kernel needs opset {min_opset}, the model has {opset}"));
+    }
+    for (name, want) in attributes {
+        if model.node(id).attr(name).is_some_and(|v| !want.matches(v)) {
+            return Err(format!("no integer kernel with this {name}"));
+        }
+    }
+    Ok(())
+}
+
 const BUILT_IN: &[(&str, &str)] = &[("onnxruntime-cpu", include_str!("../../configs/targets/onnxruntime-cpu.yaml"))];
 
 impl Target {
@@ -166,15 +187,7 @@ impl Target {
             self.kernels.iter().find(|k| node.is(&k.op)).ok_or_else(|| {
                 self.never.get(&node.op_type).cloned().unwrap_or_else(|| "no integer kernel".to_owned())
             })?;
-        let opset = model.opset("").unwrap_or(1);
-        if opset < row.min_opset {
-            return Err(format!("its integer kernel needs opset {}, the model has {opset}", row.min_opset));
-        }
-        for (name, want) in &row.attributes {
-            if node.attr(name).is_some_and(|v| !want.matches(v)) {
-                return Err(format!("no integer kernel with this {name}"));
-            }
-        }
+        check_form(model, id, row.min_opset, &row.attributes)?;
         Ok(row)
     }
 

@@ -23,6 +23,7 @@ const INSERTED: &[(&str, &str, i64)] = &[
     ("", "ConvInteger", 10),
     ("", "HardSwish", 14),
     ("com.microsoft", "QGemm", 1),
+    ("com.microsoft", "DynamicQuantizeLSTM", 1),
     ("com.microsoft", "MatMulNBits", 1),
 ];
 

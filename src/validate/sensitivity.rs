@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     ir::{Model, NodeId},
     passes::{self, Context, Stage},
-    plan::{Form, Plan},
+    plan::{Form, Plan, named_values},
     runtime::Runtime,
 };
 
@@ -88,11 +88,16 @@ impl Regions {
         let mut all = Self { nodes: Vec::new(), absorbed: BTreeMap::new() };
         // Where a value comes from once clamps are gone.
         let mut host: HashMap<String, NodeId> = HashMap::new();
-        for id in model.nodes(model.main()) {
+        let named = named_values(model);
+        for id in model.nodes_below(model.main()) {
             let name = |v| model.value(v).name().to_owned();
             let node = model.node(id);
             let Some(key) = node.outputs().iter().copied().flatten().next().map(name) else { continue };
             match plan.nodes.get(&key).map(|n| n.becomes) {
+                // A node of a subgraph that bears a name of the main graph.
+                _ if node.outputs().iter().flatten().next() != named.get(&key) => {}
+                // It needs no quantized value, so it is a region by itself.
+                Some(Form::Dynamic) => all.nodes.push((id, key, BTreeSet::new())),
                 Some(Form::Integer) => {
                     let at = node.inputs().iter().chain(node.outputs()).copied().flatten().map(name);
                     let at = at.filter(|v| plan.activations.contains_key(v)).collect();

@@ -58,7 +58,7 @@ impl Flow<'_> {
         let only_wanted = || node.outputs.iter().all(|&v| graph.only_integer_readers(v, integer));
         match spec.class {
             Class::Product => true,
-            Class::Clamp => false,
+            Class::Clamp | Class::Recurrent => false,
             // Where only integer kernels read the output, the runtime itself moves the conversion in front of the node.
             Class::Movement => self.fed[i] || only_wanted(),
             Class::Joining => {

@@ -5,10 +5,12 @@
 //!    pair stands only where it becomes an integer kernel or joins two of them.
 //! 3. [`cut`]: which of them gain by the target's cost model, their conversions counted, as a minimum cut.
 //! 4. [`search`]: the same under the rules of 2, by small steps from there.
+//! 5. [`dynamic`]: what is left and has a kernel that quantizes its data at run time, in subgraphs too.
 
 mod candidates;
 mod cost;
 mod cut;
+mod dynamic;
 mod flow;
 mod search;
 
@@ -51,13 +53,34 @@ pub struct Wishes {
     pub ignore_cost: bool,
     /// The quantized range of an activation is symmetric around zero, so that saturation cannot stand in for a clamp.
     pub symmetric: bool,
+    /// Activations shall have more than 8 bits.
+    pub wide: bool,
+}
+
+impl Wishes {
+    /// The words of the rule that keeps a node in float: its own, or that of a node in whose body it stands.
+    pub fn keeps_float(&self, model: &Model, node: NodeId) -> Option<&str> {
+        holders(model, node).find_map(|n| self.keep_float.get(&n)).map(String::as_str)
+    }
+
+    /// Whether a node, or a node in whose body it stands, shall be quantized whatever it costs.
+    pub fn forces(&self, model: &Model, node: NodeId) -> bool {
+        holders(model, node).any(|n| self.force.contains(&n))
+    }
+}
+
+/// A node, the node in whose body it stands, and so on to the main graph.
+fn holders(model: &Model, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+    std::iter::successors(Some(node), |&n| model.graph(model.node(n).graph()).parent)
 }
 
 /// What becomes of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Computes in integers, by this kernel.
+    /// Computes in integers, by this kernel, on data quantized with ranges from calibration.
     Integer(String),
+    /// Computes in integers, by this kernel, on data that the kernel quantizes at run time.
+    Dynamic(String),
     /// Vanishes: the quantized output of the node before saturates where it cuts.
     Absorbed(NodeId),
     /// Stays float, for this reason.
@@ -85,7 +108,8 @@ pub struct Quantized {
 /// The result.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
-    /// Every node of the main graph, in order.
+    /// Every node of the main graph in order; behind them, those nodes of subgraphs whose operator has a kernel that
+    /// quantizes its data at run time.
     pub nodes: Vec<(NodeId, Decision)>,
     /// The quantized activations.
     pub values: BTreeMap<ValueId, Quantized>,
@@ -108,7 +132,18 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     let graph = candidates::Candidates::of(model, target, shapes, wishes);
     let costs = cost::NodeCosts::of(model, target, shapes, &graph);
     let chosen = search::choose(&graph, &costs, wishes);
-    finish(&graph, &costs, &chosen)
+    let mut placement = finish(&graph, &costs, &chosen);
+    let index: HashMap<NodeId, usize> = placement.nodes.iter().enumerate().map(|(i, (n, _))| (*n, i)).collect();
+    let is_integer = |n| index.get(&n).is_some_and(|&i| matches!(placement.nodes[i].1, Decision::Integer(_)));
+    for choice in dynamic::choose(model, target, shapes, wishes, is_integer) {
+        placement.float_time += choice.times.0;
+        placement.placed_time += choice.times.1;
+        match index.get(&choice.id) {
+            Some(&i) => placement.nodes[i].1 = choice.decision,
+            None => placement.nodes.push((choice.id, choice.decision)),
+        }
+    }
+    placement
 }
 
 fn finish(graph: &candidates::Candidates, costs: &cost::NodeCosts, chosen: &search::Choice) -> Placement {

@@ -14,7 +14,11 @@ fn recurrent(cx: &mut Cx<'_>) -> Option<()> {
     let directions = SymDim::Known(if cx.node().string("direction") == Some("bidirectional") { 2 } else { 1 });
     let hidden = match cx.node().int("hidden_size").and_then(|n| usize::try_from(n).ok()) {
         Some(n) => SymDim::Known(n),
-        None => cx.shape(2).and_then(|r| r.get(2).copied()).unwrap_or_else(|| cx.fresh()),
+        // R is `[directions, gates, hidden]`, and the other way round where it is quantized.
+        None => {
+            let axis = if cx.node().in_onnx_domain() { 2 } else { 1 };
+            cx.shape(2).and_then(|r| r.get(axis).copied()).unwrap_or_else(|| cx.fresh())
+        }
     };
     let batch_first = cx.int("layout", 0) == 1;
     let (seq, batch) = match cx.shape(0).as_deref() {

@@ -1,0 +1,48 @@
+//! Kernels that quantize their data at run time.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Scalar, Target, check_form};
+use crate::ir::{Model, NodeId};
+
+/// One row: an operator, the one kernel that stands for it, and the conditions.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DynamicKernel {
+    /// `op_type` in ai.onnx.
+    pub op: String,
+    /// The kernel: an operator, too.
+    pub kernel: String,
+    /// The kernel's domain.
+    pub domain: String,
+    /// What the weight's zero points may be.
+    #[serde(default)]
+    pub zero_points: ZeroPoints,
+    /// The first operator set whose form of the operator has the kernel.
+    #[serde(default)]
+    pub min_opset: i64,
+    /// Attributes that must have this value, where they are present.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, Scalar>,
+}
+
+/// Zero points of a weight with a scale per channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ZeroPoints {
+    /// Each channel has its own.
+    #[default]
+    PerChannel,
+    /// One for all, in the middle of the codes.
+    PerWeight,
+}
+
+impl Target {
+    /// The kernel that quantizes a node's data at run time, or why there is none; `None` where no row names its operator.
+    pub fn dynamic_kernel(&self, model: &Model, id: NodeId) -> Option<Result<&DynamicKernel, String>> {
+        let row = self.dynamic.iter().find(|k| model.node(id).is(&k.op))?;
+        Some(check_form(model, id, row.min_opset, &row.attributes).map(|()| row))
+    }
+}

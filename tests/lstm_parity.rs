@@ -1,0 +1,307 @@
+//! LSTM and `DynamicQuantizeLSTM`: the built-in runtime against ONNX Runtime, and LSTM nodes on their way there.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::ort_run;
+use qonvert::{
+    analysis::placement::{self, Shapes, Wishes},
+    ir::{DType, Model, Tensor, text},
+    onnx_file,
+    passes::{self, Context, Stage},
+    plan::{Form, NodePlan, Plan, Scheme, Weight, decide, store_float_weights},
+    quant::QuantTarget,
+    runtime::{Runtime, tract::Tract},
+    target::Target,
+    validate,
+};
+
+/// Numbers between -1 and 1.
+struct Random(u64);
+
+impl Random {
+    fn floats(&mut self, count: usize, size: f32) -> Vec<f32> {
+        let mut next = || {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next() * size).collect()
+    }
+
+    fn tensor(&mut self, dims: &[usize], size: f32) -> Tensor {
+        Tensor::from_f32(dims, &self.floats(dims.iter().product(), size))
+    }
+}
+
+/// A layer, and what it is given.
+#[derive(Debug, Clone)]
+struct Layer {
+    steps: usize,
+    batch: usize,
+    inputs: usize,
+    hidden: usize,
+    direction: &'static str,
+    /// Attributes beyond `hidden_size` and `direction`, in ONNX's textual syntax, each with a comma in front.
+    attributes: &'static str,
+    bias: bool,
+    initial: bool,
+    peepholes: bool,
+    lengths: Option<Vec<i32>>,
+    /// Whether Y is among the outputs.
+    y: bool,
+    weight: Weight,
+}
+
+const WEIGHT: Weight = Weight { dtype: DType::Int8, axis: Some(1), symmetric: true, reduce_range: false };
+
+impl Layer {
+    fn new(steps: usize, batch: usize, inputs: usize, hidden: usize, direction: &'static str) -> Self {
+        let (bias, initial, peepholes, y) = (true, false, false, true);
+        let (attributes, lengths, weight) = ("", None, WEIGHT);
+        Self { steps, batch, inputs, hidden, direction, attributes, bias, initial, peepholes, lengths, y, weight }
+    }
+
+    fn directions(&self) -> usize {
+        if self.direction == "bidirectional" { 2 } else { 1 }
+    }
+
+    /// The float model; its constants are as random as `random`.
+    fn model(&self, random: &mut Random) -> Model {
+        let Self { steps, batch, inputs, hidden, direction, attributes, .. } = self;
+        let (d, size) = (self.directions(), 1.0 / (*hidden as f32).sqrt());
+        let constants = [
+            (true, "w", vec![d, 4 * hidden, *inputs], size),
+            (true, "r", vec![d, 4 * hidden, *hidden], size),
+            (self.bias, "b", vec![d, 8 * hidden], size),
+            (self.lengths.is_some(), "lengths", vec![], 0.0),
+            (self.initial, "h0", vec![d, *batch, *hidden], 0.9),
+            (self.initial, "c0", vec![d, *batch, *hidden], 1.5),
+            (self.peepholes, "p", vec![d, 3 * hidden], size),
+        ];
+        let name = |(is, name, ..): &(bool, &'static str, Vec<usize>, f32)| if *is { *name } else { "\"\"" };
+        let names: Vec<&str> = constants.iter().map(name).collect();
+        let used: Vec<String> = constants.iter().filter(|c| c.0).map(|c| format!("float {} = {{0}}", c.1)).collect();
+        let (y, outputs) = if self.y { ("y", "float y, float h, float c") } else { ("\"\"", "float h, float c") };
+        let mut model = text::parse(&format!(
+            "<ir_version: 8, opset_import: [\"\" : 14]> g (float[{steps}, {batch}, {inputs}] x) => ({outputs}) <{}> {{
+                {y}, h, c = LSTM <hidden_size = {hidden}, direction = \"{direction}\"{attributes}> (x, {})
+            }}",
+            used.join(", "),
+            names.join(", "),
+        ))
+        .expect("it parses");
+        for (used, name, dims, size) in constants {
+            let tensor = match &self.lengths {
+                Some(lengths) if name == "lengths" => Tensor::from_i32(&[*batch], lengths),
+                _ => random.tensor(&dims, size),
+            };
+            if used {
+                let v = model.find_value(model.main(), name).expect("it is declared");
+                model.set_initializer(v, Some(tensor));
+            }
+        }
+        model
+    }
+}
+
+/// Of states between -1 and 1: all but the last digits of `exp` and `tanh` is the same.
+const TOLERANCE: f32 = 1e-6;
+/// Sums of products in another order.
+const FLOAT_TOLERANCE: f32 = 3e-6;
+/// Where such a digit moves a code of the state by one: at most a step (2 / 255) of what follows. On the machine that the
+/// test was written on no layer has one; on others some may.
+const MOVED_CODE: f32 = 8e-3;
+
+/// A plan that makes the node dynamic which hands out `name`.
+fn plan(name: &str, weight: &Weight) -> Plan {
+    let node = NodePlan {
+        name: None,
+        op: "LSTM".to_owned(),
+        becomes: Form::Dynamic,
+        kernel: Some("DynamicQuantizeLSTM".to_owned()),
+        weight: Some(weight.clone()),
+        reason: None,
+        fenced: false,
+    };
+    Plan { nodes: BTreeMap::from([(name.to_owned(), node)]), ..Plan::default() }
+}
+
+fn quantized(mut model: Model, plan: Plan) -> Model {
+    let mut cx = Context { plan: Some(plan), ..Context::default() };
+    passes::run_stage(Stage::Insert, &mut model, &mut cx).expect("the passes run");
+    assert!(model.all_nodes().iter().any(|&n| model.node(n).op_type == "DynamicQuantizeLSTM"));
+    model
+}
+
+fn worst(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let (a, b) = (a.to_f32().expect("floats"), b.to_f32().expect("floats"));
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// The largest difference between both runtimes on the float layer, and on the quantized one.
+fn check(layer: &Layer, seed: u64) -> [f32; 2] {
+    let mut random = Random(seed);
+    let float = layer.model(&mut random);
+    let model = quantized(float.clone(), plan(if layer.y { "y" } else { "h" }, &layer.weight));
+    let x = random.tensor(&[layer.steps, layer.batch, layer.inputs], 2.0);
+    [float, model].map(|model| {
+        let ours = Tract
+            .load(&model, &[])
+            .expect("it loads")
+            .run(std::slice::from_ref(&x))
+            .unwrap_or_else(|e| panic!("{e} {layer:?}"));
+        let bytes = onnx_file::to_bytes(&model).expect("it encodes");
+        let Some(theirs) = ort_run(&bytes, &[("x", x.clone())]) else { return 0.0 };
+        assert_eq!(ours.len(), theirs.len());
+        ours.iter().zip(&theirs).map(|(a, b)| worst(a, b)).fold(0.0, f32::max)
+    })
+}
+
+#[test]
+fn layers_of_every_form() {
+    let mut layers = Vec::new();
+    for direction in ["forward", "reverse", "bidirectional"] {
+        for (steps, batch, inputs, hidden) in [(1, 1, 5, 3), (7, 1, 16, 32), (20, 3, 40, 16), (5, 8, 64, 64)] {
+            layers.push(Layer::new(steps, batch, inputs, hidden, direction));
+        }
+        let base = Layer { initial: true, ..Layer::new(9, 4, 20, 24, direction) };
+        let lengths = Some(vec![9, 2, 5, 0]);
+        layers.push(Layer { peepholes: true, ..base.clone() });
+        layers.push(Layer { lengths: Some(vec![3, 6, 1, 6]), ..base.clone() });
+        layers.push(Layer { lengths, ..base.clone() });
+        // Without Y, ONNX Runtime reads the state of a sequence of length 0 from memory that nothing has written.
+        layers.push(Layer { lengths: Some(vec![9, 2, 5, 1]), y: false, ..base.clone() });
+        layers.push(Layer { attributes: ", clip = 0.3", peepholes: true, ..base.clone() });
+        layers.push(Layer { attributes: ", input_forget = 1", bias: false, ..base.clone() });
+        for (dtype, axis, symmetric, reduce_range) in [
+            (DType::Int8, None, true, false),
+            (DType::Int8, None, false, false),
+            (DType::Uint8, None, false, false),
+            (DType::Uint8, Some(1), true, false),
+            (DType::Int8, Some(1), true, true),
+        ] {
+            layers.push(Layer { weight: Weight { dtype, axis, symmetric, reduce_range }, ..base.clone() });
+        }
+    }
+    for attributes in [
+        ", activations = [\"HardSigmoid\", \"Softsign\", \"Elu\"], activation_alpha = [0.3, 0.7], activation_beta = [0.4]",
+        ", activations = [\"Sigmoid\", \"LeakyRelu\", \"Relu\"]",
+        ", activations = [\"sigmoid\", \"ScaledTanh\", \"Affine\"], activation_alpha = [1.1, 0.5], activation_beta = [0.6, 0.1]",
+        ", activations = [\"Softplus\", \"ThresholdedRelu\", \"Tanh\"], activation_alpha = [0.1]",
+    ] {
+        layers.push(Layer { attributes, ..Layer::new(6, 2, 12, 16, "forward") });
+    }
+    let mut moved = 0;
+    for (i, layer) in layers.iter().enumerate() {
+        let [float, found] = check(layer, i as u64);
+        assert!(float <= FLOAT_TOLERANCE, "{float:e} in {layer:?}, not quantized");
+        assert!(found <= MOVED_CODE, "{found:e} in {layer:?}");
+        moved += usize::from(found > TOLERANCE);
+    }
+    assert!(moved <= layers.len() / 20, "{moved} of {} layers differ", layers.len());
+}
+
+/// Two layers in the branches of an `If` share one weight of the main graph; each has another of its own.
+fn branches(random: &mut Random) -> Model {
+    let mut model = text::parse(
+        "<ir_version: 8, opset_import: [\"\" : 14]>
+        g (bool c, float[3, 2, 8] x) => (float y) <float w = {0}, float b = {0}> {
+            y = If (c) <
+                then_branch = t () => (float t_y) <float t_r = {0}> {
+                    t_y = LSTM <hidden_size = 6> (x, w, t_r, b)
+                },
+                else_branch = e () => (float e_y) <float e_r = {0}> {
+                    e_n = Neg(x)
+                    e_y = LSTM <hidden_size = 6, direction = \"reverse\", layout = 0> (e_n, w, e_r, b)
+                }
+            >
+        }",
+    )
+    .expect("it parses");
+    for v in model.value_ids() {
+        let dims = match model.value(v).name() {
+            "w" => vec![1, 24, 8],
+            "b" => vec![1, 48],
+            "t_r" | "e_r" => vec![1, 24, 6],
+            _ => continue,
+        };
+        let tensor = random.tensor(&dims, 0.4);
+        model.set_initializer(v, Some(tensor));
+    }
+    model
+}
+
+#[test]
+fn layers_in_branches() {
+    let mut random = Random(5);
+    let float = branches(&mut random);
+    let mut both = plan("t_y", &WEIGHT);
+    both.nodes.extend(plan("e_y", &WEIGHT).nodes);
+    let model = quantized(float.clone(), both);
+    let codes = |m: &Model| m.value_ids().iter().filter(|&&v| m.value(v).name().ends_with("_quantized")).count();
+    assert_eq!(codes(&model), 3, "w, t_r and e_r");
+    let x = random.tensor(&[3, 2, 8], 1.0);
+    for taken in [true, false] {
+        let condition = Tensor::from_u8(DType::Bool, &[], vec![u8::from(taken)]);
+        let run = |m: &Model| {
+            let session = Tract.load(m, &[]).expect("it loads");
+            session.run(&[condition.clone(), x.clone()]).expect("it runs").remove(0)
+        };
+        let (ours, before) = (run(&model), run(&float));
+        assert!((1e-5..2e-2).contains(&worst(&ours, &before)), "{}", worst(&ours, &before));
+        let bytes = onnx_file::to_bytes(&model).expect("it encodes");
+        let Some(theirs) = ort_run(&bytes, &[("c", condition.clone()), ("x", x.clone())]) else { return };
+        assert!(worst(&ours, &theirs[0]) <= TOLERANCE);
+    }
+}
+
+/// From placement to plan and back through YAML, without a sample: what is not known counts as little.
+#[test]
+fn a_plan_is_made_and_carried_out() {
+    let mut random = Random(9);
+    let mut model = text::parse(
+        "<ir_version: 8, opset_import: [\"\" : 14]>
+        g (bool c, float[30, 1, 64] x) => (float y, float z) <float w = {0}, float r = {0}> {
+            y = LSTM <hidden_size = 128> (x, w, r)
+            z = If (c) <
+                then_branch = t () => (float t_z) { t_z = LSTM <hidden_size = 128> (x, w, r) },
+                else_branch = e () => (float e_z) { e_z = LSTM <hidden_size = 128, layout = 1> (x, w, r) }
+            >
+        }",
+    )
+    .expect("it parses");
+    for (name, dims) in [("w", [1, 512, 64]), ("r", [1, 512, 128])] {
+        let v = model.find_value(model.main(), name).expect("it is there");
+        model.set_initializer(v, Some(random.tensor(&dims, 0.1)));
+    }
+    let target = Target::load("onnxruntime-cpu").expect("it is built in");
+    let placement = placement::place(&model, &target, &Shapes::default(), &Wishes::default());
+    assert!(placement.placed_time < placement.float_time);
+    let scheme = Scheme { weight: QuantTarget { symmetric: false, ..QuantTarget::WEIGHT }, ..Scheme::default() };
+    let made = decide(&model, &target, &placement, &scheme, |_, _| panic!("no value needs a range")).expect("a plan");
+    let mut made = Plan::from_yaml(&made.to_yaml().expect("YAML")).expect("it reads what it wrote");
+    store_float_weights(&model, &mut made, |_| false);
+    let forms: Vec<_> = made.nodes.iter().map(|(name, n)| (name.as_str(), n.becomes)).collect();
+    let want = [("e_z", Form::Float), ("t_z", Form::Dynamic), ("y", Form::Dynamic), ("z", Form::Float)];
+    assert_eq!(forms, want);
+    assert_eq!(made.nodes["e_z"].reason.as_deref(), Some("no integer kernel with this layout"));
+    // The kernel has no zero points per channel, whatever the user wants of other weights.
+    assert_eq!(made.nodes["y"].weight, Some(WEIGHT));
+    assert!(made.stored_weights.is_empty(), "a weight that some node reads in codes is stored twice");
+    // Two branches with one name between them: neither is in the plan, and both stay as they are.
+    let mut clash = model.clone();
+    for name in ["t_z", "e_z"] {
+        let v = clash.value_ids().into_iter().find(|&v| clash.value(v).name() == name).expect("it is there");
+        clash.rename(v, "inner");
+    }
+    let placement = placement::place(&clash, &target, &Shapes::default(), &Wishes::default());
+    let other = decide(&clash, &target, &placement, &scheme, |_, _| panic!("no value needs a range")).expect("a plan");
+    assert_eq!(other.nodes.keys().collect::<Vec<_>>(), ["y", "z"]);
+    quantized(clash, other);
+    let written = quantized(model, made);
+    let names: Vec<_> = written.value_ids().into_iter().map(|v| written.value(v).name().to_owned()).collect();
+    assert_eq!(names.iter().filter(|n| n.starts_with("w_")).count(), 3, "{names:?}");
+    validate::check(&written).expect("it is sound");
+}
