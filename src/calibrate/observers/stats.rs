@@ -114,6 +114,18 @@ fn scan(block: &[f32]) -> Block {
     }
 }
 
+/// [`scan`] as something that the processor's own instructions can be chosen for.
+struct Scan<'a>(&'a [f32]);
+
+impl pulp::NullaryFnOnce for Scan<'_> {
+    type Output = Block;
+
+    #[inline(always)]
+    fn call(self) -> Block {
+        scan(self.0)
+    }
+}
+
 impl TensorStats {
     /// Takes in one sample. Returns the finite range of this sample, and whether all of its numbers are finite.
     pub fn update(&mut self, values: &[f32]) -> (Option<Range>, bool) {
@@ -121,10 +133,7 @@ impl TensorStats {
         let (mut sum, mut squares) = (0f64, 0f64);
         let processor = pulp::Arch::new();
         for block in values.chunks(BLOCK) {
-            let b = processor.dispatch(
-                #[inline(always)]
-                || scan(block),
-            );
+            let b = processor.dispatch(Scan(block));
             if b.sum.is_finite() && b.squares.is_finite() && b.min.is_finite() && b.max.is_finite() {
                 sample.zeros += b.zeros;
                 sample.extremes(b.min, b.at_min, b.max, b.at_max);
