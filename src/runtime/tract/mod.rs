@@ -7,6 +7,7 @@
 //! its quantized form ([`lstm`]).
 
 mod branch;
+mod constant;
 mod failure;
 mod kernels;
 mod lstm;
@@ -55,6 +56,7 @@ fn framework() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
     quantize::register(&mut onnx.op_register);
     branch::register(&mut onnx.op_register);
+    constant::register(&mut onnx.op_register);
     lstm::register(&mut onnx.op_register);
     onnx
 }
