@@ -1,6 +1,6 @@
 //! From placement and ranges to the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Activation, Form, NodePlan, Plan, Readers, Weight, named_values};
 use crate::{
@@ -49,13 +49,16 @@ pub fn decide(
 ) -> Result<Plan> {
     let mut plan = Plan { target: target.name.clone(), ..Plan::default() };
     let mut roots: BTreeMap<ValueId, QParams> = BTreeMap::new();
+    let vanishes = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Absorbed(_)));
+    let absorbed: BTreeSet<NodeId> = vanishes.map(|(n, _)| *n).collect();
     for (&v, q) in &placement.values {
         let params = match roots.get(&q.root) {
             Some(p) => *p,
             None => {
                 let types = scheme.activations.get(&q.root).copied().unwrap_or(scheme.activation);
                 let name = model.value(q.root).name();
-                let params = types.params(range_of(q.root, types)?).map_err(|e| e.value(name))?;
+                let range = within_clamps(model, &absorbed, q.root, range_of(q.root, types)?);
+                let params = types.params(range).map_err(|e| e.value(name))?;
                 *roots.entry(q.root).or_insert(params)
             }
         };
@@ -109,6 +112,18 @@ pub fn decide(
         plan.nodes.insert(key.to_owned(), entry);
     }
     Ok(plan)
+}
+
+/// The range cut to the bounds of the absorbed clamps that make the value: its ends stand in for them.
+fn within_clamps(model: &Model, absorbed: &BTreeSet<NodeId>, value: ValueId, mut range: Range) -> Range {
+    let mut next = model.producer(value);
+    while let Some(clamp) = next.filter(|n| absorbed.contains(n)) {
+        if let Some((lo, hi)) = ops::clamp_bounds(model, clamp) {
+            range = Range::new(range.lo.clamp(lo, hi), range.hi.clamp(lo, hi));
+        }
+        next = model.node(clamp).input(0).and_then(|v| model.producer(v));
+    }
+    range
 }
 
 /// Whether a node reads what an integer kernel made, and what it makes is quantized again, clamps and movements between.

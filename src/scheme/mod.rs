@@ -157,6 +157,8 @@ impl Settings {
                 self.apply_to_values(&mut out, rule, &values)?;
             }
         }
+        let mirrored = out.scheme.activations.iter().filter(|(_, t)| t.symmetric).map(|(&v, _)| v);
+        out.wishes.symmetric_values = mirrored.collect();
         check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
         Ok(out)
     }

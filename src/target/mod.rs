@@ -71,6 +71,10 @@ pub struct Kernel {
     pub float_output_kernel: Option<String>,
     /// Whether the output must be quantized.
     pub output: Output,
+    /// Operators that, as the only reader of an optional output, keep the runtime from the integer kernel unless the output
+    /// is quantized.
+    #[serde(default)]
+    pub required_before: Vec<String>,
     /// What the weight must be.
     #[serde(default)]
     pub weight: Option<Weight>,

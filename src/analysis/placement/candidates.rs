@@ -7,7 +7,7 @@ use crate::{
     analysis::types::{self, Types},
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, OpSpec, Role},
-    target::{Constant, Kernel, Target},
+    target::{Constant, Kernel, Output, Target},
 };
 
 /// A node with what the tables say of it.
@@ -16,6 +16,8 @@ pub(super) struct Candidate<'a> {
     pub(super) spec: Option<&'static OpSpec>,
     /// The integer kernel it could become.
     pub(super) kernel: Option<&'a Kernel>,
+    /// Whether the kernel's output is quantized in any case, and float readers read it dequantized.
+    pub(super) quantizes: bool,
     /// Whether the runtime moves conversions past it.
     pub(super) passed_through: bool,
     /// Why there is none, or why it would stay float where nothing joins it.
@@ -47,7 +49,8 @@ impl<'a> Candidates<'a> {
         for i in 0..nodes.len() {
             let mut out = nodes[i].outputs.clone();
             if can_absorb(&nodes[i]) && !wishes.symmetric {
-                while let Some((clamp, behind)) = absorbable(model, target, out[0]) {
+                let mirrored = |v: &ValueId| wishes.symmetric_values.contains(v);
+                while let Some((clamp, behind)) = absorbable(model, target, out[0]).filter(|(_, v)| !mirrored(v)) {
                     nodes[index[&clamp]].host = Some(i);
                     out[0] = behind;
                 }
@@ -103,8 +106,8 @@ fn absorbable(model: &Model, target: &Target, v: ValueId) -> Option<(NodeId, Val
         return None;
     }
     let (lo, hi) = ops::clamp_bounds(model, clamp)?;
-    // The range always includes zero, so a clamp that cuts zero off is not its end.
-    (lo <= 0.0 && hi >= 0.0).then(|| model.node(clamp).output(0).map(|out| (clamp, out)))?
+    // The range always includes zero, so a clamp that cuts zero off is not its end; and it always holds more than zero.
+    (lo <= 0.0 && hi >= 0.0 && lo < hi).then(|| model.node(clamp).output(0).map(|out| (clamp, out)))?
 }
 
 fn candidate<'a>(
@@ -120,9 +123,12 @@ fn candidate<'a>(
     let outputs = node.outputs().iter().copied().flatten().collect();
     let passed_through = node.in_onnx_domain() && target.passes_through(&node.op_type);
     let (kernel, reason, data, host) = (None, String::new(), Vec::new(), None);
-    let mut c = Candidate { id, spec, kernel, passed_through, reason, data, outputs, host };
-    match conditions(model, types, target, shapes, id, spec, &mut c.data) {
-        Ok(kernel) => c.kernel = Some(kernel),
+    let mut c = Candidate { id, spec, kernel, quantizes: false, passed_through, reason, data, outputs, host };
+    match conditions(model, target, shapes, id, spec, &mut c.data) {
+        Ok(kernel) => {
+            c.quantizes = kernel.output == Output::Required || required_by_reader(model, types, kernel, id);
+            c.kernel = Some(kernel);
+        }
         Err(reason) => c.reason = reason,
     }
     if let Some(rule) = wishes.keep_float.get(&id) {
@@ -134,7 +140,6 @@ fn candidate<'a>(
 
 fn conditions<'a>(
     model: &Model,
-    types: &Types,
     target: &'a Target,
     shapes: &Shapes,
     id: NodeId,
@@ -166,9 +171,6 @@ fn conditions<'a>(
     if spec.class == Class::Product && !node.outputs().iter().flatten().any(|&v| shapes.is_float(v)) {
         return Err("its output was not seen in the sample run".to_owned());
     }
-    if node.is("MatMul") && adds_bias(model, id) && becomes_gemm(types, node.input(0)) {
-        return Err("the runtime would merge it with the Add behind it into a float Gemm".to_owned());
-    }
     if data.is_empty() {
         return Err("it has no data input".to_owned());
     }
@@ -180,11 +182,13 @@ fn becomes_gemm(types: &Types, input: Option<ValueId>) -> bool {
     input.is_some_and(|v| types.rank(v) == Some(2) || types.known_shape(v).is_some())
 }
 
-/// Whether the node's only reader adds a constant to it.
-fn adds_bias(model: &Model, id: NodeId) -> bool {
+/// Whether the node's only reader is one before which the runtime has the integer kernel only with a quantized output.
+fn required_by_reader(model: &Model, types: &Types, kernel: &Kernel, id: NodeId) -> bool {
     let out = model.node(id).output(0).filter(|&v| model.value(v).uses().len() == 1);
-    let reader = out.and_then(|v| model.value(v).readers().next());
-    reader.is_some_and(|(n, i)| model.node(n).is("Add") && model.constant_input(n, 1 - i.min(1)).is_some())
+    let Some((reader, _)) = out.and_then(|v| model.value(v).readers().next()) else { return false };
+    let op = &model.node(reader).op_type;
+    let named = model.node(reader).in_onnx_domain() && kernel.required_before.contains(op);
+    named && (op != "Add" || becomes_gemm(types, model.node(id).input(0)))
 }
 
 /// Matrix products take two-dimensional weights; convolutions any.

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     ir::{Model, NodeId, ValueId},
     ops::Class,
-    target::{Convolution, Costs, Output, Target},
+    target::{Convolution, Costs, Target},
 };
 
 /// Times that do not depend on the placement.
@@ -93,8 +93,8 @@ fn conversion(graph: &Candidates, v: &ValueCost, integer: &[bool]) -> f64 {
     let is_integer = |&i: &usize| i != usize::MAX && integer[i];
     let (some_integer, some_float) = (readers.iter().any(is_integer), readers.iter().any(|i| !is_integer(i)));
     let made = v.maker.filter(|&m| integer[m]);
-    match made.map(|m| graph.nodes[m].kernel.map(|k| k.output)) {
-        Some(Some(Output::Required)) => {
+    match made.map(|m| graph.nodes[m].quantizes) {
+        Some(true) => {
             if some_float {
                 v.dequantize
             } else {
@@ -102,7 +102,7 @@ fn conversion(graph: &Candidates, v: &ValueCost, integer: &[bool]) -> f64 {
             }
         }
         // Both forms at once: the kernel hands out float, and that is quantized.
-        Some(_) => {
+        Some(false) => {
             if some_integer && some_float {
                 v.quantize
             } else {

@@ -12,7 +12,6 @@ use petgraph::{
 };
 
 use super::{candidates::Candidates, cost::NodeCosts};
-use crate::target::Output;
 
 /// More than everything else together can cost.
 const NEVER: u64 = 1 << 50;
@@ -51,8 +50,7 @@ pub(super) fn least(graph: &Candidates, costs: &NodeCosts, forced: &[bool]) -> V
         let maker = value.maker.map_or(net.float, |m| net.side[m]);
         let quantized = net.flow.add_node(());
         net.edge(quantized, maker, value.quantize);
-        let hands_out_float =
-            value.maker.and_then(|m| graph.nodes[m].kernel).is_some_and(|k| k.output == Output::Optional);
+        let hands_out_float = value.maker.is_some_and(|m| !graph.nodes[m].quantizes);
         let kept = net.flow.add_node(());
         net.edge(maker, kept, if hands_out_float { 0.0 } else { value.dequantize });
         for reader in readers {

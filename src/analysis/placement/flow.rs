@@ -1,7 +1,7 @@
 //! Which operators join the products: the largest set in which every member has an integer neighbour where it needs one.
 
 use super::candidates::{Candidate, Candidates};
-use crate::{ir::ValueId, ops::Class, target::Output};
+use crate::{ir::ValueId, ops::Class};
 
 /// The integer nodes, given those that may be. Products are in wherever allowed; the others must connect. Operators that
 /// the runtime moves conversions past are in wherever they connect.
@@ -46,8 +46,7 @@ impl Flow<'_> {
         let maker = self.graph.maker.get(&v).filter(|&&i| self.integer[i] && self.fed[i]);
         maker.is_some_and(|&i| {
             let node = &self.graph.nodes[i];
-            node.kernel.is_some_and(|k| k.output == Output::Required)
-                || product_reads(self.graph, node.outputs[0], &self.integer)
+            node.quantizes || product_reads(self.graph, node.outputs[0], &self.integer)
         })
     }
 

@@ -53,6 +53,8 @@ pub struct Wishes {
     pub ignore_cost: bool,
     /// The quantized range of an activation is symmetric around zero, so that saturation cannot stand in for a clamp.
     pub symmetric: bool,
+    /// The same for single values.
+    pub symmetric_values: BTreeSet<ValueId>,
     /// Activations shall have more than 8 bits.
     pub wide: bool,
 }
@@ -154,11 +156,8 @@ fn finish(graph: &candidates::Candidates, costs: &cost::NodeCosts, chosen: &sear
         ..Placement::default()
     };
     for (i, node) in graph.nodes.iter().enumerate() {
-        let Some(kernel) = node.kernel.filter(|_| integer[i]) else { continue };
-        for &v in &node.outputs {
-            if kernel.output == crate::target::Output::Required {
-                placement.values.insert(v, Quantized { readers: Readers::All, root: v });
-            }
+        for &v in node.outputs.iter().filter(|_| integer[i] && node.quantizes) {
+            placement.values.insert(v, Quantized { readers: Readers::All, root: v });
         }
     }
     for (node, _) in graph.nodes.iter().zip(integer).filter(|(_, integer)| **integer) {
