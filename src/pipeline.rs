@@ -137,6 +137,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
     let outcome = match &job.plan {
         Some(plan) => {
+            plan.check(&model, &job.settings.target)?;
             let proof_samples = dataset.as_ref().map(|d| d.split().0.validation).unwrap_or_default();
             Outcome { plan: plan.clone(), proof_samples, held_out: true, ..Outcome::default() }
         }

@@ -39,6 +39,19 @@ pub fn ort_try_run(bytes: &[u8], inputs: &[(&str, Tensor)], optimize: bool) -> O
     Some(run(environment, bytes, inputs, optimize).map_err(|e| e.to_string()))
 }
 
+/// Writes the graph that ONNX Runtime makes of an encoded model when it loads it; false (and SKIPPED on stderr) without
+/// `ORT_DYLIB_PATH`.
+pub fn ort_optimize(bytes: &[u8], to: &std::path::Path) -> bool {
+    let Some(environment) = ort_environment() else { return false };
+    let load = || -> Result<Session, ort::Error> {
+        let builder = Session::builder(environment)?.with_intra_threads(1)?;
+        let builder = builder.with_optimization_level(GraphOptimizationLevel::All)?;
+        builder.with_optimized_model_path(to)?.commit_from_memory(bytes)
+    };
+    load().unwrap_or_else(|e| panic!("ONNX Runtime: {e}"));
+    true
+}
+
 fn run(env: &Environment, bytes: &[u8], inputs: &[(&str, Tensor)], optimize: bool) -> Result<Vec<Tensor>, ort::Error> {
     let level = if optimize { GraphOptimizationLevel::All } else { GraphOptimizationLevel::Disable };
     let builder = Session::builder(env)?.with_intra_threads(1)?;

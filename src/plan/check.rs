@@ -1,0 +1,207 @@
+//! Whether a plan that was given can be carried out on a model and means what it says.
+
+use super::{Form, NodePlan, Plan, named_values};
+use crate::{
+    error::{Error, Result},
+    ir::{DType, Model, NodeId, ValueId},
+    ops::{self, Role},
+    quant::params::type_range,
+    target::{Output, Target},
+};
+
+impl Plan {
+    /// Refuses a plan for another target, and entries that the model or the target's kernels contradict: they would give
+    /// a file that computes something else than the plan says, or nothing in integers.
+    pub fn check(&self, model: &Model, target: &Target) -> Result<()> {
+        if self.target != target.name {
+            return Err(Error::config(format!("the plan is for target {:?}, not {:?}", self.target, target.name))
+                .help("make the plan again, or name its target with --target"));
+        }
+        for (name, a) in &self.activations {
+            let (least, most) = type_range(a.dtype).map_err(|e| e.value(name))?;
+            if !(least..=most).contains(&a.zero_point) {
+                let text =
+                    format!("zero_point is {}, codes of type {} go from {least} to {most}", a.zero_point, a.dtype);
+                return Err(Error::config(text).value(name));
+            }
+            if !(a.scale.is_finite() && a.scale > 0.0) {
+                return Err(Error::config(format!("scale is {}, must be above 0", a.scale)).value(name));
+            }
+        }
+        for (name, s) in &self.stored_weights {
+            if s.dtype != DType::Int8 {
+                let text = format!("a stored weight is of type int8, the plan says {}", s.dtype);
+                return Err(Error::config(text).value(name));
+            }
+        }
+        let names = named_values(model);
+        for (name, entry) in &self.nodes {
+            // Names that the model does not have are reported where the plan is carried out.
+            let Some(id) = names.get(name.as_str()).and_then(|&v| model.producer(v)) else { continue };
+            let node = model.node(id);
+            if node.op_type != entry.op {
+                return Err(self.wrong(
+                    name,
+                    entry,
+                    &format!("the model has a node of operator {} there", node.op_type),
+                ));
+            }
+            match entry.becomes {
+                Form::Integer => self.check_integer(model, target, name, entry, id)?,
+                Form::Absorbed => self.check_absorbed(model, name, entry, id)?,
+                Form::Dynamic | Form::Float => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, name: &str, entry: &NodePlan, text: &str) -> Error {
+        let label = entry.name.clone().unwrap_or_else(|| name.to_owned());
+        Error::config(text).node(label, &entry.op).value(name)
+    }
+
+    fn check_integer(&self, model: &Model, target: &Target, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        let kernel = target
+            .kernel(model, id)
+            .map_err(|reason| self.wrong(name, entry, &format!("it cannot become integer: {reason}")))?;
+        let Some(spec) = ops::spec(model, id) else { return Ok(()) };
+        let node = model.node(id);
+        let quantized = |v: ValueId| self.activations.contains_key(model.value(v).name());
+        for (i, input) in node.inputs().iter().enumerate() {
+            let data = input.filter(|&v| spec.role(i) == Role::Data && model.value(v).constant().is_none());
+            if let Some(v) = data.filter(|&v| !quantized(v)) {
+                let text = format!("it is integer, but its input {:?} is not quantized", model.value(v).name());
+                return Err(self
+                    .wrong(name, entry, &text)
+                    .help("add the value to activations, or let the node be float"));
+            }
+        }
+        let weight = spec.index_of(Role::Weight).and_then(|i| model.constant_input(id, i));
+        if let Some(tensor) = weight {
+            let Some(plan) = &entry.weight else {
+                return Err(self.wrong(
+                    name,
+                    entry,
+                    "it is integer, but the plan does not say how its weight is quantized",
+                ));
+            };
+            let channels = spec.weight_axis(node, tensor.rank());
+            if plan.axis.is_some() && plan.axis != channels {
+                let (have, want) = (plan.axis.unwrap_or_default(), channels.map_or("none".into(), |a| a.to_string()));
+                let text = format!("axis of its weight is {have}, the axis of its output channels is {want}");
+                return Err(self.wrong(name, entry, &text));
+            }
+            if !matches!(plan.dtype, DType::Int8 | DType::Uint8) {
+                let text = format!("its weight is of type {}, kernels take int8 and uint8", plan.dtype);
+                return Err(self.wrong(name, entry, &text));
+            }
+        }
+        let end = node.output(0).map(|v| self.behind_absorbed(model, v));
+        if kernel.output == Output::Required && !end.is_some_and(quantized) {
+            let text = "it is integer, but its output is not quantized, without which it has no integer kernel";
+            return Err(self.wrong(name, entry, text).help("add the value to activations, or let the node be float"));
+        }
+        Ok(())
+    }
+
+    fn check_absorbed(&self, model: &Model, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        let Some((lo, hi)) = ops::clamp_bounds(model, id) else {
+            return Err(self.wrong(name, entry, "only a clamp can be absorbed"));
+        };
+        let maker = model.node(id).input(0).and_then(|v| Some((v, model.producer(v)?)));
+        let form = maker.and_then(|(v, _)| self.nodes.get(model.value(v).name())).map(|n| n.becomes);
+        if !matches!(form, Some(Form::Integer | Form::Absorbed)) {
+            let text = "it is absorbed, but the node before it is not integer";
+            return Err(self.wrong(name, entry, text).help("let this node be float, too"));
+        }
+        let end = model.node(id).output(0).map(|v| self.behind_absorbed(model, v));
+        let Some(a) = end.and_then(|v| self.activations.get(model.value(v).name())) else {
+            return Err(self.wrong(name, entry, "it is absorbed, but its output is not quantized"));
+        };
+        let (least, most) = type_range(a.dtype)?;
+        let real = |code: i32| f64::from(code.wrapping_sub(a.zero_point)) * f64::from(a.scale);
+        let step = f64::from(a.scale) * 0.75;
+        if real(least) < f64::from(lo) - step || real(most) > f64::from(hi) + step {
+            let text = format!(
+                "it is absorbed and cuts at {lo} and {hi}, but the codes of its output go from {} to {}",
+                real(least) as f32,
+                real(most) as f32
+            );
+            return Err(self.wrong(name, entry, &text).help("change scale and zero_point, or let this node be float"));
+        }
+        Ok(())
+    }
+
+    /// The value that stands for `value` once the absorbed clamps behind it are gone.
+    fn behind_absorbed(&self, model: &Model, mut value: ValueId) -> ValueId {
+        for _ in 0..self.nodes.len() {
+            let reader = model.value(value).readers().next().filter(|r| r.1 == 0);
+            let next = reader.and_then(|(n, _)| model.node(n).output(0));
+            let absorbed =
+                |v: &ValueId| self.nodes.get(model.value(*v).name()).is_some_and(|n| n.becomes == Form::Absorbed);
+            match next.filter(absorbed) {
+                Some(v) => value = v,
+                None => break,
+            }
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ir::testing::model,
+        plan::{Activation, Readers, Weight},
+    };
+
+    fn plan() -> (Model, Plan, Target) {
+        let m = model("float[1,1,2] x \n float[1,1,1] w = {2} \n c = Conv(x, w) \n r = Relu(c) \n return r");
+        let target = Target::load("onnxruntime-cpu").unwrap();
+        let mut plan = Plan { target: target.name.clone(), ..Plan::default() };
+        let a = Activation { dtype: DType::Uint8, scale: 0.1, zero_point: 0, readers: Readers::All };
+        plan.activations.insert("x".into(), a.clone());
+        plan.activations.insert("r".into(), a);
+        let weight = Some(Weight { dtype: DType::Int8, axis: Some(0), symmetric: true, reduce_range: false });
+        let node = |op: &str, becomes, weight| NodePlan {
+            name: None,
+            op: op.into(),
+            becomes,
+            kernel: None,
+            weight,
+            reason: None,
+            fenced: false,
+        };
+        plan.nodes.insert("c".into(), node("Conv", Form::Integer, weight));
+        plan.nodes.insert("r".into(), node("Relu", Form::Absorbed, None));
+        (m, plan, target)
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let (m, good, target) = plan();
+        good.check(&m, &target).unwrap();
+        let refused = |change: &dyn Fn(&mut Plan)| {
+            let mut p = good.clone();
+            change(&mut p);
+            p.check(&m, &target).unwrap_err().to_string()
+        };
+        let node = |p: &mut Plan, name: &str, f: &dyn Fn(&mut NodePlan)| f(p.nodes.get_mut(name).unwrap());
+        let cases: [(&dyn Fn(&mut Plan), &str); 9] = [
+            (&|p| p.target = "foo".into(), "\"foo\""),
+            (&|p| p.activations.get_mut("r").unwrap().zero_point = 300, "300"),
+            (&|p| p.activations.get_mut("r").unwrap().zero_point = 128, "from -12.8 to 12.7"),
+            (&|p| p.activations.get_mut("r").unwrap().scale = 0.0, "scale is 0"),
+            (&|p| node(p, "c", &|n| n.weight.as_mut().unwrap().axis = Some(1)), "axis of its weight is 1"),
+            (&|p| node(p, "c", &|n| n.op = "MatMul".into()), "operator Conv"),
+            (&|p| node(p, "c", &|n| n.becomes = Form::Float), "not integer"),
+            (&|p| drop(p.activations.remove("x")), "\"x\" is not quantized"),
+            (&|p| drop(p.activations.remove("r")), "not quantized"),
+        ];
+        for (change, words) in cases {
+            let text = refused(change);
+            assert!(text.contains(words), "{text:?} without {words:?}");
+        }
+    }
+}
