@@ -160,6 +160,12 @@ impl Settings {
         let mirrored = out.scheme.activations.iter().filter(|(_, t)| t.symmetric).map(|(&v, _)| v);
         out.wishes.symmetric_values = mirrored.collect();
         check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
+        if out.scheme.activation.dtype.bits() == 8 && out.scheme.activation.dtype != self.target.activation {
+            let (name, have, want) = (&self.target.name, out.scheme.activation.dtype, self.target.activation);
+            let text = format!("{name} leaves some of the planned kernels in float with activations of type {have}");
+            let help = format!("{want} is the type that all of its integer kernels take");
+            out.diagnostics.push(Diagnostic::warning("slower_activation_type", text).help(help));
+        }
         Ok(out)
     }
 

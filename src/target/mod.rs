@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    ir::{AttrValue, Model, NodeId},
+    ir::{AttrValue, DType, Model, NodeId},
 };
 
 mod costs;
@@ -23,8 +23,8 @@ pub use recurrent::{Layer, RecurrentCosts};
 pub struct Target {
     /// Its name.
     pub name: String,
-    /// What to use where the user says nothing.
-    pub defaults: Defaults,
+    /// The type of activations that all of its integer kernels take.
+    pub activation: DType,
     /// Integer kernels.
     pub kernels: Vec<Kernel>,
     /// Kernels that quantize their data at run time.
@@ -44,18 +44,6 @@ pub struct Target {
     pub never: BTreeMap<String, String>,
     /// Times of kernels.
     pub costs: Costs,
-}
-
-/// The types that this target computes fastest with.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Defaults {
-    /// Type of activations.
-    pub activation: String,
-    /// Type of weights.
-    pub weight: String,
-    /// Whether weights have a scale per output channel.
-    pub per_channel: bool,
 }
 
 /// One row: an operator, the kernel that its Q/DQ form becomes, and the conditions.

@@ -4,11 +4,12 @@ use super::candidates::{Candidate, Candidates};
 use crate::{ir::ValueId, ops::Class};
 
 /// The integer nodes, given those that may be. Products are in wherever allowed; the others must connect. Operators that
-/// the runtime moves conversions past are in wherever they connect.
+/// the runtime moves conversions past are in wherever they connect, and all others where nothing but codes is around them.
 pub(super) fn settle(graph: &Candidates, allowed: &[bool]) -> Vec<bool> {
-    let may = |(n, &a): (&Candidate, &bool)| (a || n.passed_through) && n.kernel.is_some() && n.host.is_none();
+    let product = |n: &Candidate| n.spec.is_some_and(|s| s.class == Class::Product);
+    let may = |(n, &a): (&Candidate, &bool)| (a || !product(n)) && n.kernel.is_some() && n.host.is_none();
     let integer: Vec<bool> = graph.nodes.iter().zip(allowed).map(may).collect();
-    let mut flow = Flow { graph, fed: integer.clone(), integer };
+    let mut flow = Flow { graph, allowed, fed: integer.clone(), integer };
     loop {
         let before = flow.integer.clone();
         for i in 0..before.len() {
@@ -26,6 +27,7 @@ pub(super) fn settle(graph: &Candidates, allowed: &[bool]) -> Vec<bool> {
 
 struct Flow<'a> {
     graph: &'a Candidates<'a>,
+    allowed: &'a [bool],
     integer: Vec<bool>,
     /// Integer nodes whose codes come from a kernel that computes, perhaps by way of others that move elements. Without
     /// this, two movements in a row would each be there for the other.
@@ -55,6 +57,10 @@ impl Flow<'_> {
         let Some(spec) = node.spec else { return false };
         let wanted = || node.outputs.iter().any(|&v| graph.read_integer(v, integer));
         let only_wanted = || node.outputs.iter().all(|&v| graph.only_integer_readers(v, integer));
+        if !self.allowed[i] && !node.passed_through {
+            // Between codes on all sides, the runtime has the integer kernel whether the plan wants it or not.
+            return node.data.iter().all(|&v| self.made(v)) && only_wanted();
+        }
         match spec.class {
             Class::Product => true,
             Class::Clamp | Class::Recurrent => false,
