@@ -9,6 +9,7 @@ use super::RecurrentCosts;
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Costs {
+    pub uncertainty: f64,
     pub float_node: f64,
     pub integer_node: f64,
     pub convert_node: f64,

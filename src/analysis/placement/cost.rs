@@ -17,6 +17,8 @@ pub(super) struct NodeCosts {
     /// What an integer MaxPool costs besides where no integer kernel makes its input: it then runs in the slow layout.
     slow_layout: Vec<f64>,
     pub(super) values: Vec<ValueCost>,
+    /// What a placement must gain at least.
+    pub(super) uncertainty: f64,
 }
 
 /// A value that some node reads as data, or that an integer kernel may make.
@@ -63,7 +65,7 @@ impl NodeCosts {
             reads.map_or(0.0, |reads| reads as f64 * extra)
         };
         let slow_layout = graph.nodes.iter().map(slow).collect();
-        Self { nodes, slow_layout, values: ids.into_iter().map(value).collect() }
+        Self { nodes, slow_layout, values: ids.into_iter().map(value).collect(), uncertainty: target.costs.uncertainty }
     }
 
     /// Float and integer time of a node, and what it costs besides where no integer kernel makes its input.

@@ -31,7 +31,11 @@ pub(super) fn choose(graph: &Candidates, costs: &NodeCosts, wishes: &Wishes) -> 
         let [cut, full] = found;
         let (best, from) = if cut.0 < full.0 { cut } else { full };
         let float = costs.total(graph, &flow::settle(graph, &forced));
-        allowed = if best > float * (1.0 - LEAST_GAIN) { forced } else { from };
+        allowed = if best > float * (1.0 - LEAST_GAIN) - costs.uncertainty {
+            forced
+        } else {
+            without_small_gains(graph, costs, from, &free)
+        };
     }
     let integer = flow::settle(graph, &allowed);
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -59,6 +63,22 @@ fn descend(graph: &Candidates, costs: &NodeCosts, mut allowed: Vec<bool>, free: 
     }
     state.change_regions(&mut allowed, free, false);
     (state.best, allowed)
+}
+
+/// The same without regions that gain less than the cost model can tell.
+fn without_small_gains(graph: &Candidates, costs: &NodeCosts, mut allowed: Vec<bool>, free: &[usize]) -> Vec<bool> {
+    let integer = flow::settle(graph, &allowed);
+    let best = costs.total(graph, &integer);
+    let mut member = vec![false; integer.len()];
+    free.iter().for_each(|&i| member[i] = integer[i]);
+    for region in regions(graph, &member) {
+        let mut without = allowed.clone();
+        region.iter().for_each(|&i| without[i] = false);
+        if costs.total(graph, &flow::settle(graph, &without)) < best + costs.uncertainty / 4.0 {
+            allowed = without;
+        }
+    }
+    allowed
 }
 
 struct State<'a> {
