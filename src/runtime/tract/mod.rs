@@ -4,16 +4,19 @@
 //! along: with concrete shapes tract folds the shape arithmetic of real exports away. `QuantizeLinear` and
 //! `DequantizeLinear` are our own operators ([`quantize`]), because tract's multiply by the reciprocal of the scale,
 //! where ONNX Runtime divides. So are the recurrent ones
-//! ([`recurrent`]).
+//! ([`recurrent`]). Other operators that tract computes differently are wired anew ([`corrected`]) or refused ([`refused`]).
 
 mod branch;
+mod corrected;
 mod failure;
 mod kernels;
 mod plan;
 mod quantize;
 mod recurrent;
+mod refused;
 mod session;
 mod tensors;
+mod tracts;
 
 use std::collections::BTreeSet;
 
@@ -52,9 +55,12 @@ impl Runtime for Tract {
 
 fn framework() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
+    tracts::name_nodes(&mut onnx.op_register);
     quantize::register(&mut onnx.op_register);
     branch::register(&mut onnx.op_register);
     recurrent::register(&mut onnx.op_register);
+    corrected::register(&mut onnx.op_register);
+    refused::register(&mut onnx.op_register);
     onnx
 }
 
