@@ -66,7 +66,7 @@ fn first_line(text: &str) -> String {
     }
 }
 
-/// A node of the file, in the words that tract has once it counts nodes: for errors of our operators about what a node says.
+/// A node of the file, in the words that tract has once it counts nodes: for errors about what a node says.
 pub(super) fn label(node: &NodeProto) -> String {
     let name = if node.name.is_empty() { node.output.iter().find(|o| !o.is_empty()) } else { Some(&node.name) };
     format!("parsing #0 \"{}\" {}", name.map_or("", String::as_str), node.op_type)

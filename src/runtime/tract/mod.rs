@@ -55,12 +55,12 @@ impl Runtime for Tract {
 
 fn framework() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-    tracts::name_nodes(&mut onnx.op_register);
     quantize::register(&mut onnx.op_register);
     branch::register(&mut onnx.op_register);
     recurrent::register(&mut onnx.op_register);
     corrected::register(&mut onnx.op_register);
     refused::register(&mut onnx.op_register);
+    tracts::name_nodes(&mut onnx.op_register);
     onnx
 }
 

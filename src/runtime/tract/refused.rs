@@ -10,7 +10,7 @@ use tract_onnx::{
     tract_hir::internal::*,
 };
 
-use super::{failure, tracts};
+use super::tracts;
 
 /// Puts the checks in front of the operators that are registered so far.
 pub(super) fn register(register: &mut OnnxOpRegister) {
@@ -26,7 +26,7 @@ fn checked(
     wrong: Option<&str>,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     match wrong {
-        Some(form) => Err(format_err!("{form} is not supported").context(failure::label(node))),
+        Some(form) => bail!("{form} is not supported"),
         None => tracts::parse(cx, node),
     }
 }

@@ -11,7 +11,7 @@ use tract_onnx::{
 };
 
 use super::{Corrected, Correction, Parsed};
-use crate::runtime::tract::{failure, tracts};
+use crate::runtime::tract::tracts;
 
 /// What the correction needs of the node.
 #[derive(Debug, Clone)]
@@ -26,19 +26,17 @@ pub(super) struct Resize {
 
 pub(super) fn parse(cx: &ParsingContext, node: &NodeProto) -> Parsed {
     let (tracts, captured) = tracts::parse(cx, node)?;
+    let interpolation = node.get_attr_opt::<&str>("mode")?.unwrap_or("nearest");
     let mode = node.get_attr_opt::<&str>("coordinate_transformation_mode")?.unwrap_or("half_pixel");
     let nearest = node.get_attr_opt::<&str>("nearest_mode")?.unwrap_or("round_prefer_floor");
-    // Its positions are whole numbers but for the last digit, which decides.
-    let unsure = mode == "half_pixel_symmetric" && ["floor", "ceil"].contains(&nearest);
-    if unsure && node.get_attr_opt::<&str>("mode")?.unwrap_or("nearest") == "nearest" {
-        return Err(format_err!("{mode} with nearest_mode = {nearest} is not supported").context(failure::label(node)));
-    }
-    let cubic = node.get_attr_opt::<&str>("mode")?.unwrap_or("nearest") == "cubic";
+    // Its positions are whole numbers but for the last digit, which then decides.
+    let unsure = mode == "half_pixel_symmetric" && interpolation == "nearest" && ["floor", "ceil"].contains(&nearest);
+    ensure!(!unsure, "{mode} with nearest_mode = {nearest} is not supported");
     let resize = Resize {
         scales: optional_inputs(node).nth(2).flatten(),
         axes: node.get_attr_opt_vec("axes")?,
         stretches: ["align_corners", "tf_crop_and_resize"].contains(&mode),
-        refuses_one: cubic && mode == "pytorch_half_pixel",
+        refuses_one: interpolation == "cubic" && mode == "pytorch_half_pixel",
     };
     // Up to opset 10 there is one mode only.
     if cx.onnx_operator_set_version < 11 || !(resize.stretches || resize.refuses_one) {

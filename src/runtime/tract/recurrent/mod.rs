@@ -18,7 +18,6 @@ use tract_onnx::{
     tract_hir::internal::*,
 };
 
-use super::failure;
 use layer::{Layer, Operator, X};
 
 /// Puts our operator in the place of tract's.
@@ -29,10 +28,8 @@ pub(super) fn register(register: &mut OnnxOpRegister) {
     register.insert("DynamicQuantizeLSTM", |_: &ParsingContext, node: &NodeProto| parse(node, Operator::QuantizedLstm));
 }
 
-/// The operator, or an error that names the node.
 fn parse(node: &NodeProto, operator: Operator) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let layer = Layer::of(node, operator).with_context(|| failure::label(node))?;
-    Ok((expand(layer), vec![]))
+    Ok((expand(Layer::of(node, operator)?), vec![]))
 }
 
 impl Expansion for Layer {
