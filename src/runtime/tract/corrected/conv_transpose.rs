@@ -36,7 +36,7 @@ pub(super) fn parse(cx: &ParsingContext, node: &NodeProto) -> Parsed {
         output_padding: node.get_attr_opt_vec("output_padding")?,
         upper: node.get_attr_opt::<&str>("auto_pad")?.unwrap_or("NOTSET") == "SAME_UPPER",
     };
-    Ok((Box::new(Corrected { tracts, correction: Correction::ConvTranspose(layer) }), captured))
+    Ok((Box::new(Corrected { tracts, correction: Correction::ConvTranspose(Box::new(layer)) }), captured))
 }
 
 impl ConvTranspose {

@@ -102,7 +102,7 @@ fn parse_swish(cx: &ParsingContext, node: &NodeProto) -> Parsed {
 enum Correction {
     Wiring(Wiring),
     Resize(resize::Resize),
-    ConvTranspose(conv_transpose::ConvTranspose),
+    ConvTranspose(Box<conv_transpose::ConvTranspose>),
 }
 
 /// An operator of tract's with a correction.
