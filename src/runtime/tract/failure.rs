@@ -7,7 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use tract_onnx::prelude::*;
+use tract_onnx::{pb::NodeProto, prelude::*};
 
 use crate::{
     error::Error,
@@ -64,6 +64,12 @@ fn first_line(text: &str) -> String {
         Some((cut, _)) => format!("{}…", &line[..cut]),
         None => line.to_owned(),
     }
+}
+
+/// A node of the file, in the words that tract has once it counts nodes: for errors about what a node says.
+pub(super) fn label(node: &NodeProto) -> String {
+    let name = if node.name.is_empty() { node.output.iter().find(|o| !o.is_empty()) } else { Some(&node.name) };
+    format!("parsing #0 \"{}\" {}", name.map_or("", String::as_str), node.op_type)
 }
 
 /// The name out of tract's `#12 "name" Operator`.

@@ -3,19 +3,20 @@
 //! A session keeps the model as tract parsed it and makes a plan for each combination of input shapes that comes
 //! along: with concrete shapes tract folds the shape arithmetic of real exports away. `QuantizeLinear` and
 //! `DequantizeLinear` are our own operators ([`quantize`]), because tract's multiply by the reciprocal of the scale,
-//! where ONNX Runtime divides. So are LSTM and
-//! its quantized form ([`lstm`]).
+//! where ONNX Runtime divides. So are the recurrent ones
+//! ([`recurrent`]). Other operators that tract computes differently are wired anew ([`corrected`]) or refused ([`refused`]).
 
 mod branch;
-mod constant;
+mod corrected;
 mod failure;
 mod kernels;
-mod lstm;
 mod plan;
 mod quantize;
-mod recurrence;
+mod recurrent;
+mod refused;
 mod session;
 mod tensors;
+mod tracts;
 
 use std::collections::BTreeSet;
 
@@ -56,8 +57,10 @@ fn framework() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
     quantize::register(&mut onnx.op_register);
     branch::register(&mut onnx.op_register);
-    constant::register(&mut onnx.op_register);
-    lstm::register(&mut onnx.op_register);
+    recurrent::register(&mut onnx.op_register);
+    corrected::register(&mut onnx.op_register);
+    refused::register(&mut onnx.op_register);
+    tracts::name_nodes(&mut onnx.op_register);
     onnx
 }
 

@@ -1,4 +1,4 @@
-//! LSTM and `DynamicQuantizeLSTM`: the built-in runtime against ONNX Runtime, and LSTM nodes on their way there.
+//! RNN, GRU, LSTM and `DynamicQuantizeLSTM`: the built-in runtime against ONNX Runtime, and LSTM nodes on their way there.
 
 mod common;
 
@@ -37,6 +37,7 @@ impl Random {
 /// A layer, and what it is given.
 #[derive(Debug, Clone)]
 struct Layer {
+    op: &'static str,
     steps: usize,
     batch: usize,
     inputs: usize,
@@ -57,9 +58,18 @@ const WEIGHT: Weight = Weight { dtype: DType::Int8, axis: Some(1), symmetric: tr
 
 impl Layer {
     fn new(steps: usize, batch: usize, inputs: usize, hidden: usize, direction: &'static str) -> Self {
+        let op = "LSTM";
         let (bias, initial, peepholes, y) = (true, false, false, true);
         let (attributes, lengths, weight) = ("", None, WEIGHT);
-        Self { steps, batch, inputs, hidden, direction, attributes, bias, initial, peepholes, lengths, y, weight }
+        Self { op, steps, batch, inputs, hidden, direction, attributes, bias, initial, peepholes, lengths, y, weight }
+    }
+
+    fn gates(&self) -> usize {
+        match self.op {
+            "RNN" => 1,
+            "GRU" => 3,
+            _ => 4,
+        }
     }
 
     fn directions(&self) -> usize {
@@ -68,25 +78,30 @@ impl Layer {
 
     /// The float model; its constants are as random as `random`.
     fn model(&self, random: &mut Random) -> Model {
-        let Self { steps, batch, inputs, hidden, direction, attributes, .. } = self;
+        let Self { op, steps, batch, inputs, hidden, direction, attributes, .. } = self;
+        let (gates, is_lstm) = (self.gates(), *op == "LSTM");
         let (d, size) = (self.directions(), 1.0 / (*hidden as f32).sqrt());
         let constants = [
-            (true, "w", vec![d, 4 * hidden, *inputs], size),
-            (true, "r", vec![d, 4 * hidden, *hidden], size),
-            (self.bias, "b", vec![d, 8 * hidden], size),
+            (true, "w", vec![d, gates * hidden, *inputs], size),
+            (true, "r", vec![d, gates * hidden, *hidden], size),
+            (self.bias, "b", vec![d, 2 * gates * hidden], size),
             (self.lengths.is_some(), "lengths", vec![], 0.0),
             (self.initial, "h0", vec![d, *batch, *hidden], 0.9),
-            (self.initial, "c0", vec![d, *batch, *hidden], 1.5),
-            (self.peepholes, "p", vec![d, 3 * hidden], size),
+            (self.initial && is_lstm, "c0", vec![d, *batch, *hidden], 1.5),
+            (self.peepholes && is_lstm, "p", vec![d, 3 * hidden], size),
         ];
         let name = |(is, name, ..): &(bool, &'static str, Vec<usize>, f32)| if *is { *name } else { "\"\"" };
-        let names: Vec<&str> = constants.iter().map(name).collect();
+        let mut names: Vec<&str> = constants.iter().map(name).collect();
+        names.truncate(if is_lstm { 7 } else { 5 });
         let used: Vec<String> = constants.iter().filter(|c| c.0).map(|c| format!("float {} = {{0}}", c.1)).collect();
-        let (y, outputs) = if self.y { ("y", "float y, float h, float c") } else { ("\"\"", "float h, float c") };
+        let all = [(self.y, "y"), (true, "h"), (is_lstm, "c")];
+        let outputs: Vec<String> = all.iter().filter(|o| o.0).map(|o| format!("float {}", o.1)).collect();
+        let made = [if self.y { "y" } else { "\"\"" }, "h", "c"][..if is_lstm { 3 } else { 2 }].join(", ");
         let mut model = text::parse(&format!(
-            "<ir_version: 8, opset_import: [\"\" : 14]> g (float[{steps}, {batch}, {inputs}] x) => ({outputs}) <{}> {{
-                {y}, h, c = LSTM <hidden_size = {hidden}, direction = \"{direction}\"{attributes}> (x, {})
+            "<ir_version: 8, opset_import: [\"\" : 14]> g (float[{steps}, {batch}, {inputs}] x) => ({}) <{}> {{
+                {made} = {op} <hidden_size = {hidden}, direction = \"{direction}\"{attributes}> (x, {})
             }}",
+            outputs.join(", "),
             used.join(", "),
             names.join(", "),
         ))
@@ -140,27 +155,89 @@ fn worst(a: &Tensor, b: &Tensor) -> f32 {
     a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// The largest difference between both runtimes on the float layer, and on the quantized one.
+/// The largest difference between both runtimes.
+fn difference(model: &Model, inputs: &[(&str, Tensor)]) -> f32 {
+    let session = Tract.load(model, &[]).expect("it loads");
+    let fed: Vec<Tensor> = inputs.iter().map(|i| i.1.clone()).collect();
+    let ours = session.run(&fed).unwrap_or_else(|e| panic!("{e}\n{}", text::print(model)));
+    let bytes = onnx_file::to_bytes(model).expect("it encodes");
+    let Some(theirs) = ort_run(&bytes, inputs) else { return 0.0 };
+    assert_eq!(ours.len(), theirs.len());
+    ours.iter().zip(&theirs).map(|(a, b)| worst(a, b)).fold(0.0, f32::max)
+}
+
+/// The difference on the float layer, and on the quantized one.
 fn check(layer: &Layer, seed: u64) -> [f32; 2] {
     let mut random = Random(seed);
     let float = layer.model(&mut random);
     let model = quantized(float.clone(), plan(if layer.y { "y" } else { "h" }, &layer.weight));
-    let x = random.tensor(&[layer.steps, layer.batch, layer.inputs], 2.0);
-    [float, model].map(|model| {
-        let ours = Tract
-            .load(&model, &[])
-            .expect("it loads")
-            .run(std::slice::from_ref(&x))
-            .unwrap_or_else(|e| panic!("{e} {layer:?}"));
-        let bytes = onnx_file::to_bytes(&model).expect("it encodes");
-        let Some(theirs) = ort_run(&bytes, &[("x", x.clone())]) else { return 0.0 };
-        assert_eq!(ours.len(), theirs.len());
-        ours.iter().zip(&theirs).map(|(a, b)| worst(a, b)).fold(0.0, f32::max)
-    })
+    let x = [("x", random.tensor(&[layer.steps, layer.batch, layer.inputs], 2.0))];
+    [difference(&float, &x), difference(&model, &x)]
+}
+
+/// Forms that all operators share, for one direction and one operator.
+fn float_layers(op: &'static str, attributes: &'static str, direction: &'static str) -> Vec<Layer> {
+    let new =
+        |steps, batch, inputs, hidden| Layer { op, attributes, ..Layer::new(steps, batch, inputs, hidden, direction) };
+    let base = Layer { initial: true, ..new(9, 4, 20, 24) };
+    let lengths = |l: [i32; 4]| Some(l.to_vec());
+    vec![
+        new(1, 1, 5, 3),
+        new(7, 1, 16, 32),
+        new(20, 3, 40, 16),
+        new(5, 8, 64, 64),
+        base.clone(),
+        Layer { y: false, ..base.clone() },
+        Layer { bias: false, ..base.clone() },
+        Layer { lengths: lengths([3, 6, 1, 6]), ..base.clone() },
+        Layer { lengths: lengths([9, 2, 5, 0]), ..base.clone() },
+        Layer { lengths: lengths([9, 2, 5, 1]), y: false, ..base.clone() },
+        Layer { lengths: lengths([9, 2, 5, 1]), initial: false, ..base },
+    ]
 }
 
 #[test]
-fn layers_of_every_form() {
+fn float_layers_of_every_form() {
+    let mut layers = Vec::new();
+    for direction in ["forward", "reverse", "bidirectional"] {
+        for attributes in ["", ", clip = 0.3"] {
+            layers.extend(float_layers("RNN", attributes, direction));
+            layers.extend(float_layers("GRU", attributes, direction));
+        }
+        for attributes in [", linear_before_reset = 1", ", linear_before_reset = 1, clip = 0.3"] {
+            layers.extend(float_layers("GRU", attributes, direction));
+        }
+    }
+    // No layer grows with its steps: where it does, so do the differences of the last digit.
+    for (op, attributes) in [
+        ("RNN", ", activations = [\"Sigmoid\"]"),
+        ("RNN", ", activations = [\"HardSigmoid\"], activation_alpha = [0.3], activation_beta = [0.4]"),
+        ("RNN", ", activations = [\"Affine\"], activation_alpha = [0.3], activation_beta = [0.4]"),
+        ("RNN", ", activations = [\"Softsign\"]"),
+        ("RNN", ", activations = [\"ScaledTanh\"], activation_alpha = [0.9], activation_beta = [0.6]"),
+        ("GRU", ", activations = [\"HardSigmoid\", \"Softsign\"], activation_alpha = [0.3], activation_beta = [0.4]"),
+        (
+            "GRU",
+            ", linear_before_reset = 1, activations = [\"sigmoid\", \"ScaledTanh\"], activation_alpha = [0.9], activation_beta = [0.6]",
+        ),
+        ("GRU", ", activations = [\"Sigmoid\", \"Elu\"], activation_alpha = [0.7]"),
+        ("GRU", ", linear_before_reset = 1, activations = [\"Sigmoid\", \"LeakyRelu\"], activation_alpha = [0.2]"),
+    ] {
+        layers.extend(float_layers(op, attributes, "reverse"));
+    }
+    let two = ", activations = [\"Sigmoid\", \"Elu\", \"HardSigmoid\", \"Affine\"], activation_alpha = [0.7, 0.3, 0.5], activation_beta = [0.4, 0.1]";
+    layers.extend(float_layers("GRU", two, "bidirectional"));
+    for (i, layer) in layers.iter().enumerate() {
+        let mut random = Random(i as u64);
+        let model = layer.model(&mut random);
+        let x = random.tensor(&[layer.steps, layer.batch, layer.inputs], 2.0);
+        let found = difference(&model, &[("x", x)]);
+        assert!(found <= FLOAT_TOLERANCE, "{found:e} in {layer:?}");
+    }
+}
+
+#[test]
+fn quantized_layers_of_every_form() {
     let mut layers = Vec::new();
     for direction in ["forward", "reverse", "bidirectional"] {
         for (steps, batch, inputs, hidden) in [(1, 1, 5, 3), (7, 1, 16, 32), (20, 3, 40, 16), (5, 8, 64, 64)] {
@@ -201,6 +278,34 @@ fn layers_of_every_form() {
         moved += usize::from(found > TOLERANCE);
     }
     assert!(moved <= layers.len() / 20, "{moved} of {} layers differ", layers.len());
+}
+
+/// Steps and batch are known only when data come.
+#[test]
+fn layers_of_unknown_length() {
+    let mut random = Random(3);
+    for (op, gates) in [("RNN", 1), ("GRU", 3), ("LSTM", 4)] {
+        let mut model = text::parse(&format!(
+            "<ir_version: 8, opset_import: [\"\" : 14]>
+            g (float[s, b, 8] x, bool c) => (float y, float z) <float w = {{0}}, float r = {{0}}> {{
+                y = {op} <hidden_size = 8, direction = \"reverse\"> (x, w, r)
+                z = If (c) <
+                    then_branch = t () => (float t_z) {{ n = Neg(x) t_z = {op} <hidden_size = 8> (n, w, r) }},
+                    else_branch = e () => (float e_z) {{ e_z = {op} <hidden_size = 8> (x, w, r) }}
+                >
+            }}"
+        ))
+        .expect("it parses");
+        for name in ["w", "r"] {
+            let v = model.find_value(model.main(), name).expect("it is there");
+            model.set_initializer(v, Some(random.tensor(&[1, gates * 8, 8], 0.4)));
+        }
+        for (dims, taken) in [([3, 2, 8], 1), ([5, 1, 8], 0)] {
+            let condition = Tensor::from_u8(DType::Bool, &[], vec![taken]);
+            let found = difference(&model, &[("x", random.tensor(&dims, 1.0)), ("c", condition)]);
+            assert!(found <= FLOAT_TOLERANCE, "{found:e} in {op}");
+        }
+    }
 }
 
 /// Two layers in the branches of an `If` share one weight of the main graph; each has another of its own.
