@@ -45,7 +45,7 @@ impl Runtime for Tract {
             return Err(Error::bug("a value inside a subgraph cannot be observed").value(model.value(v).name()));
         }
         let bytes = onnx_file::to_bytes_with_outputs(model, observe)?;
-        let parsed = failure::guard("reading the model", || framework.model_for_read(&mut bytes.as_slice()));
+        let parsed = failure::guard(failure::Doing::Read, || framework.model_for_read(&mut bytes.as_slice()));
         drop(bytes);
         let parsed = parsed.map_err(|f| f.into_error(&failure::Operators::of(model)))?;
         Ok(Box::new(session::TractSession::new(model, observe, parsed)))

@@ -1,11 +1,11 @@
 //! An optimized plan for one combination of input shapes.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use tract_onnx::{prelude::*, tract_core::ops::konst::Const, tract_hir::internal::*};
 
 use super::{
-    failure::{Failure, guard},
+    failure::{Doing, Failure, guard},
     tensors::Value,
 };
 use crate::{error::Error, runtime::Observer};
@@ -45,7 +45,7 @@ pub(super) enum Stop {
 impl Plan {
     /// Makes a plan. The last outputs of `model` are the observed values, `outputs` the number of those before.
     pub(super) fn new(model: &InferenceModel, types: &[DatumType], outputs: usize, key: &Key) -> Result<Self, Failure> {
-        guard("to prepare the model", || Self::try_new(model.clone(), types, outputs, key))
+        guard(Doing::Prepare, || Self::try_new(model.clone(), types, outputs, key))
     }
 
     fn try_new(mut model: InferenceModel, types: &[DatumType], outputs: usize, key: &Key) -> TractResult<Self> {
@@ -94,10 +94,12 @@ impl Plan {
             observer(*number, &Value(value)).map_err(Stop::Observer)?;
         }
         let mut stopped = None;
-        let done = guard("to run the model", || {
+        let at = Cell::new(None);
+        let done = guard(Doing::Run, || {
             let mut state = self.plan.spawn()?;
             let fed = self.inputs.iter().map(|&i| inputs[i].clone().into_tvalue()).collect();
             let mut outputs = state.run_plan_with_eval(fed, |cx, op_state, node, inputs| -> TractResult<_> {
+                at.set(Some(node.id));
                 let mut values = tract_onnx::tract_core::plan::eval(cx, op_state, node, inputs)?;
                 for &(slot, number) in &self.observed[node.id] {
                     if let Err(error) = observer(number, &Value(&values[slot])) {
@@ -115,7 +117,12 @@ impl Plan {
         });
         match stopped {
             Some(error) => Err(Stop::Observer(error)),
-            None => done.map_err(Stop::Failed),
+            None => done.map_err(|failure| {
+                Stop::Failed(match at.get() {
+                    Some(node) => failure.at(&self.plan.model().nodes[node].name),
+                    None => failure,
+                })
+            }),
         }
     }
 }
