@@ -11,6 +11,7 @@ mod constant;
 mod failure;
 mod kernels;
 mod lstm;
+mod pieces;
 mod plan;
 mod quantize;
 mod recurrence;
