@@ -118,6 +118,11 @@ fn node_name(message: &str) -> Option<&str> {
 }
 
 impl Failure {
+    /// What else may go wrong with reading.
+    pub(super) fn reading(error: &Error) -> Self {
+        Self { doing: Doing::Read, messages: vec![error.to_string()], node: None }
+    }
+
     /// Adds the name of tract's node that was at work.
     pub(super) fn at(mut self, node: &str) -> Self {
         self.node = Some(node.to_owned());

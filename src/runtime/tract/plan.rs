@@ -20,6 +20,13 @@ pub(super) struct Key {
     pub(super) constants: Vec<Option<Arc<Tensor>>>,
 }
 
+/// Makes a constant of a source, which stays in the list of inputs.
+pub(super) fn fix(model: &mut InferenceModel, source: OutletId, value: Arc<Tensor>) -> TractResult<()> {
+    model.set_outlet_fact(source, TypedFact::try_from(value.clone())?.into())?;
+    model.nodes[source.node].op = Const::new(value)?.into();
+    Ok(())
+}
+
 /// A plan; shared by threads.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -49,6 +56,9 @@ struct Part {
     only_observed: Vec<bool>,
 }
 
+/// Gives the parsed model. Who holds no other makes the plan with the least memory.
+pub(super) type Parse<'a> = dyn Fn() -> Result<InferenceModel, Failure> + 'a;
+
 /// Why a run ended.
 pub(super) enum Stop {
     /// tract failed.
@@ -58,9 +68,12 @@ pub(super) enum Stop {
 }
 
 impl Plan {
-    /// Makes a plan. The last outputs of `model` are the observed values, `outputs` the number of those before.
-    pub(super) fn new(model: &InferenceModel, types: &[DatumType], outputs: usize, key: &Key) -> Result<Self, Failure> {
-        let make = |whole| guard(Doing::Prepare, || Self::try_new(model.clone(), types, outputs, key, whole));
+    /// Makes a plan of what `parse` gives. Its last outputs are the observed values, `outputs` the number of those before.
+    pub(super) fn new(parse: &Parse<'_>, types: &[DatumType], outputs: usize, key: &Key) -> Result<Self, Failure> {
+        let make = |whole| {
+            let model = parse()?;
+            guard(Doing::Prepare, || Self::try_new(model, types, outputs, key, whole))
+        };
         // tract may know more of a graph that it sees as a whole.
         make(false).or_else(|failure| make(true).map_err(|_| failure))
     }
@@ -77,8 +90,7 @@ impl Plan {
         let mut inputs = Vec::new();
         for (i, &source) in sources.iter().enumerate() {
             if let Some(value) = &key.constants[i] {
-                model.nodes[source.node].op = Const::new(value.clone())?.into();
-                model.set_outlet_fact(source, InferenceFact::from(value.as_ref().clone()))?;
+                fix(&mut model, source, value.clone())?;
                 model.inputs.retain(|&o| o != source);
             } else {
                 model.set_outlet_fact(source, InferenceFact::dt_shape(types[i], key.shapes[i].as_slice()))?;
