@@ -91,6 +91,9 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
     in_memory(model, &encode::model(model, &[])?)
 }
 
+/// Tensors with their names.
+pub type Named = Vec<(String, Tensor)>;
+
 /// As [`to_bytes`], with further values handed out as graph outputs, in this order behind the model's own, and with the
 /// large initializers that `apart` wants declared as graph inputs: their names and tensors come with it. So a runtime can
 /// take weights from where they are, and no copy of all of them passes through memory.
@@ -98,7 +101,7 @@ pub fn to_bytes_and_weights(
     model: &Model,
     outputs: &[ValueId],
     apart: impl Fn(&Tensor) -> bool,
-) -> Result<(Vec<u8>, Vec<(String, Tensor)>)> {
+) -> Result<(Vec<u8>, Named)> {
     let mut encoded = encode::model(model, outputs)?;
     let mut weights = Vec::new();
     let wanted = |t: &mut Tensor| t.byte_len() >= SMALLEST_EXTERNAL && apart(t);

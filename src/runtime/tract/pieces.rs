@@ -135,3 +135,45 @@ impl Piece {
         Ok(here)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::MOST_NODES;
+    use crate::{
+        ir::{
+            Tensor,
+            testing::{find, model},
+        },
+        runtime::{Runtime, tract::Tract},
+    };
+
+    /// A chain over several pieces, with values that are read far behind, observed, constant, and inputs.
+    #[test]
+    fn pieces_compute_what_the_whole_does() {
+        let n = 3 * MOST_NODES + 7;
+        let mut text = "float[k] x \n float[1] one = {1} \n v0 = Add(x, one)".to_owned();
+        for i in 1..n {
+            // Every tenth adds what was there before all others.
+            let (op, other) = if i % 10 == 0 { ("Add", "v0") } else { ("Max", "one") };
+            write!(text, " \n v{i} = {op}(v{}, {other})", i - 1).unwrap();
+        }
+        let m = model(&format!("{text} \n return v{}, v3, one, x", n - 1));
+        let watch = ["v0", "v5", &format!("v{}", n / 2), &format!("v{}", n - 1), "x", "one"].map(|v| find(&m, v));
+        let session = Tract.load(&m, &watch).unwrap();
+        // Another shape makes another plan, for which the model is parsed again.
+        for x in [&[1.0f32, 4.0][..], &[2.0], &[0.0, 3.0]] {
+            let value = |upto: usize| x.iter().map(|x| (x + 1.0) * (1 + upto / 10) as f32).collect::<Vec<_>>();
+            let mut seen = vec![Vec::new(); watch.len()];
+            let outputs = session.run_observed(&[Tensor::from_f32(&[x.len()], x)], &mut |i, v| {
+                assert!(seen[i].is_empty(), "value {i} came twice");
+                seen[i] = v.floats()?.into_owned();
+                Ok(())
+            });
+            let outputs: Vec<_> = outputs.unwrap().iter().map(|t| t.to_f32().unwrap()).collect();
+            assert_eq!(outputs, [value(n - 1), value(3), vec![1.0], x.to_vec()]);
+            assert_eq!(seen, [value(0), value(5), value(n / 2), value(n - 1), x.to_vec(), vec![1.0]]);
+        }
+    }
+}
