@@ -274,7 +274,7 @@ impl Run<'_, '_> {
         self.diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
         self.clock.step("place");
         let first = *samples.first().ok_or_else(|| Error::data("there is no calibration sample"))?;
-        let shapes = trace_shapes(job.runtime, model, &dataset.sample(first)?)?;
+        let shapes = trace_shapes(job.runtime, model, &dataset.sample(first)?).map_err(|e| e.sample(first))?;
         let placement = placement::place(model, &job.settings.target, &shapes, &self.resolved.wishes);
         let (float, placed) = (placement.float_time / 1e3, placement.placed_time / 1e3);
         log::info!(

@@ -136,6 +136,26 @@ macro_rules! golden {
     }};
 }
 
+/// A panic inside the runtime is one sentence, not a backtrace.
+#[test]
+fn data_that_the_model_fails_on() {
+    let place = Place::new();
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,3,16,16] image, int64[N,1] id) => (y) <float[2,16] table = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
+        15, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}> { [look] row = Gather(table, id) y = Add(image, row) }"#;
+    onnx_file::write(&text::parse(text).unwrap(), &place.path("gather.onnx"), Default::default()).unwrap();
+    let mut npz = NpzWriter::new(fs::File::create(place.path("wrong.npz")).unwrap());
+    npz.add_array("image", &Array4::<f32>::zeros((8, 3, 16, 16))).unwrap();
+    npz.add_array("id", &Array::from_elem((8, 1), 7i64)).unwrap();
+    npz.finish().unwrap();
+    let done = place.run("quantize gather.onnx -o out.onnx --calibration wrong.npz");
+    assert_eq!(done.code, 2);
+    assert!(!done.err.contains("panicked"), "{}", done.err);
+    for words in ["sample 0: node \"look\" (Gather)", "out of range", "but not on this sample"] {
+        assert!(done.err.contains(words), "{words:?} is not in {}", done.err);
+    }
+}
+
 #[test]
 fn help() {
     let place = Place::new();

@@ -173,6 +173,13 @@ pub(super) fn value_info(m: &Model, v: ValueId, list: InfoList) -> ValueInfoProt
     }
 }
 
+/// A tensor declared as a graph input.
+pub(super) fn input(name: &str, tensor: &Tensor) -> ValueInfoProto {
+    let shape = Shape::new(tensor.dims().iter().map(|&d| Dim::Known(d as i64)).collect());
+    let ty = value_type(&Type::tensor(tensor.dtype(), Some(shape)));
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(ty), ..ValueInfoProto::default() }
+}
+
 fn value_type(t: &Type) -> proto::TypeProto {
     let mut p = match &t.kind {
         TypeKind::Tensor { dtype, shape } => proto::TypeProto {

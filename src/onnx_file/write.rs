@@ -1,6 +1,7 @@
 //! Writing: lengths first, then one tensor after the other, into a temporary file that is renamed when it is complete.
 
 use std::{
+    collections::HashSet,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -87,15 +88,39 @@ pub fn write(model: &Model, path: &Path, options: WriteOptions) -> Result<()> {
 
 /// The encoded model in memory, for runtimes that load it from there.
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
-    to_bytes_with_outputs(model, &[])
+    in_memory(model, &encode::model(model, &[])?)
 }
 
-/// As [`to_bytes`], with further values handed out as graph outputs, in this order behind the model's own.
-pub fn to_bytes_with_outputs(model: &Model, outputs: &[ValueId]) -> Result<Vec<u8>> {
-    let encoded = encode::model(model, outputs)?;
-    let lengths = Lengths::of(model, &encoded)?;
+/// Tensors with their names.
+pub type Named = Vec<(String, Tensor)>;
+
+/// As [`to_bytes`], with further values handed out as graph outputs, in this order behind the model's own, and with the
+/// large initializers that `apart` wants declared as graph inputs: their names and tensors come with it. So a runtime can
+/// take weights from where they are, and no copy of all of them passes through memory.
+pub fn to_bytes_and_weights(
+    model: &Model,
+    outputs: &[ValueId],
+    apart: impl Fn(&Tensor) -> bool,
+) -> Result<(Vec<u8>, Named)> {
+    let mut encoded = encode::model(model, outputs)?;
+    let mut weights = Vec::new();
+    let wanted = |t: &mut Tensor| t.byte_len() >= SMALLEST_EXTERNAL && apart(t);
+    for mut i in std::mem::take(&mut encoded.initializers) {
+        match i.raw.take_if(wanted) {
+            Some(tensor) => weights.push((i.proto.name().to_owned(), tensor)),
+            None => encoded.initializers.push(i),
+        }
+    }
+    let declared: HashSet<String> = encoded.graph.input.iter().map(|i| i.name().to_owned()).collect();
+    let new = weights.iter().filter(|(name, _)| !declared.contains(name));
+    encoded.graph.input.extend(new.map(|(name, t)| encode::input(name, t)));
+    Ok((in_memory(model, &encoded)?, weights))
+}
+
+fn in_memory(model: &Model, encoded: &Encoded) -> Result<Vec<u8>> {
+    let lengths = Lengths::of(model, encoded)?;
     let mut out = Vec::with_capacity(usize::try_from(lengths.model).unwrap_or(0));
-    stream(model, &encoded, &lengths, &mut out).map_err(|e| e.into_error(Path::new("")))?;
+    stream(model, encoded, &lengths, &mut out).map_err(|e| e.into_error(Path::new("")))?;
     Ok(out)
 }
 

@@ -7,12 +7,12 @@ use crate::{
     analysis::types,
     config::{self, Rule},
     diagnostics::Diagnostic,
-    error::Result,
+    error::{Error, ErrorKind, Result},
     ir::Model,
     onnx_file::{self, WriteOptions},
     passes::Context,
     report::{self, Accuracy, Calibration, Collapse, Nodes, OutputScore, Proof, Region, Report, Size},
-    validate::{self, Comparison, sensitivity},
+    validate::{self, Comparison, Reference, sensitivity},
 };
 
 /// Reads, quantizes, proves and writes. The report says whether the gates hold.
@@ -70,17 +70,40 @@ fn prove(job: &Job<'_>, q: &mut Quantized, limits: &config::Proof, clock: &mut C
     if job.evaluation.is_none() {
         thin(&mut samples, limits.samples);
     }
-    let progress = |done, total| job.progress.part(done, total);
-    let compared = validate::compare(job.runtime, &q.original, &q.model, data, &samples, &progress)?;
+    let progress = |done, all| job.progress.part(done, 2 * all);
+    let stand_in;
+    let reference = match Reference::new(job.runtime, &q.original, data, &samples, &progress) {
+        Err(error) if error.kind() == ErrorKind::Runtime => {
+            // What calibration ran computes the same. Where that does not run either, the first error says more.
+            let Ok(prepared) = prepare(&q.original, &mut Context::default()) else { return Err(error) };
+            stand_in = prepared;
+            match Reference::new(job.runtime, &stand_in, data, &samples, &progress) {
+                Ok(reference) => {
+                    q.diagnostics.push(proved_on_prepared(&error));
+                    reference
+                }
+                Err(_) => return Err(error),
+            }
+        }
+        reference => reference?,
+    };
+    let progress = |done, all| job.progress.part(all + done, 2 * all);
+    let compared = validate::compare_with(&reference, &q.model, &samples, &progress)?;
     q.diagnostics.extend(odd_outputs(&compared));
     let mut proof = proof_of(&q.original, &compared, limits.floor);
     proof.unseen = if q.held_out { samples.len() } else { 0 };
     proof.check(limits.min_sqnr, limits.min_agreement, limits.max_drop);
     if proof.lost().next().is_some() {
         clock.step("look for the cause");
-        proof.collapse = Some(blame(job, q, &samples, limits.floor)?);
+        proof.collapse = Some(blame(job, q, &reference, &samples, limits.floor)?);
     }
     Ok(proof)
+}
+
+fn proved_on_prepared(error: &Error) -> Diagnostic {
+    let text = format!("the proof compares with the model as it was prepared for quantization: {error}");
+    Diagnostic::warning("original_does_not_run", text)
+        .help("the two compute the same, but here that is taken for granted and not proved")
 }
 
 /// The comparison as the report says it.
@@ -127,13 +150,12 @@ pub fn odd_outputs(compared: &Comparison) -> Vec<Diagnostic> {
 /// Samples that each region is tried on.
 const TRIED: usize = 4;
 
-fn blame(job: &Job<'_>, q: &Quantized, samples: &[usize], floor: f64) -> Result<Collapse> {
-    let Some(data) = &q.dataset else { return Ok(Collapse::default()) };
+fn blame(job: &Job<'_>, q: &Quantized, reference: &Reference<'_>, samples: &[usize], floor: f64) -> Result<Collapse> {
     let mut few = samples.to_vec();
     thin(&mut few, TRIED);
     let prepared = prepare(&q.original, &mut Context::default())?;
     let progress = |done, total| job.progress.part(done, total);
-    let found = sensitivity::blame(job.runtime, &q.original, &prepared, &q.plan, data, &few, floor, &progress)?;
+    let found = sensitivity::blame(reference, &prepared, &q.plan, &few, floor, &progress)?;
     let regions: Vec<Region> = found.into_iter().map(|b| Region { nodes: b.nodes, sqnr: b.sqnr }).collect();
     let nodes: Vec<String> = regions.iter().flat_map(|r| r.nodes.iter().cloned()).collect();
     let yaml = if nodes.is_empty() {

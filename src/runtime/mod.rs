@@ -1,8 +1,11 @@
 //! Running models: one trait, one file per runtime.
 
+mod guard;
 pub mod tract;
 
 use std::borrow::Cow;
+
+pub use self::guard::panics_become_errors;
 
 use crate::{
     error::Result,

@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::{
     classes::class_axis,
     metrics::{Gathered, OutputMetrics, answers, numbers},
+    reference::Reference,
+    runnable::in_runnable_form,
 };
 use crate::{
     calibrate::{
@@ -18,7 +20,7 @@ use crate::{
     },
     error::{Error, Result},
     ir::{Model, Tensor},
-    runtime::{Runtime, Session},
+    runtime::Runtime,
 };
 
 /// Right answers by the labels.
@@ -81,36 +83,63 @@ pub fn compare(
     samples: &[usize],
     progress: &Progress<'_>,
 ) -> Result<Comparison> {
-    let names = output_names(original);
-    let other = output_names(quantized);
-    if names.len() != other.len() {
-        let (a, b) = (names.len(), other.len());
+    check_outputs(&output_names(original), quantized)?;
+    let reference = Reference::new(runtime, original, data, samples, &|done, all| progress(done, 2 * all))?;
+    compare_with(&reference, quantized, samples, &|done, all| progress(all + done, 2 * all))
+}
+
+/// As [`compare`], with the answers of the original model as they are known. The samples are those of the reference or
+/// some of them.
+pub fn compare_with(
+    reference: &Reference<'_>,
+    quantized: &Model,
+    samples: &[usize],
+    progress: &Progress<'_>,
+) -> Result<Comparison> {
+    check_outputs(&reference.names, quantized)?;
+    in_runnable_form(quantized, |m| measure(reference, m, samples, progress))
+        .map_err(|e| e.file(Path::new("the quantized model")))
+}
+
+fn check_outputs(names: &[String], quantized: &Model) -> Result<()> {
+    let (a, b) = (names.len(), output_names(quantized).len());
+    if a != b {
         return Err(Error::data(format!("the models have {a} and {b} outputs: they cannot be compared")));
     }
-    let sessions = [load(runtime, original, "original")?, load(runtime, quantized, "quantized")?];
+    Ok(())
+}
+
+fn measure(
+    reference: &Reference<'_>,
+    quantized: &Model,
+    samples: &[usize],
+    progress: &Progress<'_>,
+) -> Result<Comparison> {
+    let (names, original, data) = (&reference.names, reference.model, reference.data);
+    let session = reference.runtime.load(quantized, &[])?;
     let gathered: Vec<Mutex<Gathered>> = names.iter().map(|_| Mutex::default()).collect();
     let labelled: Vec<Mutex<Labelled>> = names.iter().map(|_| Mutex::default()).collect();
     let values = original.graph(original.main()).outputs();
     for_each_sample(samples, progress, |sample| {
         let inputs = data.sample(sample)?;
-        let a = sessions[0].run(&inputs).map_err(|e| of_model(e, "original"))?;
-        let b = sessions[1].run(&inputs).map_err(|e| of_model(e, "quantized"))?;
-        drop(inputs);
+        let measured = session.run(&inputs)?;
         let labels = data.labels(sample)?.map(|l| integers(&l)).transpose()?;
-        for (k, (a, b)) in a.iter().zip(&b).enumerate() {
-            let axis = if a.dtype().is_float() { class_axis(original, values[k], a.rank()) } else { None };
-            lock(&gathered[k]).update(sample, a, b, axis).map_err(|e| e.value(&names[k]))?;
-            if let Some(labels) = &labels {
-                let right = [right(a, axis, labels)?, right(b, axis, labels)?];
-                if let [Some(first), Some(second)] = right {
-                    let mut l = lock(&labelled[k]);
-                    l.count += labels.len() as u64;
-                    l.right[0] += first;
-                    l.right[1] += second;
+        reference.with_answers(sample, &inputs, |answers| {
+            for (k, (a, b)) in answers.iter().zip(&measured).enumerate() {
+                let axis = if a.dtype().is_float() { class_axis(original, values[k], a.rank()) } else { None };
+                lock(&gathered[k]).update(sample, a, b, axis).map_err(|e| e.value(&names[k]))?;
+                if let Some(labels) = &labels {
+                    let right = [right(a, axis, labels)?, right(b, axis, labels)?];
+                    if let [Some(first), Some(second)] = right {
+                        let mut l = lock(&labelled[k]);
+                        l.count += labels.len() as u64;
+                        l.right[0] += first;
+                        l.right[1] += second;
+                    }
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })?;
     let mut all = names.iter().zip(labelled.into_iter().map(into_inner)).filter(|(_, l)| l.count > 0);
     let accuracy = all.next().map(|(name, l)| Accuracy {
@@ -119,7 +148,7 @@ pub fn compare(
         original: l.right[0],
         quantized: l.right[1],
     });
-    let outputs = gathered.into_iter().map(into_inner).zip(names).map(|(g, name)| g.metrics(name)).collect();
+    let outputs = gathered.into_iter().map(into_inner).zip(names).map(|(g, name)| g.metrics(name.clone())).collect();
     Ok(Comparison { samples: samples.len(), outputs, accuracy })
 }
 
@@ -131,17 +160,8 @@ fn into_inner<T>(of: Mutex<T>) -> T {
     of.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn output_names(model: &Model) -> Vec<String> {
+pub(super) fn output_names(model: &Model) -> Vec<String> {
     model.graph(model.main()).outputs().iter().map(|&v| model.value(v).name().to_owned()).collect()
-}
-
-fn load(runtime: &dyn Runtime, model: &Model, which: &str) -> Result<Box<dyn Session>> {
-    runtime.load(model, &[]).map_err(|e| of_model(e, which))
-}
-
-/// Says which of the two models an error is about.
-fn of_model(error: Error, which: &str) -> Error {
-    error.file(Path::new(&format!("the {which} model")))
 }
 
 /// Labels as whole numbers; some files keep them as floating point.
@@ -226,6 +246,50 @@ mod tests {
         assert!(error.starts_with("the quantized model: sample 3: value \"x\": "), "{error}");
         let c = model("float[n,3] x \n y = Relu(x) \n return y, x");
         assert!(compare(&Tract, &a, &c, &data, &[0], &|_, _| ()).is_err());
+    }
+
+    #[test]
+    fn the_same_whether_answers_are_kept_or_computed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let a = model("float[n,3] x \n y = Softmax(x) \n return y");
+        let b = model("float[n,3] x \n float[1] k = {1.25} \n z = Mul(x, k) \n y = Softmax(z) \n return y");
+        let (data, all) = (data(&a, &folder), [0, 1, 2, 3, 4, 5]);
+        let want = compare(&Tract, &a, &b, &data, &all, &|_, _| ()).unwrap();
+        for most_bytes in [0, 30, 1000] {
+            let reference = Reference::with_limit(&Tract, &a, &data, &all, &|_, _| (), most_bytes).unwrap();
+            assert_eq!(compare_with(&reference, &b, &all, &|_, _| ()).unwrap(), want, "{most_bytes}");
+        }
+    }
+
+    #[test]
+    fn models_that_run_only_in_another_form() {
+        use crate::ir::text;
+        let folder = tempfile::tempdir().unwrap();
+        let a = model("float[n,3] x \n y = Relu(x) \n return y");
+        let data = data(&a, &folder);
+        let function = r#"
+            <ir_version: 8, opset_import: ["": 17, "my": 1]>
+            main (float[n,3] x) => (y) { y = my.Rectify(x) }
+            <domain: "my", opset_import: ["": 17]>
+            Rectify (a) => (b) { b = Relu(a) }"#;
+        let old = r#"
+            <ir_version: 8, opset_import: ["": 9]>
+            main (float[n,3] x) => (y) {
+                four = Constant <value = float[4] {1.0, 1.0, 1.0, 1.0}> ()
+                at = Constant <value = int64[2] {0, 1}> ()
+                long = Unsqueeze <axes = [0, 1]> (x)
+                same = Upsample <mode = "nearest"> (long, four)
+                flat = Squeeze <axes = [0, 1]> (same)
+                y = Relu(flat)
+            }"#;
+        let empty = r#"main (float[n,3] x) => (y) { c = Clip(x, "", "") y = Relu(c) }"#;
+        for text in [function, old, empty] {
+            let b = text::parse(text).unwrap();
+            for (a, b) in [(&a, &b), (&b, &a)] {
+                let same = compare(&Tract, a, b, &data, &[0, 1], &|_, _| ()).unwrap();
+                assert_eq!(same.least_sqnr(), Some(f64::INFINITY), "{text}");
+            }
+        }
     }
 
     #[test]

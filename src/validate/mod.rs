@@ -4,8 +4,11 @@ pub mod check;
 pub mod classes;
 pub mod compare;
 mod metrics;
+mod reference;
+mod runnable;
 pub mod sensitivity;
 
 pub use check::{check, check_interface};
-pub use compare::{Accuracy, Comparison, compare};
+pub use compare::{Accuracy, Comparison, compare, compare_with};
 pub use metrics::OutputMetrics;
+pub use reference::Reference;

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::compare;
+use super::{Reference, compare_with};
 use crate::{
-    calibrate::{collect::Progress, dataset::Dataset},
+    calibrate::collect::Progress,
     error::Result,
     ir::{Model, NodeId},
     passes::{self, Context, Stage},
     plan::{Form, Plan, named_values},
-    runtime::Runtime,
 };
 
 /// A region that causes damage.
@@ -27,14 +26,11 @@ const REGIONS: usize = 12;
 const MARGIN: f64 = 5.0;
 
 /// The regions that must go back to float to lift the worst output above the floor, the worst first. Noise of regions is
-/// taken to add up. `prepared` is the model that the plan speaks of.
-#[expect(clippy::too_many_arguments, reason = "all of it is needed, once")]
+/// taken to add up. `prepared` is the model that the plan speaks of; the samples are of the reference's.
 pub fn blame(
-    runtime: &dyn Runtime,
-    original: &Model,
+    reference: &Reference<'_>,
     prepared: &Model,
     plan: &Plan,
-    data: &Dataset,
     samples: &[usize],
     floor: f64,
     progress: &Progress<'_>,
@@ -44,7 +40,7 @@ pub fn blame(
     let mut tried = Vec::new();
     for (i, group) in groups.iter().enumerate() {
         let model = quantized(prepared, graph.only(plan, group))?;
-        let compared = compare(runtime, original, &model, data, samples, &|_, _| ())?;
+        let compared = compare_with(reference, &model, samples, &|_, _| ())?;
         let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.sqnr_db });
         let worst = noisy.filter(|s| !s.is_nan()).fold(f64::INFINITY, f64::min);
         tried.push((worst, i));

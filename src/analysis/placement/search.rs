@@ -1,6 +1,6 @@
 //! Takes nodes back to float where that makes the whole faster.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Wishes, candidates::Candidates, cost::NodeCosts, cut, flow};
 use crate::{ir::ValueId, ops::Class};
@@ -12,8 +12,11 @@ pub(super) struct Choice {
     pub(super) reasons: Vec<Option<String>>,
 }
 
-/// Models above this many candidates are searched region by region only: the node-by-node search is quadratic.
+/// Models above this many candidates are searched region by region only: the node-by-node search is quadratic where many
+/// changes are promising.
 const FINE_SEARCH_LIMIT: usize = 3000;
+/// Above this many, changes that have no reason to gain are not tried: each trial looks at the whole graph.
+const EVERY_CHANGE_LIMIT: usize = 400;
 /// A change must gain this share of the whole, so that noise in the cost model does not scatter float nodes about.
 const WORTH: f64 = 0.001;
 /// All of it must gain this share of the time of all nodes that have integer kernels: less than that is within the error
@@ -57,7 +60,11 @@ pub(super) fn choose(graph: &Candidates, costs: &NodeCosts, wishes: &Wishes) -> 
 /// The cheapest placement that small steps lead to, and its time.
 fn descend(graph: &Candidates, costs: &NodeCosts, mut allowed: Vec<bool>, free: &[usize]) -> (f64, Vec<bool>) {
     let best = costs.total(graph, &flow::settle(graph, &allowed));
-    let mut state = State { graph, costs, best };
+    let quantize = match free.len() > EVERY_CHANGE_LIMIT {
+        true => Some(costs.values.iter().map(|v| (v.id, v.quantize)).collect()),
+        false => None,
+    };
+    let mut state = State { graph, costs, best, quantize };
     if free.len() <= FINE_SEARCH_LIMIT {
         state.change_nodes(&mut allowed, free);
     }
@@ -85,6 +92,8 @@ struct State<'a> {
     graph: &'a Candidates<'a>,
     costs: &'a NodeCosts,
     best: f64,
+    /// For graphs where only promising changes are tried: what it costs to quantize each value.
+    quantize: Option<HashMap<ValueId, f64>>,
 }
 
 impl State<'_> {
@@ -104,6 +113,26 @@ impl State<'_> {
             allowed[i] = was;
         }
         false
+    }
+
+    /// Whether it may gain to take this integer node back: it is slower than in float, or conversions are at it.
+    fn may_leave(&self, i: usize, integer: &[bool]) -> bool {
+        let (node, (float, quantized, _)) = (&self.graph.nodes[i], self.costs.node(i));
+        let inside = || {
+            node.data.iter().all(|&v| self.graph.made_integer(v, integer))
+                && node.outputs.iter().all(|&v| self.graph.only_integer_readers(v, integer))
+        };
+        self.quantize.is_none() || float <= quantized || !inside()
+    }
+
+    /// Whether it may gain to take this float node in: by itself, or next to an integer one.
+    fn may_join(&self, i: usize, integer: &[bool]) -> bool {
+        let Some(quantize) = &self.quantize else { return true };
+        let (node, (float, quantized, _)) = (&self.graph.nodes[i], self.costs.node(i));
+        let near = |&v: &ValueId| self.graph.made_integer(v, integer) || self.graph.read_integer(v, integer);
+        let alone = !node.data.iter().chain(&node.outputs).any(near);
+        let inputs: f64 = node.data.iter().filter_map(|v| quantize.get(v)).sum();
+        !alone || quantized + inputs < float
     }
 
     /// Takes whole regions in or back: nodes connected through values, integer ones (`to` float) or float ones.
@@ -127,16 +156,18 @@ impl State<'_> {
             let mut changed = false;
             let integer = flow::settle(self.graph, allowed);
             for &i in free.iter().filter(|&&i| integer[i]) {
-                changed |= self.attempt(allowed, &[i], false);
+                let leaves = self.may_leave(i, &integer);
+                changed |= leaves && self.attempt(allowed, &[i], false);
                 let next =
                     self.graph.nodes[i].outputs.iter().flat_map(|v| self.graph.readers.get(v).into_iter().flatten());
                 let next: Vec<usize> = next.copied().filter(|j| is_free.contains(j) && integer[*j]).collect();
                 for j in next {
-                    changed |= allowed[i] && allowed[j] && self.attempt(allowed, &[i, j], false);
+                    let leave = leaves || self.may_leave(j, &integer);
+                    changed |= leave && allowed[i] && allowed[j] && self.attempt(allowed, &[i, j], false);
                 }
             }
             for &i in free {
-                changed |= !allowed[i] && self.attempt(allowed, &[i], true);
+                changed |= !allowed[i] && self.may_join(i, &integer) && self.attempt(allowed, &[i], true);
             }
             changed |= self.change_regions(allowed, free, true);
             if !changed {

@@ -64,6 +64,7 @@ subcommands! { quantize, calibrate, inspect, compare }
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(&cli.common);
+    keep_caught_panics_quiet();
     let run = || {
         if let Some(threads) = cli.common.threads {
             let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
@@ -75,6 +76,16 @@ fn main() -> ExitCode {
         complain(&error);
         ExitCode::from(2)
     })
+}
+
+/// A panic of the runtime's becomes an error in plain words; the default hook would print it besides.
+fn keep_caught_panics_quiet() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !qonvert::runtime::panics_become_errors() {
+            usual(info);
+        }
+    }));
 }
 
 /// The log goes to stderr: warnings, and with each `-v` one level more.

@@ -1,22 +1,22 @@
 //! tract's errors in the words of the user: what happened, at which ONNX node, and what to do.
 
-use std::{
-    collections::HashMap,
-    error::Error as StdError,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::{collections::HashMap, error::Error as StdError, fmt};
 
 use tract_onnx::{pb::NodeProto, prelude::*};
 
 use crate::{
     error::Error,
     ir::{Model, Type},
+    runtime::guard::catch,
 };
 
 /// What a user can do about a model that the runtime cannot run.
 pub(super) const HELP: &str = "the model must run once for calibration and proof: replace the operator in the export, \
     or give ranges that were measured elsewhere (--ranges)";
+
+/// What a user can do about a model that the runtime can run, but not on these data.
+const DATA_HELP: &str = "the model runs, but not on this sample: look whether its inputs are what the model expects \
+    (indices within their tables, lengths that fit)";
 
 /// Operators by the names that tract gives their nodes: the node's own, else its first output's.
 #[derive(Debug, Default)]
@@ -36,24 +36,67 @@ impl Operators {
     }
 }
 
+/// More memory is asked for than there can be.
+const TOO_LARGE: &str = "a size is too large";
+
+/// What tract does when it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Reads the model.
+    Read,
+    /// Makes a plan for it.
+    Prepare,
+    /// Runs a plan: whatever depends on shapes and types alone has been found to be right before.
+    Run,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "reading the model",
+            Self::Prepare => "to prepare the model",
+            Self::Run => "to run the model",
+        })
+    }
+}
+
 /// A failure inside tract, or a panic. Kept by the plan cache, hence `Clone`.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
-    doing: &'static str,
+    doing: Doing,
     /// The chain of causes, outermost first.
     messages: Vec<String>,
+    /// The node of tract's that was at work, where the messages need not tell.
+    node: Option<String>,
 }
 
 /// Runs a step inside tract; what it fails with, panics included, becomes a [`Failure`].
-pub(super) fn guard<T>(doing: &'static str, step: impl FnOnce() -> TractResult<T>) -> Result<T, Failure> {
-    match catch_unwind(AssertUnwindSafe(step)) {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(Failure { doing, messages: error.chain().map(|e| first_line(&e.to_string())).collect() }),
+pub(super) fn guard<T>(doing: Doing, step: impl FnOnce() -> TractResult<T>) -> Result<T, Failure> {
+    let messages = match catch(step) {
+        Ok(Ok(done)) => return Ok(done),
+        Ok(Err(error)) => error.chain().map(|e| first_line(&e.to_string())).collect(),
         Err(panic) => {
-            let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-            let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(Failure { doing, messages: vec![format!("panic: {}", first_line(&words))] })
+            let text = first_line(&panic);
+            match in_plain_words(&text) {
+                Some(plain) => vec![text, plain.to_owned()],
+                None => vec![format!("panic: {text}")],
+            }
         }
+    };
+    Err(Failure { doing, messages, node: None })
+}
+
+/// What the panics of slices, arithmetic and allocation mean to somebody who has not written the code.
+fn in_plain_words(panic: &str) -> Option<&'static str> {
+    let says = |words: &[&str]| words.iter().any(|w| panic.contains(w));
+    if says(&["out of bounds", "out of range", "slice index starts at"]) {
+        Some("an index or a length is out of range")
+    } else if says(&["divide by zero", "divisor of zero", "step != 0", "Division by zero"]) {
+        Some("a step, a stride or a divisor is 0")
+    } else if says(&["capacity overflow", "with overflow", "allocat", "LayoutError", "ArrayTooLarge"]) {
+        Some(TOO_LARGE)
+    } else {
+        None
     }
 }
 
@@ -81,11 +124,24 @@ fn node_name(message: &str) -> Option<&str> {
 }
 
 impl Failure {
+    /// What else may go wrong with reading.
+    pub(super) fn reading(error: &Error) -> Self {
+        Self { doing: Doing::Read, messages: vec![error.to_string()], node: None }
+    }
+
+    /// Adds the name of tract's node that was at work.
+    pub(super) fn at(mut self, node: &str) -> Self {
+        self.node = Some(node.to_owned());
+        self
+    }
+
     /// The error to show.
     pub(super) fn into_error(self, operators: &Operators) -> Error {
         let origin = self.messages.iter().filter_map(|m| node_name(m)).filter_map(|n| operators.origin(n)).next_back();
+        let origin = origin.or_else(|| operators.origin(self.node.as_deref()?));
         let root = self.messages.last().map_or("", String::as_str);
-        let mut error = Error::runtime(format!("the built-in runtime failed {}: {root}", self.doing)).help(HELP);
+        let help = if self.doing == Doing::Run && root != TOO_LARGE { DATA_HELP } else { HELP };
+        let mut error = Error::runtime(format!("the built-in runtime failed {}: {root}", self.doing)).help(help);
         if let Some((name, op)) = origin {
             error = error.node(name, op);
         }
@@ -147,11 +203,15 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_failure() {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let failed = guard::<()>("testing", || panic!("oh {}", 1)).expect_err("it panics");
-        std::panic::set_hook(hook);
-        let error = failed.into_error(&Operators::default());
-        assert_eq!(error.to_string(), "the built-in runtime failed testing: panic: oh 1");
+        let fail = |text: &'static str| guard::<()>(Doing::Run, || panic!("{text}")).expect_err("it panics");
+        let error = fail("oh").into_error(&Operators::default());
+        assert_eq!(error.to_string(), "the built-in runtime failed to run the model: panic: oh");
+        let operators = Operators([("g".to_owned(), "Gather".to_owned())].into());
+        let error = fail("range start index 9 out of range for slice of length 4").at("g.x").into_error(&operators);
+        assert_eq!(
+            error.to_string(),
+            r#"node "g" (Gather): the built-in runtime failed to run the model: an index or a length is out of range"#
+        );
+        assert_eq!(error.help_text(), Some(DATA_HELP));
     }
 }

@@ -1,7 +1,8 @@
 //! The runtime in Rust that needs no installation: [tract](https://github.com/sonos/tract). Alone names it.
 //!
-//! A session keeps the model as tract parsed it and makes a plan for each combination of input shapes that comes
-//! along: with concrete shapes tract folds the shape arithmetic of real exports away. `QuantizeLinear` and
+//! A session makes a plan for each combination of input shapes that comes along: with concrete shapes tract folds the
+//! shape arithmetic of real exports away. The model as tract parsed it becomes the first plan, so that its weights are in
+//! memory once; it is parsed again, and kept, if other shapes come. `QuantizeLinear` and
 //! `DequantizeLinear` are our own operators ([`quantize`]), because tract's multiply by the reciprocal of the scale,
 //! where ONNX Runtime divides. So are the recurrent ones
 //! ([`recurrent`]). Other operators that tract computes differently are wired anew ([`corrected`]) or refused ([`refused`]).
@@ -10,6 +11,7 @@ mod branch;
 mod corrected;
 mod failure;
 mod kernels;
+mod pieces;
 mod plan;
 mod quantize;
 mod recurrent;
@@ -18,14 +20,14 @@ mod session;
 mod tensors;
 mod tracts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use tract_onnx::prelude::*;
+use tract_onnx::{prelude::*, tract_core::ops::konst::Const};
 
 use super::{Runtime, Session};
 use crate::{
     error::{Error, Result},
-    ir::{Model, ValueId},
+    ir::{Model, Tensor, ValueId},
     onnx_file,
 };
 
@@ -39,18 +41,34 @@ impl Runtime for Tract {
     }
 
     fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>> {
-        let framework = framework();
-        refuse_unknown_operators(model, &framework)?;
+        refuse_unknown_operators(model, &framework())?;
         let outside = observe.iter().find(|&&v| model.value(v).graph() != model.main());
         if let Some(&v) = outside {
             return Err(Error::bug("a value inside a subgraph cannot be observed").value(model.value(v).name()));
         }
-        let bytes = onnx_file::to_bytes_with_outputs(model, observe)?;
-        let parsed = failure::guard("reading the model", || framework.model_for_read(&mut bytes.as_slice()));
-        drop(bytes);
-        let parsed = parsed.map_err(|f| f.into_error(&failure::Operators::of(model)))?;
+        let parsed = parse(model, observe)?;
         Ok(Box::new(session::TractSession::new(model, observe, parsed)))
     }
+}
+
+/// The model as tract reads it. Large weights do not go through the encoded model.
+fn parse(model: &Model, observe: &[ValueId]) -> Result<InferenceModel> {
+    let apart = |t: &Tensor| tensors::datum_type(t.dtype()).is_ok();
+    let (bytes, weights) = onnx_file::to_bytes_and_weights(model, observe, apart)?;
+    let parsed = failure::guard(failure::Doing::Read, || framework().model_for_read(&mut bytes.as_slice()));
+    drop(bytes);
+    let mut parsed = parsed.map_err(|f| f.into_error(&failure::Operators::of(model)))?;
+    let inputs: HashMap<String, OutletId> =
+        parsed.inputs.iter().map(|&o| (parsed.nodes[o.node].name.clone(), o)).collect();
+    for (name, tensor) in weights {
+        let Some(&outlet) = inputs.get(&name) else { continue };
+        let value = tensors::weight_to_tract(&tensor).map_err(|e| e.value(&name))?;
+        plan::fix(&mut parsed, outlet, value.into()).map_err(|e| Error::runtime(e.to_string()).value(&name))?;
+    }
+    let left = |o: &OutletId| !parsed.nodes[o.node].op_is::<Const>();
+    let left: Vec<OutletId> = parsed.inputs.iter().copied().filter(left).collect();
+    parsed.inputs = left;
+    Ok(parsed)
 }
 
 fn framework() -> tract_onnx::Onnx {

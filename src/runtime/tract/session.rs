@@ -1,6 +1,6 @@
 //! A loaded model and its plans by input shapes.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tract_onnx::prelude::{DatumType, InferenceModel};
 
@@ -25,12 +25,25 @@ const SMALL: usize = 8;
 type Slot = Arc<OnceLock<Result<Plan, Failure>>>;
 
 pub(super) struct TractSession {
-    parsed: InferenceModel,
+    /// To parse it again: the tensors are shared with the caller's.
+    model: Model,
+    observe: Vec<ValueId>,
+    parsed: Mutex<Parsed>,
     inputs: Vec<Input>,
     outputs: usize,
     operators: Operators,
     plans: Mutex<Vec<(Key, Slot)>>,
     most_plans: usize,
+}
+
+/// The model as tract parsed it.
+enum Parsed {
+    /// For the first plan.
+    Fresh(Box<InferenceModel>),
+    /// The first plan has it.
+    Gone,
+    /// Input shapes change: for all further plans.
+    Kept(Box<InferenceModel>),
 }
 
 struct Input {
@@ -53,7 +66,26 @@ impl TractSession {
             operators: Operators::of(model),
             plans: Mutex::default(),
             most_plans: (MOST_BYTES / weights.max(1)).clamp(2, MOST_PLANS),
-            parsed,
+            model: model.clone(),
+            observe: observe.to_vec(),
+            parsed: Mutex::new(Parsed::Fresh(Box::new(parsed))),
+        }
+    }
+
+    fn parsed(&self) -> Result<InferenceModel, Failure> {
+        let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *parsed, Parsed::Gone) {
+            Parsed::Fresh(model) => Ok(*model),
+            Parsed::Kept(model) => {
+                let copy = (*model).clone();
+                *parsed = Parsed::Kept(model);
+                Ok(copy)
+            }
+            Parsed::Gone => {
+                let model = super::parse(&self.model, &self.observe).map_err(|e| Failure::reading(&e))?;
+                *parsed = Parsed::Kept(Box::new(model.clone()));
+                Ok(model)
+            }
         }
     }
 
@@ -82,7 +114,7 @@ impl TractSession {
     /// The plan for a key, made by the first thread that asks; others wait for it.
     fn plan(&self, key: Key, types: &[DatumType]) -> Slot {
         let slot = {
-            let mut plans = self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
             let slot = match plans.iter().position(|(k, _)| *k == key) {
                 Some(i) => plans.remove(i).1,
                 None => Slot::default(),
@@ -95,7 +127,7 @@ impl TractSession {
         };
         slot.get_or_init(|| {
             log::debug!("tract: a plan for shapes {:?}", key.shapes);
-            Plan::new(&self.parsed, types, self.outputs, &key)
+            Plan::new(&|| self.parsed(), types, self.outputs, &key)
         });
         slot
     }

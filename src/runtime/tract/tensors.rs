@@ -7,7 +7,8 @@ use tract_onnx::prelude::*;
 
 use crate::{
     error::{Error, Result},
-    ir::{DType, Tensor},
+    ir::{DType, Tensor, TensorData},
+    onnx_file,
     runtime::Observed,
 };
 
@@ -40,6 +41,15 @@ fn dtype(datum: DatumType) -> Result<DType> {
     let datum = if datum == DatumType::TDim { DatumType::I64 } else { datum.unquantized() };
     let found = TYPES.iter().find(|(_, t)| *t == datum).map(|&(d, _)| d);
     found.ok_or_else(|| Error::runtime(format!("the model gives a tensor of type {datum:?}, which ONNX does not have")))
+}
+
+/// As [`to_tract`], and lets go of the pages that the elements were read from: a weight is not read again soon.
+pub(super) fn weight_to_tract(tensor: &Tensor) -> Result<TractTensor> {
+    let made = to_tract(tensor)?;
+    if let TensorData::Bytes(bytes) = tensor.data() {
+        onnx_file::release(bytes);
+    }
+    Ok(made)
 }
 
 /// Ours to tract's.

@@ -1,0 +1,24 @@
+//! Brings a model into a form that the runtime can run, by passes that change nothing of what it computes.
+
+use crate::{
+    error::{ErrorKind, Result},
+    ir::Model,
+    passes::{Context, convert_opset, inline_functions, remove_empty_inputs},
+};
+
+/// Does `work` with the model in its plain form, and if the runtime refuses that, with its operators upgraded: runtimes
+/// may not know the forms of old operator sets. Not at once, so that the proof depends on as few passes as can be.
+pub(super) fn in_runnable_form<T>(model: &Model, work: impl Fn(&Model) -> Result<T>) -> Result<T> {
+    let mut cx = Context::default();
+    let mut plain = model.clone();
+    inline_functions::run(&mut plain, &mut cx)?;
+    remove_empty_inputs::run(&mut plain, &mut cx)?;
+    let error = match work(&plain) {
+        Err(error) if error.kind() == ErrorKind::Runtime => error,
+        done => return done,
+    };
+    match convert_opset::run(&mut plain, &mut cx) {
+        Ok(1..) => work(&plain).or(Err(error)),
+        _ => Err(error),
+    }
+}
