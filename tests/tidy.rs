@@ -9,7 +9,7 @@ use std::{
 /// The rooms of the library. Each may name those of the rows above it, and none of its own row or below.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["diagnostics"],
+    &["diagnostics", "files"],
     &["ir"],
     &["onnx_file", "quant"],
     &["weights", "ops"],

@@ -11,8 +11,9 @@ mod sniff;
 mod tensors;
 mod write;
 
+pub use map::is_mapped;
 pub use read::{ReadOptions, from_bytes, read, read_with};
-pub use write::{WriteOptions, to_bytes, to_bytes_with_outputs, write};
+pub use write::{WriteOptions, data_path, to_bytes, to_bytes_with_outputs, write};
 
 /// The generated protobuf types; the schema is `proto/onnx.proto`.
 #[allow(missing_docs, clippy::pedantic, clippy::all)]

@@ -3,9 +3,11 @@
 pub mod check;
 pub mod classes;
 pub mod compare;
+mod labels;
 mod metrics;
 pub mod sensitivity;
 
 pub use check::{check, check_interface};
 pub use compare::{Accuracy, Comparison, compare};
+pub use labels::Misfit;
 pub use metrics::OutputMetrics;
