@@ -33,6 +33,7 @@ const KEEPERS: &[(&str, &str)] = &[
     ("ndarray_npy", "src/calibrate/dataset/"),
     ("image", "src/calibrate/dataset/"),
     ("clap", "src/bin/"),
+    ("ctrlc", "src/bin/"),
     ("anyhow", "src/bin/"),
     ("indicatif", "src/bin/"),
     ("env_logger", "src/bin/"),

@@ -1,7 +1,7 @@
 //! What looks wrong in calibration data, from the statistics of the inputs alone.
 
 use super::observers::TensorStats;
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::{Diagnostic, count};
 
 /// Fewer samples than this leave ranges to chance.
 const FEW: u64 = 16;
@@ -15,7 +15,7 @@ pub fn check_inputs<'a>(inputs: impl IntoIterator<Item = (&'a str, &'a TensorSta
 pub fn check_count(samples: usize) -> Option<Diagnostic> {
     let few = (samples as u64) < FEW;
     few.then(|| {
-        let text = format!("calibration ran on {samples} samples: the ranges may not hold on other data");
+        let text = format!("calibration ran on {}: the ranges may not hold on other data", count(samples, "sample"));
         Diagnostic::warning("few_samples", text).help("use 100 or more samples that look like what the model will see")
     })
 }
