@@ -29,6 +29,7 @@ pub mod calibrate;
 pub mod config;
 pub mod diagnostics;
 pub mod error;
+pub mod files;
 pub mod ir;
 pub mod onnx_file;
 pub mod ops;

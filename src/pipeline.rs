@@ -1,5 +1,6 @@
 //! From file to file, step by step.
 
+mod before;
 mod finish;
 
 use std::{
@@ -15,12 +16,13 @@ use crate::{
         collect::{Watch, collect},
         dataset::{Dataset, DatasetOptions, InputSpec},
         means::{Axis, ChannelMeans},
-        observers::Observer,
+        observers::{self, Observer},
         table::Table,
     },
     config::{FloatWeights, StackTraces},
     diagnostics::Diagnostic,
     error::{Error, Result},
+    files::Files,
     ir::{Model, NodeId, Tensor, ValueId},
     onnx_file::{self, ReadOptions},
     passes::{self, Context, Stage},
@@ -29,7 +31,7 @@ use crate::{
     scheme::{Resolved, Settings},
 };
 
-pub use self::finish::{finish, odd_outputs, proof_of, run};
+pub use self::finish::{check_labels, finish, odd_outputs, proof_of, run};
 
 /// What to do, after the user's words have been resolved.
 pub struct Job<'a> {
@@ -49,6 +51,8 @@ pub struct Job<'a> {
     pub ranges: Option<Table>,
     /// A plan from an earlier run, instead of placement and calibration.
     pub plan: Option<Plan>,
+    /// Further files that the caller reads and writes, to be checked together with those above before the work.
+    pub files: Files,
     /// How to read.
     pub read: ReadOptions,
     /// Told of each step and its progress.
@@ -67,6 +71,7 @@ impl<'a> Job<'a> {
             runtime: &Tract,
             ranges: None,
             plan: None,
+            files: Files::default(),
             read: ReadOptions::default(),
             progress: &Silent,
         }
@@ -122,22 +127,35 @@ pub struct Quantized {
 
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
 pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
+    let files = before::check(job)?;
     let mut clock = Clock::resumed(job.progress, Vec::new());
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
+    before::check_weights(&files)?;
     clock.step("prepare");
     let mut cx = Context::default();
     cx.options.keep_stack_traces = job.settings.config.stack_traces == StackTraces::Keep;
     cx.options.keep_masks = job.settings.config.float_weights == FloatWeights::Keep;
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
+    cx.diagnostics.splice(0..0, before::look_at(&original));
+    if let Some(table) = &job.ranges {
+        before::check_ranges(table, [&original, &model])?;
+    }
     let resolved = job.settings.resolve(&original, &model)?;
     cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
     let dataset = job.data.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
     let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
+    for note in dataset.iter().chain(&evaluation).flat_map(Dataset::notes) {
+        if !cx.diagnostics.contains(note) {
+            cx.diagnostics.push(note.clone());
+        }
+    }
+    cx.diagnostics.extend(before::idle_evaluation(job));
     let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
     let outcome = match &job.plan {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
+            cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
             let proof_samples = dataset.as_ref().map(|d| d.split().0.validation).unwrap_or_default();
             Outcome { plan: plan.clone(), proof_samples, held_out: true, ..Outcome::default() }
         }
@@ -259,12 +277,11 @@ impl Run<'_, '_> {
             Error::config("static quantization needs calibration data")
                 .help("give --calibration with an .npz file, a folder of .npy files, or a folder of pictures")
         })?;
-        self.diagnostics.extend(dataset.notes().iter().cloned());
         let (split, note) = dataset.split();
         let mut samples = match job.evaluation {
             Some(_) => (0..dataset.len()).collect(),
             None => {
-                self.diagnostics.extend(note);
+                self.diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
                 split.calibration
             }
         };
@@ -307,9 +324,12 @@ impl Run<'_, '_> {
             }
             table.get(name).ok_or_else(|| Error::bug("a value was not observed").value(name))
         })?;
-        for (v, observer) in &observed {
-            self.diagnostics.extend(observer.stats().diagnose(model.value(*v).name()));
+        for found in observed.iter().flat_map(|(v, o)| o.stats().diagnose(model.value(*v).name())) {
+            // Inputs were looked at before, on fewer samples.
+            self.diagnostics.retain(|d| d.code != found.code || d.subject != found.subject);
+            self.diagnostics.push(found);
         }
+        self.diagnostics.extend(self.idle_observer(&placement, &table, observed.is_empty()));
         if self.resolved.correct_bias {
             plan.input_means.clone_from(&table.input_means);
         }
@@ -319,6 +339,17 @@ impl Run<'_, '_> {
         }
         let placement = Some(placement);
         Ok(Outcome { plan, placement, table, samples, proof_samples: split.validation, held_out: split.held_out })
+    }
+
+    /// Says so where ranges were asked of a method that has none to choose.
+    fn idle_observer(&self, placement: &Placement, table: &Table, none_observed: bool) -> Option<Diagnostic> {
+        let observer = &self.job.settings.config.activation.observer;
+        let asked = observer != observers::DEFAULT && !table.ranges.is_empty() && !placement.roots().is_empty();
+        (self.job.ranges.is_some() && asked && none_observed).then(|| {
+            let text = format!("no effect of observer {observer}: the ranges of all values are given");
+            Diagnostic::warning("settings_without_effect", text)
+                .help("leave out --observer, or remove values from the table of --ranges to have them calibrated")
+        })
     }
 
     /// What must be known of which values, and is not in the table yet.

@@ -111,6 +111,9 @@ impl Place {
     }
 }
 
+/// What a run may not touch.
+const INPUTS: [&str; 5] = ["model.onnx", "data.npz", "c.yaml", "p.yaml", "r.yaml"];
+
 /// What depends on the machine and its arithmetic, and what stands for it in golden files.
 const MACHINE: &[(&str, &str)] = &[
     (r" *-?\d+\.\d+ dB", " #.# dB"),
@@ -294,6 +297,138 @@ fn wrong_words_write_nothing() {
         assert_eq!((done.code, &done.out[..]), (2, ""), "{line}: {}", done.err);
         golden!(name, &done);
         assert_eq!(place.files(), before, "{line}");
+    }
+}
+
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let place = Place::new();
+    let made = place.quantize("--dump-config c.yaml --dump-plan p.yaml -q");
+    assert_eq!((made.code, &made.err[..]), (0, ""));
+    assert_eq!(place.run("calibrate model.onnx --calibration data.npz -o r.yaml -q").code, 0);
+    fs::remove_file(place.path("out.onnx")).unwrap();
+    fs::create_dir(place.path("sub")).unwrap();
+    let data = "--calibration data.npz";
+    let before = (place.files(), INPUTS.map(|f| place.bytes(f)));
+    for (line, named) in [
+        (format!("quantize model.onnx -o sub/../model.onnx {data}"), ["MODEL", "--output"]),
+        (format!("quantize model.onnx -o data.npz {data}"), ["--calibration", "--output"]),
+        (format!("quantize model.onnx -o out.onnx {data} --report model.onnx"), ["MODEL", "--report"]),
+        (format!("quantize model.onnx -o out.onnx {data} --dump-config model.onnx"), ["MODEL", "--dump-config"]),
+        (format!("quantize model.onnx -o out.onnx {data} --dump-plan out.onnx"), ["--output", "--dump-plan"]),
+        (format!("quantize model.onnx -o out.onnx {data} --dump-plan a --report ./a"), ["--dump-plan", "--report"]),
+        (
+            format!("quantize model.onnx -o out.onnx {data} --config c.yaml --dump-config c.yaml"),
+            ["--config", "--dump-config"],
+        ),
+        (format!("quantize model.onnx -o out.onnx {data} --ranges r.yaml --report r.yaml"), ["--ranges", "--report"]),
+        ("quantize model.onnx -o out.onnx --plan p.yaml --dump-plan p.yaml".to_owned(), ["--plan", "--dump-plan"]),
+        ("quantize model.onnx -o p.yaml --plan p.yaml".to_owned(), ["--plan", "--output"]),
+        (format!("calibrate model.onnx -o model.onnx {data}"), ["MODEL", "--output"]),
+        (format!("calibrate model.onnx -o r.yaml --merge r.yaml {data}"), ["--merge", "--output"]),
+        (format!("quantize model.onnx -o out.onnx {data} --report nowhere/r.json"), ["no folder", "--report"]),
+        (format!("quantize model.onnx -o out.onnx {data} --dump-config sub"), ["folder", "--dump-config"]),
+    ] {
+        let done = place.run(&line);
+        assert_eq!((done.code, &done.out[..]), (2, ""), "{line}: {}", done.err);
+        assert!(named.iter().all(|n| done.err.contains(n)) && done.err.contains("help: "), "{line}: {}", done.err);
+        assert!(before == (place.files(), INPUTS.map(|f| place.bytes(f))), "{line}");
+    }
+}
+
+#[test]
+fn a_model_with_all_weights_outside_is_not_written_over() {
+    let place = Place::new();
+    let text = "<ir_version: 8, opset_import: [\"\" : 17]> \n g (float[N,3,16,16] image) => (float[N,3,16,16] y) \n \
+        <float[512] w = {W}> { f = Mul (image, image) \n s = ReduceSum <keepdims = 1> (w) \n y = Add (f, s) }";
+    let model = text::parse(&text.replace('W', &vec!["0.5"; 512].join(","))).unwrap();
+    let outside = onnx_file::WriteOptions { external_data: Some(true) };
+    onnx_file::write(&model, &place.path("ext.onnx"), outside).unwrap();
+    let before = ["ext.onnx", "ext.onnx.data"].map(|f| place.bytes(f));
+    for more in ["-o ext.onnx", "-o ext.onnx.data", "-o out.onnx --report ext.onnx.data"] {
+        let done = place.run(&format!("quantize ext.onnx --calibration data.npz {more}"));
+        assert_eq!(done.code, 2, "{more}: {}{}", done.out, done.err);
+        assert!(before == ["ext.onnx", "ext.onnx.data"].map(|f| place.bytes(f)), "{more}");
+    }
+    assert!(!place.path("out.onnx").exists());
+}
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let place = Place::new();
+    assert_eq!(place.quantize("--dump-plan p.yaml --no-proof -q").code, 0);
+    assert_eq!(place.run("calibrate model.onnx --calibration data.npz -o r.yaml -q").code, 0);
+    place.write("p99.yaml", "calibration: {percentile: 99.0, averaging: 0.5}\n");
+    place.write("rule.yaml", "rules: [{values: image, activation: {percentile: 99.0}}]\n");
+    place.write("ranges.yaml", "ranges: {imag: {lo: 0, hi: 1}}\n");
+    place.write("spare.yaml", "ranges: {scores: {lo: 0, hi: 1}}\n");
+    for (more, code, says) in [
+        ("--percentile 99", 2, "--percentile has no effect: the observer is auto"),
+        ("--config p99.yaml", 0, "no effect of calibration.percentile"),
+        ("--config p99.yaml", 0, "no effect of calibration.averaging"),
+        ("--config rule.yaml", 0, "no effect of percentile in rule 1 (values: image)"),
+        ("--mean 0.5 --image-size 4x4", 0, "no effect of --image-size, --mean: the data is arrays"),
+        ("--ranges r.yaml --observer mse", 0, "no effect of observer mse"),
+        ("--ranges ranges.yaml", 2, "did you mean \"image\"?"),
+        ("--ranges spare.yaml", 0, "done: "),
+        ("--plan p.yaml --observer mse", 2, "cannot be used with"),
+        ("--plan p.yaml --keep-float head", 2, "cannot be used with"),
+        ("--plan p.yaml --config rule.yaml", 0, "no effect of rules: the plan already says"),
+    ] {
+        let done = place.quantize(more);
+        let text = format!("{}{}", done.out, done.err);
+        assert!(done.code == code && text.contains(says), "{more}: {text}");
+    }
+    for gate in ["--min-sqnr 10", "--min-agreement 0.5", "--max-drop 0.1"] {
+        fs::remove_file(place.path("out.onnx")).unwrap_or_default();
+        let done = place.run(&format!("quantize model.onnx -o out.onnx --plan p.yaml {gate}"));
+        assert!(done.code == 2 && done.err.contains("cannot be checked: there is no data"), "{gate}: {}", done.err);
+        assert!(!place.path("out.onnx").exists());
+    }
+    assert_eq!(place.run("quantize model.onnx -o out.onnx --plan p.yaml --evaluation data.npz --min-sqnr 10").code, 0);
+    let done = place.run("compare model.onnx out.onnx --data data.npz --samples 0");
+    assert!(done.code == 0 && done.out.contains("on 40 samples"), "{}{}", done.out, done.err);
+    for gate in ["--min-agreement 98", "--max-drop nan", "--min-sqnr nan"] {
+        assert_eq!(place.run(&format!("compare model.onnx out.onnx --data data.npz {gate}")).code, 2, "{gate}");
+    }
+}
+
+#[test]
+fn labels_that_cannot_be_are_an_error() {
+    let place = Place::new();
+    let image = Array4::from_shape_fn((24, 3, 16, 16), |(n, c, y, x)| noise(n as u32, (c * 16 + y) * 16 + x));
+    for (name, labels, shape, says) in [
+        ("labels", (0..24).map(|i| i as f32).collect::<Vec<_>>(), vec![24], "the output has 4 classes"),
+        ("labels", vec![0.5; 24], vec![24], "0.5, which is no whole number"),
+        ("labels", (0..96).map(|i| f32::from(u8::from(i % 4 == i / 4 % 4))).collect(), vec![24, 4], "one-hot"),
+        ("labels", vec![0.0; 7], vec![7], "has 7 labels for 24 samples"),
+        ("labels", vec![0.0; 48], vec![24, 2], "a sample has 2 labels, the output gives 1 answers"),
+        ("y", vec![0.5; 24], vec![24], "accuracy is not measured"),
+        ("labels", (0..24).map(|i| (i % 4) as f32).collect(), vec![24, 1], "24 labelled samples"),
+    ] {
+        let mut npz = NpzWriter::new(fs::File::create(place.path("l.npz")).unwrap());
+        npz.add_array("image", &image).unwrap();
+        npz.add_array(name, &ndarray::ArrayD::from_shape_vec(shape, labels).unwrap()).unwrap();
+        npz.finish().unwrap();
+        let done = place.run("quantize model.onnx -o out.onnx --calibration data.npz --evaluation l.npz");
+        let text = format!("{}{}", done.out, done.err);
+        assert!(text.contains(says), "{says}: {text}");
+    }
+}
+
+#[test]
+fn odd_models_are_named() {
+    let place = Place::new();
+    assert_eq!(place.quantize("-q").code, 0);
+    let again = place.run("quantize out.onnx -o twice.onnx --calibration data.npz");
+    assert!(again.out.contains("the input model is quantized already"), "{}{}", again.out, again.err);
+    let head = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,16,16] image) => (float[N,3,16,16] y) ";
+    for (name, body) in [("nan", "l = Log (image) y = Relu (l)"), ("all", "z = Sub (image, image) y = Div (z, z)")] {
+        let model = text::parse(&format!("{head} {{ {body} }}")).unwrap();
+        onnx_file::write(&model, &place.path("nan.onnx"), Default::default()).unwrap();
+        let done = place.run("quantize nan.onnx -o out.onnx --calibration data.npz --everywhere");
+        let said = done.out.contains("the original") && done.out.contains("NaN or infinit");
+        assert!(said && !done.out.contains("COLLAPSED"), "{name}: {}{}", done.out, done.err);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 /// The rooms of the library. Each may name those of the rows above it, and none of its own row or below.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["diagnostics"],
+    &["diagnostics", "files"],
     &["ir"],
     &["onnx_file", "quant"],
     &["weights", "ops"],
@@ -33,6 +33,7 @@ const KEEPERS: &[(&str, &str)] = &[
     ("ndarray_npy", "src/calibrate/dataset/"),
     ("image", "src/calibrate/dataset/"),
     ("clap", "src/bin/"),
+    ("ctrlc", "src/bin/"),
     ("anyhow", "src/bin/"),
     ("indicatif", "src/bin/"),
     ("env_logger", "src/bin/"),

@@ -1,7 +1,7 @@
 //! What looks wrong in calibration data, from the statistics of the inputs alone.
 
 use super::observers::TensorStats;
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::{Diagnostic, count};
 
 /// Fewer samples than this leave ranges to chance.
 const FEW: u64 = 16;
@@ -15,7 +15,7 @@ pub fn check_inputs<'a>(inputs: impl IntoIterator<Item = (&'a str, &'a TensorSta
 pub fn check_count(samples: usize) -> Option<Diagnostic> {
     let few = (samples as u64) < FEW;
     few.then(|| {
-        let text = format!("calibration ran on {samples} samples: the ranges may not hold on other data");
+        let text = format!("calibration ran on {}: the ranges may not hold on other data", count(samples, "sample"));
         Diagnostic::warning("few_samples", text).help("use 100 or more samples that look like what the model will see")
     })
 }
@@ -25,11 +25,12 @@ fn check_input(name: &str, stats: &TensorStats) -> Vec<Diagnostic> {
     found.retain(|d| d.code != "saturating"); // pixels do, and rightly so
     let Some(range) = stats.range() else { return found };
     let whole = stats.fractional == 0;
-    if whole && range.lo >= 0.0 && range.hi > 127.0 && range.hi <= 255.0 && stats.count >= 256 {
-        let text = format!(
-            "its numbers are whole, from {} to {}: they look like pixels that nobody normalised",
-            range.lo, range.hi
-        );
+    // Pixels that were resized are not whole, and may overshoot a little.
+    let like_pixels = range.lo >= 0.0 && range.hi <= 256.0 && stats.count >= 256;
+    if like_pixels && (whole && range.hi > 127.0 || !whole && range.hi - range.lo > 64.0) {
+        let kind = if whole { "are whole, from" } else { "reach from" };
+        let (lo, hi) = (range.lo, range.hi);
+        let text = format!("its numbers {kind} {lo} to {hi}: they look like pixels that nobody normalised");
         found.push(Diagnostic::note("unnormalised_input", text).on(name).help(
             "right if the model scales its input itself; else bring the data to what it was trained on (--mean, --std)",
         ));
@@ -62,7 +63,8 @@ mod tests {
         let pixels: Vec<f32> = (0..1000).map(|i| (i * 37 % 256) as f32).collect();
         let of = |f: fn(f32) -> f32| codes(&pixels.iter().map(|&p| f(p)).collect::<Vec<_>>());
         assert_eq!(of(|p| p), ["unnormalised_input"]);
-        assert!(of(|p| p / 255.0).is_empty());
+        assert_eq!(of(|p| p * 0.993), ["unnormalised_input"]);
+        assert!(of(|p| p / 255.0).is_empty() && of(|p| p / 5.1).is_empty());
         assert!(of(|p| p / 127.5 - 1.0).is_empty());
         assert_eq!(of(|p| p / 255.0 / 255.0), ["small_input"]);
         assert_eq!(of(|p| p * 1e4), ["large_input"]);

@@ -1,6 +1,6 @@
 //! Ranges by value name, as a YAML file: to be looked at, edited, merged and used again.
 
-use std::{collections::BTreeMap, fs, io::Write, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,7 @@ use super::{means::Means, observers::Observer};
 use crate::{
     diagnostics::Diagnostic,
     error::{Error, Result},
+    files,
     quant::{QuantTarget, Range},
 };
 
@@ -146,15 +147,7 @@ impl Table {
     /// Writes the table as YAML, under its name only once it is complete.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = serde_yaml::to_string(self).map_err(|e| Error::bug(format!("cannot write ranges as YAML: {e}")))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            Ok(())
-        };
-        write().map_err(|e| Error::io(path, "write the range table", e))
+        files::write(path, "the range table", text.as_bytes())
     }
 
     /// Puts in what an observer chose for a value.

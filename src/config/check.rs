@@ -3,6 +3,7 @@
 use super::{Config, Rule, suggest};
 use crate::{
     calibrate::observers,
+    diagnostics::Diagnostic,
     error::{Error, Result},
     ir::DType,
 };
@@ -53,6 +54,29 @@ impl Config {
                 e.help_text().map(str::to_owned).into_iter().fold(wrapped, Error::help)
             })
         })
+    }
+}
+
+impl Config {
+    /// Whether anything is observed by this method: everything, or what a rule selects.
+    pub fn uses_observer(&self, name: &str) -> bool {
+        let of_rule = |r: &Rule| r.activation.as_ref().and_then(|a| a.observer.as_deref()) == Some(name);
+        self.activation.observer == name || self.rules.iter().any(of_rule)
+    }
+
+    /// What is set and has no effect, whatever the model.
+    pub fn idle(&self) -> Vec<Diagnostic> {
+        let (c, default) = (&self.calibration, observers::Options::default());
+        let changed = |key: &str| match key {
+            "percentile" => c.percentile != default.percentile,
+            _ => c.averaging != default.averaging,
+        };
+        let idle = observers::READERS.iter().filter(|(key, method)| changed(key) && !self.uses_observer(method));
+        idle.map(|(key, method)| {
+            let text = format!("no effect of calibration.{key}: no value is observed by {method}");
+            Diagnostic::warning("settings_without_effect", text).help(format!("set observer: {method}"))
+        })
+        .collect()
     }
 }
 
@@ -119,6 +143,19 @@ fn share(key: &str, x: Option<f64>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn says_what_has_no_effect() {
+        for (text, idle) in [
+            ("calibration: {percentile: 99.9}", 1),
+            ("calibration: {percentile: 99.99}", 0),
+            ("calibration: {percentile: 99.9, averaging: 0.5}", 2),
+            ("{activation: {observer: percentile}, calibration: {percentile: 99.9}}", 0),
+            ("{rules: [{values: a, activation: {observer: moving_average}}], calibration: {averaging: 0.5}}", 0),
+        ] {
+            assert_eq!(Config::from_yaml(text).unwrap().idle().len(), idle, "{text}");
+        }
+    }
 
     #[test]
     fn says_what_makes_no_sense() {

@@ -1,21 +1,19 @@
 //! Memory maps of model files, and giving their pages back.
 #![allow(unsafe_code)]
 
-use std::{
-    fs::File,
-    ops::Range,
-    path::{Path, PathBuf},
-    sync::Mutex,
-};
+use std::{fs::File, ops::Range, path::Path, sync::Mutex};
 
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    files::Identity,
+};
 
 /// Address ranges of live maps with the files behind them. [`release`] asks here first: the same advice on ordinary
 /// memory would destroy it.
-static LIVE: Mutex<Vec<(Range<usize>, PathBuf)>> = Mutex::new(Vec::new());
+static LIVE: Mutex<Vec<(Range<usize>, Identity)>> = Mutex::new(Vec::new());
 
 struct Mapped(Mmap);
 
@@ -32,7 +30,7 @@ impl Drop for Mapped {
     }
 }
 
-fn live() -> std::sync::MutexGuard<'static, Vec<(Range<usize>, PathBuf)>> {
+fn live() -> std::sync::MutexGuard<'static, Vec<(Range<usize>, Identity)>> {
     LIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -54,14 +52,14 @@ pub(super) fn map(path: &Path) -> Result<Bytes> {
     // program that maps files; qonvert itself never writes into a file in place.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map the file", e))?;
     let start = map.as_ptr() as usize;
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    live().push((start..start + map.len(), real));
+    live().push((start..start + map.len(), Identity::of(path)));
     Ok(Bytes::from_owner(Mapped(map)))
 }
 
-/// Whether a live map has this file behind it.
-pub(super) fn is_mapped(path: &Path) -> bool {
-    path.canonicalize().is_ok_and(|real| live().iter().any(|(_, p)| *p == real))
+/// Whether a model that is in memory has elements in this file.
+pub fn is_mapped(path: &Path) -> bool {
+    let identity = Identity::of(path);
+    live().iter().any(|(_, i)| *i == identity)
 }
 
 /// Tells the system that these bytes are not needed for now, if they are a window of a map: their pages no longer count

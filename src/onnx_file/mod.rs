@@ -11,9 +11,10 @@ mod sniff;
 mod tensors;
 mod write;
 
+pub use map::is_mapped;
 pub(crate) use map::release;
 pub use read::{ReadOptions, from_bytes, read, read_with};
-pub use write::{Named, WriteOptions, to_bytes, to_bytes_and_weights, write};
+pub use write::{Named, WriteOptions, data_path, to_bytes, to_bytes_and_weights, write};
 
 /// The generated protobuf types; the schema is `proto/onnx.proto`.
 #[allow(missing_docs, clippy::pedantic, clippy::all)]

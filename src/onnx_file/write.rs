@@ -6,12 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prost::{
-    Message,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
-};
-use tempfile::NamedTempFile;
-
 use super::{
     encode::{self, Encoded, Initializer},
     map,
@@ -19,7 +13,12 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    files::{self, Draft},
     ir::{Model, Tensor, ValueId},
+};
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 
 /// The largest file that protobuf readers accept, with room for what the estimate does not see.
@@ -49,16 +48,14 @@ pub fn write(model: &Model, path: &Path, options: WriteOptions) -> Result<()> {
             return Err(Error::config("is a folder or device; the model needs a plain file").file(p));
         }
         if map::is_mapped(p) {
-            return Err(Error::config("is in use as the input; writing over it would lose the original")
-                .file(p)
-                .help("choose another output path"));
+            return Err(files::over("the output", "the input").file(p));
         }
     }
     let mut encoded = encode::model(model, &[])?;
     let lengths = Lengths::of(model, &encoded)?;
     let external = options.external_data.unwrap_or(lengths.model > LARGEST_FILE);
     let data = if external { write_data(&mut encoded, &data_path)? } else { None };
-    let file = temporary(path)?;
+    let file = Draft::new(path)?;
     let failed = |e| Error::io(path, "write the model", e);
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let lengths = if external { Lengths::of(model, &encoded)? } else { lengths };
@@ -80,10 +77,10 @@ pub fn write(model: &Model, path: &Path, options: WriteOptions) -> Result<()> {
     if let Some(data) = data {
         match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(path, "replace the old file", e)),
-            _ => finish(data, &data_path)?,
+            _ => data.publish()?,
         }
     }
-    finish(file, path)
+    file.publish()
 }
 
 /// The encoded model in memory, for runtimes that load it from there.
@@ -124,37 +121,15 @@ fn in_memory(model: &Model, encoded: &Encoded) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn data_path(path: &Path) -> PathBuf {
+/// Where the weights of a model with external data stand that is written to `path`.
+pub fn data_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".data");
     path.with_file_name(name)
 }
 
-fn temporary(path: &Path) -> Result<NamedTempFile> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let make = tempfile::Builder::new().prefix(".qonvert-").suffix(".tmp").tempfile_in(folder);
-    make.map_err(|e| {
-        let missing = e.kind() == io::ErrorKind::NotFound;
-        let e = Error::io(path, "create a file in the output folder", e);
-        if missing { e.help(format!("make the folder {:?} first", folder.display().to_string())) } else { e }
-    })
-}
-
-fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
-    file.as_file().sync_all().map_err(|e| Error::io(path, "write the file to disk", e))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Temporary files are private; the result gets what a plain file would have.
-        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
-        let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(mode));
-    }
-    file.persist(path).map_err(|e| Error::io(path, "give the finished file its name", e.error))?;
-    Ok(())
-}
-
 /// Moves the large tensors out into the data file, and into the messages where they stand there. `None` if there are none.
-fn write_data(encoded: &mut Encoded, data_path: &Path) -> Result<Option<NamedTempFile>> {
+fn write_data(encoded: &mut Encoded, data_path: &Path) -> Result<Option<Draft>> {
     let big = |i: &Initializer| i.raw.as_ref().is_some_and(|t| t.byte_len() >= SMALLEST_EXTERNAL);
     if !encoded.initializers.iter().any(big) {
         return Ok(None);
@@ -163,7 +138,7 @@ fn write_data(encoded: &mut Encoded, data_path: &Path) -> Result<Option<NamedTem
         return Err(Error::config("is no UTF-8 name, and the model must name it").file(data_path));
     };
     let failed = |e: Failure| e.into_error(data_path);
-    let mut out = BufWriter::with_capacity(1 << 20, temporary(data_path)?);
+    let mut out = BufWriter::with_capacity(1 << 20, Draft::new(data_path)?);
     let mut offset = 0u64;
     for i in encoded.initializers.iter_mut().filter(|i| big(i)) {
         let tensor = i.raw.take().expect("big tensors have elements");

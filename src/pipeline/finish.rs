@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use super::{Clock, Job, Quantized, prepare, thin};
 use crate::{
     analysis::types,
+    calibrate::Dataset,
     config::{self, Rule},
     diagnostics::Diagnostic,
     error::{Error, ErrorKind, Result},
@@ -90,10 +91,11 @@ fn prove(job: &Job<'_>, q: &mut Quantized, limits: &config::Proof, clock: &mut C
     let progress = |done, all| job.progress.part(all + done, 2 * all);
     let compared = validate::compare_with(&reference, &q.model, &samples, &progress)?;
     q.diagnostics.extend(odd_outputs(&compared));
+    q.diagnostics.extend(check_labels(&compared, data)?);
     let mut proof = proof_of(&q.original, &compared, limits.floor);
     proof.unseen = if q.held_out { samples.len() } else { 0 };
     proof.check(limits.min_sqnr, limits.min_agreement, limits.max_drop);
-    if proof.lost().next().is_some() {
+    if proof.lost().next().is_some() && proof.broken().next().is_none() {
         clock.step("look for the cause");
         proof.collapse = Some(blame(job, q, &reference, &samples, limits.floor)?);
     }
@@ -121,6 +123,8 @@ pub fn proof_of(original: &Model, compared: &Comparison, floor: f64) -> Proof {
         cosine: m.cosine,
         max_error: m.max_error,
         agreement: m.agreement(),
+        original_not_finite: m.original_not_finite,
+        broken: m.original_not_finite > 0 && (m.not_finite > 0 || m.count == 0),
         graded: types.dtype(v).is_none_or(crate::ir::DType::is_float) && m.count + m.not_finite > 0,
     };
     Proof {
@@ -139,12 +143,28 @@ pub fn proof_of(original: &Model, compared: &Comparison, floor: f64) -> Proof {
 /// Outputs that could not be compared everywhere.
 pub fn odd_outputs(compared: &Comparison) -> Vec<Diagnostic> {
     let odd = compared.outputs.iter().filter(|m| m.other_shapes > 0);
-    odd.map(|m| {
+    let odd = odd.map(|m| {
         let text =
             format!("has another shape in {} of {} samples, which are not compared", m.other_shapes, compared.samples);
         Diagnostic::warning("output_shape_differs", text).on(&m.name)
-    })
-    .collect()
+    });
+    let broken = compared.outputs.iter().filter(|m| m.original_not_finite > 0);
+    let broken = broken.map(|m| {
+        let text = format!("{} of the original's own numbers are NaN or infinite", m.original_not_finite);
+        let help = "they are compared with nothing; check the model and the data if that is not meant";
+        Diagnostic::warning("original_not_finite", text).on(&m.name).help(help)
+    });
+    odd.chain(broken).collect()
+}
+
+/// Labels that give no accuracy: an error where they are wrong themselves, else said.
+pub fn check_labels(compared: &Comparison, data: &Dataset) -> Result<Option<Diagnostic>> {
+    let Some((output, m)) = &compared.misfit else { return Ok(None) };
+    if m.wrong && data.surely_labels() {
+        return Err(Error::data(m.text.clone()).value(output).help(m.help));
+    }
+    let text = format!("accuracy is not measured: {}", m.text);
+    Ok(Some(Diagnostic::warning("labels_fit_no_output", text).on(output).help(m.help)))
 }
 
 /// Samples that each region is tried on.

@@ -53,6 +53,8 @@ pub enum Verdict {
     GateFailed,
     /// Written, but an output is under the floor: the model is of no use.
     Collapsed,
+    /// Written, but the original itself answers NaN or infinity, so nothing can be said of the result.
+    OriginalBroken,
 }
 
 /// What became of the nodes of the main graph, and of those of subgraphs that the plan speaks of.
@@ -177,6 +179,10 @@ pub struct OutputScore {
     pub agreement: Option<f64>,
     /// Whether the floor applies: it holds floating point numbers, and there were some to compare.
     pub graded: bool,
+    /// Numbers of the original that are NaN or infinite.
+    pub original_not_finite: u64,
+    /// Whether they are why both cannot be compared: the result has others in their place, or there are no finite ones.
+    pub broken: bool,
 }
 
 /// Share of right answers.
@@ -228,6 +234,7 @@ impl Report {
     pub fn judge(&mut self) {
         self.verdict = match &self.proof {
             None => Verdict::Unproven,
+            Some(p) if p.broken().next().is_some() => Verdict::OriginalBroken,
             Some(p) if p.lost().next().is_some() => Verdict::Collapsed,
             Some(p) if p.gates.iter().any(|g| !g.passed) => Verdict::GateFailed,
             Some(_) => Verdict::Good,
@@ -241,6 +248,11 @@ impl Report {
 }
 
 impl Proof {
+    /// The outputs that the original itself has no numbers for.
+    pub fn broken(&self) -> impl Iterator<Item = &OutputScore> {
+        self.outputs.iter().filter(|o| o.broken)
+    }
+
     /// The outputs under the floor.
     pub fn lost(&self) -> impl Iterator<Item = &OutputScore> {
         self.outputs.iter().filter(|o| o.graded && o.sqnr.is_some_and(|s| s.is_nan() || s < self.floor))
@@ -283,7 +295,15 @@ mod tests {
     use super::*;
 
     fn output(sqnr: Option<f64>, agreement: Option<f64>) -> OutputScore {
-        OutputScore { name: "y".to_owned(), sqnr, cosine: 1.0, max_error: 0.1, agreement, graded: true }
+        OutputScore {
+            name: "y".to_owned(),
+            sqnr,
+            cosine: 1.0,
+            max_error: 0.1,
+            agreement,
+            graded: true,
+            ..OutputScore::default()
+        }
     }
 
     #[test]
@@ -307,9 +327,16 @@ mod tests {
         assert_eq!((r.verdict, r.passed()), (Verdict::GateFailed, false));
 
         p.outputs[0].sqnr = Some(f64::NAN); // NaN in the answer is no better than noise
-        r.proof = Some(p);
+        r.proof = Some(p.clone());
         r.judge();
         assert_eq!(r.verdict, Verdict::Collapsed);
+
+        (p.outputs[0].broken, p.outputs[0].original_not_finite) = (true, 12);
+        r.proof = Some(p);
+        r.judge();
+        assert_eq!((r.verdict, r.passed()), (Verdict::OriginalBroken, false));
+        let text = terminal::verdict(&r);
+        assert!(text.contains("the original itself answers NaN or infinity in 12 numbers of output \"y\""), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Proof, Report, Verdict};
 use crate::diagnostics::Severity;
+pub use crate::diagnostics::count;
 
 /// Lines of reasons and of diagnostics that are shown unless everything is asked for.
 const SHOWN: usize = 8;
@@ -23,11 +24,11 @@ pub fn render(report: &Report, all: bool) -> String {
         row(&mut out, "size", &format!("{} -> {} ({share:.0} %)", bytes(s.before), bytes(s.after)));
     }
     if let Some(c) = &report.calibration {
-        let text = match c.values {
-            0 => "none needed".to_owned(),
-            n => format!("{n} values on {}, {}", count(c.samples, "sample"), c.observer),
-        };
-        row(&mut out, "ranges", &text);
+        let method = if c.observer.is_empty() { "given" } else { &c.observer };
+        if c.values > 0 {
+            let (values, samples) = (count(c.values, "value"), count(c.samples, "sample"));
+            row(&mut out, "ranges", &format!("{values} on {samples}, {method}"));
+        }
     }
     if let Some(p) = &report.proof {
         outputs(&mut out, p);
@@ -63,6 +64,15 @@ pub fn verdict(report: &Report) -> String {
     };
     let on = format!("{}{seen}", count(p.samples, "sample"));
     match report.verdict {
+        Verdict::OriginalBroken => {
+            let broken: Vec<_> =
+                p.broken().map(|o| format!("{} numbers of output {:?}", o.original_not_finite, o.name)).collect();
+            format!(
+                "NOT COMPARABLE: {file} is written, but the original itself answers NaN or infinity in {}: check the model and \
+                 the data before quantizing",
+                broken.join(", ")
+            )
+        }
         Verdict::Collapsed => {
             let lost: Vec<_> = p.lost().map(|o| format!("{:?} ({})", o.name, decibel(o.sqnr))).collect();
             let cause = match p.collapse.as_ref().and_then(|c| c.regions.first()) {
@@ -210,11 +220,6 @@ fn row(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{}", line.trim_end());
 }
 
-/// A number with its noun.
-pub fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
 /// Bytes in units of 1000.
 pub fn bytes(n: u64) -> String {
     let n = n as f64;
@@ -279,6 +284,7 @@ mod tests {
             max_error: 0.431_23,
             agreement,
             graded: true,
+            ..OutputScore::default()
         };
         let mut report = Report {
             version: "0.1.0",

@@ -140,6 +140,7 @@ impl Settings {
             ..Resolved::default()
         };
         let names = Names::of(model, &now);
+        let mut applied = Vec::new();
         for (i, (selector, rule)) in self.rules.iter().enumerate() {
             selector.check(&[original, &now]).map_err(|e| in_rule(&e, i, rule))?;
             let (nodes, gone) = names.nodes(selector, original, &now);
@@ -155,10 +156,15 @@ impl Settings {
                 let mut values = names.values(selector, original, &now);
                 values.extend(nodes.iter().flat_map(|&n| self.quantized_outputs(model, n)));
                 self.apply_to_values(&mut out, rule, &values)?;
+                applied.push((i, rule, values));
             }
         }
         let mirrored = out.scheme.activations.iter().filter(|(_, t)| t.symmetric).map(|(&v, _)| v);
         out.wishes.symmetric_values = mirrored.collect();
+        out.diagnostics.extend(self.config.idle());
+        let idle = applied.iter().filter_map(|(i, rule, values)| idle_percentile(&out, *i, rule, values));
+        let idle: Vec<_> = idle.collect();
+        out.diagnostics.extend(idle);
         check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
         if out.scheme.activation.dtype.bits() == 8 && out.scheme.activation.dtype != self.target.activation {
             let (name, have, want) = (&self.target.name, out.scheme.activation.dtype, self.target.activation);
@@ -252,6 +258,17 @@ fn check_wide(out: &mut Resolved, opset: i64, target: &str) -> Result<()> {
     );
     out.diagnostics.push(Diagnostic::warning("no_wide_kernels", text).help("uint8 is the fastest"));
     Ok(())
+}
+
+/// Says so where a rule sets a percentile for values that another method observes in the end.
+fn idle_percentile(out: &Resolved, i: usize, rule: &Rule, values: &BTreeSet<ValueId>) -> Option<Diagnostic> {
+    rule.activation.as_ref()?.percentile?;
+    let first = out.choice(*values.first()?).method.name;
+    if values.iter().any(|&v| out.choice(v).method.name == "percentile") {
+        return None;
+    }
+    let text = format!("no effect of percentile in rule {} ({}): the observer is {first}", i + 1, rule.selectors());
+    Some(Diagnostic::warning("settings_without_effect", text).help("set observer: percentile in the rule"))
 }
 
 fn in_rule(e: &Error, i: usize, rule: &Rule) -> Error {

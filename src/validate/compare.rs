@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::{
     classes::class_axis,
-    metrics::{Gathered, OutputMetrics, answers, numbers},
+    labels::{Labelled, Labels, Misfit},
+    metrics::{Gathered, OutputMetrics},
     reference::Reference,
     runnable::in_runnable_form,
 };
@@ -19,7 +20,7 @@ use crate::{
         collect::{Progress, for_each_sample},
     },
     error::{Error, Result},
-    ir::{Model, Tensor},
+    ir::Model,
     runtime::Runtime,
 };
 
@@ -53,6 +54,8 @@ pub struct Comparison {
     /// If the data has labels that fit an output: the first output that does. The answer is the greatest number along
     /// the output's class axis, or, where it has one number for each label, whether that is above 0.5.
     pub accuracy: Option<Accuracy>,
+    /// If the data has labels and they fit no output: the output that is nearest to fit, and why it does not.
+    pub misfit: Option<(String, Misfit)>,
 }
 
 impl Comparison {
@@ -65,12 +68,6 @@ impl Comparison {
     pub fn least_agreement(&self) -> Option<f64> {
         self.outputs.iter().filter_map(OutputMetrics::agreement).min_by(f64::total_cmp)
     }
-}
-
-#[derive(Default)]
-struct Labelled {
-    count: u64,
-    right: [u64; 2],
 }
 
 /// Runs both models on the samples and compares their outputs, the `k`-th with the `k`-th. Errors name the model and
@@ -123,33 +120,30 @@ fn measure(
     for_each_sample(samples, progress, |sample| {
         let inputs = data.sample(sample)?;
         let measured = session.run(&inputs)?;
-        let labels = data.labels(sample)?.map(|l| integers(&l)).transpose()?;
+        let labels = data.labels(sample)?.map(|l| Labels::of(&l)).transpose()?;
         reference.with_answers(sample, &inputs, |answers| {
             for (k, (a, b)) in answers.iter().zip(&measured).enumerate() {
                 let axis = if a.dtype().is_float() { class_axis(original, values[k], a.rank()) } else { None };
                 lock(&gathered[k]).update(sample, a, b, axis).map_err(|e| e.value(&names[k]))?;
                 if let Some(labels) = &labels {
-                    let right = [right(a, axis, labels)?, right(b, axis, labels)?];
-                    if let [Some(first), Some(second)] = right {
-                        let mut l = lock(&labelled[k]);
-                        l.count += labels.len() as u64;
-                        l.right[0] += first;
-                        l.right[1] += second;
-                    }
+                    lock(&labelled[k]).update(sample, [a, b], axis, labels)?;
                 }
             }
             Ok(())
         })
     })?;
-    let mut all = names.iter().zip(labelled.into_iter().map(into_inner)).filter(|(_, l)| l.count > 0);
-    let accuracy = all.next().map(|(name, l)| Accuracy {
-        output: name.clone(),
+    let labelled: Vec<(&String, Labelled)> = names.iter().zip(labelled.into_iter().map(into_inner)).collect();
+    let accuracy = labelled.iter().find(|(_, l)| l.count > 0 && l.misfit().is_none()).map(|(name, l)| Accuracy {
+        output: (*name).clone(),
         count: l.count,
         original: l.right[0],
         quantized: l.right[1],
     });
+    let misfits = labelled.iter().filter_map(|(name, l)| l.misfit().map(|m| (*name, m)));
+    let misfit = misfits.filter(|_| accuracy.is_none()).min_by_key(|(_, m)| !m.wrong);
+    let misfit = misfit.map(|(name, m)| (name.clone(), m));
     let outputs = gathered.into_iter().map(into_inner).zip(names).map(|(g, name)| g.metrics(name.clone())).collect();
-    Ok(Comparison { samples: samples.len(), outputs, accuracy })
+    Ok(Comparison { samples: samples.len(), outputs, accuracy, misfit })
 }
 
 fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -162,35 +156,6 @@ fn into_inner<T>(of: Mutex<T>) -> T {
 
 pub(super) fn output_names(model: &Model) -> Vec<String> {
     model.graph(model.main()).outputs().iter().map(|&v| model.value(v).name().to_owned()).collect()
-}
-
-/// Labels as whole numbers; some files keep them as floating point.
-fn integers(labels: &Tensor) -> Result<Vec<i64>> {
-    if labels.dtype().is_float() {
-        return Ok(labels.to_f32()?.into_iter().map(|v| v.round() as i64).collect());
-    }
-    labels.to_i64()
-}
-
-/// How many answers of an output are right; `None` if the labels do not fit it.
-fn right(output: &Tensor, axis: Option<usize>, labels: &[i64]) -> Result<Option<u64>> {
-    let rows = |axis: usize| output.len() / output.dims()[axis].max(1);
-    let count = |answers: Vec<i64>| answers.iter().zip(labels).filter(|(a, l)| a == l).count() as u64;
-    if labels.is_empty() || output.is_empty() {
-        return Ok(None);
-    }
-    let axis = axis.filter(|&axis| output.dims().get(axis).is_some_and(|&c| c > 1) && rows(axis) == labels.len());
-    if let Some(axis) = axis {
-        let answers = answers(&numbers(output)?, output.dims(), axis);
-        return Ok(Some(count(answers.into_iter().map(|a| a as i64).collect())));
-    }
-    if output.len() != labels.len() {
-        return Ok(None);
-    }
-    if output.dtype().is_float() {
-        return Ok(Some(count(numbers(output)?.into_iter().map(|v| i64::from(v > 0.5)).collect())));
-    }
-    Ok(Some(count(output.to_i64()?)))
 }
 
 #[cfg(test)]
@@ -290,13 +255,5 @@ mod tests {
                 assert_eq!(same.least_sqnr(), Some(f64::INFINITY), "{text}");
             }
         }
-    }
-
-    #[test]
-    fn one_number_for_each_label() {
-        let probability = Tensor::from_f32(&[4, 1], &[0.2, 0.7, 0.5, 0.9]);
-        assert_eq!(right(&probability, Some(1), &[0, 1, 1, 1]).unwrap(), Some(3));
-        assert_eq!(right(&probability, Some(1), &[0, 1]).unwrap(), None);
-        assert_eq!(right(&Tensor::from_i64(&[2], &[4, 5]), None, &[4, 4]).unwrap(), Some(1));
     }
 }

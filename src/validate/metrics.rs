@@ -34,6 +34,8 @@ pub struct OutputMetrics {
     pub count: u64,
     /// Numbers that are NaN or infinite in one and not the same in the other. They take part in nothing else.
     pub not_finite: u64,
+    /// Numbers of the original that are NaN or infinite.
+    pub original_not_finite: u64,
     /// Samples whose output has another shape, which are not compared.
     pub other_shapes: u64,
 }
@@ -60,6 +62,7 @@ pub(super) struct Gathered {
     same_answers: u64,
     count: u64,
     not_finite: u64,
+    original_not_finite: u64,
     other_shapes: u64,
 }
 
@@ -104,6 +107,7 @@ impl Gathered {
             return Ok(());
         }
         let (a_values, b_values) = (numbers(a)?, numbers(b)?);
+        self.original_not_finite += a_values.iter().filter(|x| !x.is_finite()).count() as u64;
         let (mut signal, mut noise, mut product, mut other) = (0f64, 0f64, 0f64, 0f64);
         let (mut max_error, mut count, mut not_finite) = (-1f64, 0u64, 0u64);
         for (&x, &y) in a_values.iter().zip(&b_values) {
@@ -170,6 +174,7 @@ impl Gathered {
             same_answers: self.same_answers,
             count: self.count,
             not_finite: self.not_finite,
+            original_not_finite: self.original_not_finite,
             other_shapes: self.other_shapes,
         }
     }
@@ -201,7 +206,7 @@ mod tests {
     fn odd_numbers_are_counted_apart() {
         let inf = f32::INFINITY;
         let m = metrics(&[(&[f32::NAN, inf, 1.0, 2.0], &[f32::NAN, -inf, f32::NAN, 2.0])], Some(1));
-        assert_eq!((m.not_finite, m.count, m.sqnr_db), (2, 1, inf.into()));
+        assert_eq!((m.not_finite, m.original_not_finite, m.count, m.sqnr_db), (2, 2, 1, inf.into()));
         assert_eq!(m.same_answers, 0);
         let same = metrics(&[(&[0.0, 0.0], &[0.0, 0.0])], None);
         assert_eq!((same.sqnr_db, same.cosine, same.agreement()), (f64::INFINITY, 1.0, None));

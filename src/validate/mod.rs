@@ -3,6 +3,7 @@
 pub mod check;
 pub mod classes;
 pub mod compare;
+mod labels;
 mod metrics;
 mod reference;
 mod runnable;
@@ -10,5 +11,6 @@ pub mod sensitivity;
 
 pub use check::{check, check_interface};
 pub use compare::{Accuracy, Comparison, compare, compare_with};
+pub use labels::Misfit;
 pub use metrics::OutputMetrics;
 pub use reference::Reference;

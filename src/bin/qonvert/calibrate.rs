@@ -48,7 +48,9 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let bar = Bar::new(common);
     let read = ReadOptions { force: args.force };
     let data = Some(args.calibration.clone());
-    let job = Job { data, read, progress: &bar, ..Job::new(&args.model, &args.output, &settings) };
+    let mut files = args.scheme.files();
+    args.merge.iter().for_each(|path| files.read("--merge", path));
+    let job = Job { data, read, files, progress: &bar, ..Job::new(&args.model, &args.output, &settings) };
     let done = pipeline::quantize(&job);
     bar.finish();
     let done = done?;
@@ -57,6 +59,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         noticed.extend(table.merge(other));
     }
     table.save(&args.output)?;
+    args.scheme.dump(&settings)?;
     if !common.quiet {
         let (values, samples) = (count(table.ranges.len(), "value"), count(done.samples.len(), "sample"));
         let mut text = format!("written: {} with the ranges of {values} on {samples}\n", args.output.display());

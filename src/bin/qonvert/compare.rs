@@ -31,7 +31,7 @@ pub struct Args {
     /// pictures
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
-    /// The most samples to use, evenly spread over the data; all if not given
+    /// The most samples to use, evenly spread over the data; 0, as if not given, uses all
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
     /// The figures as JSON
@@ -56,6 +56,8 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let mut config = Config::default();
     args.image.apply(&mut config);
+    let proof = &mut config.proof;
+    (proof.min_sqnr, proof.min_agreement, proof.max_drop) = (args.min_sqnr, args.min_agreement, args.max_drop);
     config.check()?;
     let bar = Bar::new(common);
     bar.step("compare");
@@ -76,8 +78,11 @@ fn compare(args: &Args, config: &Config, bar: &Bar) -> anyhow::Result<Report> {
     let options = DatasetOptions { images: config.calibration.image.options() };
     let data = pipeline::open_data(&args.data, &a, &options)?;
     let mut samples: Vec<usize> = (0..data.len()).collect();
-    pipeline::thin(&mut samples, args.samples.unwrap_or(usize::MAX).max(1));
+    pipeline::thin(&mut samples, args.samples.filter(|&n| n > 0).unwrap_or(usize::MAX));
     let compared = validate::compare(&Tract, &a, &b, &data, &samples, &|done, total| bar.part(done, total))?;
+    let mut diagnostics = data.notes().to_vec();
+    diagnostics.extend(pipeline::odd_outputs(&compared));
+    diagnostics.extend(pipeline::check_labels(&compared, &data)?);
     // Two models may differ as much as they like: no floor here.
     let mut proof = pipeline::proof_of(&a, &compared, f64::NEG_INFINITY);
     proof.unseen = samples.len();
@@ -87,7 +92,7 @@ fn compare(args: &Args, config: &Config, bar: &Bar) -> anyhow::Result<Report> {
         model: args.a.display().to_string(),
         output: Some(args.b.display().to_string()),
         proof: Some(proof),
-        diagnostics: pipeline::odd_outputs(&compared),
+        diagnostics,
         ..Report::default()
     };
     report.judge();

@@ -21,7 +21,7 @@ const EXAMPLE: &str = "\
 Example:
   qonvert quantize model.onnx -o model.int8.onnx --calibration data.npz
 
-Exit codes: 0 done; 1 written, but a gate failed or the model collapsed; 2 error, nothing written.
+Exit codes: 0 done; 1 written, but a gate failed or an output is lost; 2 error, nothing written.
 `qonvert help COMMAND` tells more.";
 
 /// What every subcommand takes.
@@ -65,6 +65,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(&cli.common);
     keep_caught_panics_quiet();
+    clean_up_when_interrupted();
     let run = || {
         if let Some(threads) = cli.common.threads {
             let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
@@ -86,6 +87,18 @@ fn keep_caught_panics_quiet() {
             usual(info);
         }
     }));
+}
+
+/// On SIGINT, SIGTERM and SIGHUP no file that is not complete stays behind.
+fn clean_up_when_interrupted() {
+    let handler = || {
+        qonvert::files::discard_drafts();
+        std::process::exit(130);
+    };
+    // Without a handler the program ends all the same.
+    if let Err(e) = ctrlc::set_handler(handler) {
+        log::info!("interrupts are not handled: {e}");
+    }
 }
 
 /// The log goes to stderr: warnings, and with each `-v` one level more.

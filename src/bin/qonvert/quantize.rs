@@ -2,10 +2,11 @@
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use qonvert::{
     calibrate::Table,
     config::Config,
+    files::{self, Files},
     onnx_file::ReadOptions,
     pipeline::{self, Job},
     plan::Plan,
@@ -78,7 +79,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Plan")]
     dump_plan: Option<PathBuf>,
     /// Carry out this plan, perhaps edited, instead of making one
-    #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with = "ranges")]
+    #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with_all = [
+        "ranges", "target", "samples", "observer", "percentile", "activation_type", "weight_type", "per_tensor", "symmetric",
+        "reduce_range", "keep_float", "everywhere", "no_bias_correction",
+    ])]
     plan: Option<PathBuf>,
     /// Keep weights in a file of their own beside the model (above 2 GB that happens anyway)
     #[arg(long, help_heading = "File")]
@@ -90,16 +94,13 @@ pub struct Args {
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let settings = args.scheme.settings(|config| args.apply(config))?;
-    let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|f| !f.is_dir()) {
-        bail!("there is no folder {}", folder.display()); // known before the work, not after it
-    }
     let bar = Bar::new(common);
     let job = Job {
         data: args.calibration.clone(),
         evaluation: args.evaluation.clone(),
         ranges: ranges(&args.ranges)?,
         plan: args.plan.as_deref().map(read_plan).transpose()?,
+        files: args.files(),
         read: ReadOptions { force: args.force },
         progress: &bar,
         ..Job::new(&args.model, &args.output, &settings)
@@ -111,16 +112,26 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     bar.finish();
     let (report, plan) = outcome?;
     if let Some((path, yaml)) = plan {
-        fs::write(path, yaml?).with_context(|| format!("cannot write the plan to {}", path.display()))?;
+        files::write(path, "the plan", yaml?.as_bytes())?;
     }
     if let Some(path) = &args.report {
-        let text = json::render(&report)?;
-        fs::write(path, text).with_context(|| format!("cannot write the report to {}", path.display()))?;
+        files::write(path, "the report", json::render(&report)?.as_bytes())?;
     }
+    args.scheme.dump(&settings)?;
     tell(&report, common)
 }
 
 impl Args {
+    /// The files that the flags name, but for those of the job itself.
+    fn files(&self) -> Files {
+        let mut files = self.scheme.files();
+        self.ranges.iter().for_each(|path| files.read("--ranges", path));
+        self.plan.iter().for_each(|path| files.read("--plan", path));
+        self.dump_plan.iter().for_each(|path| files.write("--dump-plan", path));
+        self.report.iter().for_each(|path| files.write("--report", path));
+        files
+    }
+
     fn apply(&self, config: &mut Config) {
         let proof = &mut config.proof;
         proof.min_sqnr = self.min_sqnr.or(proof.min_sqnr);

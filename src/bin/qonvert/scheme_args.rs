@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use qonvert::{
+    Error,
     calibrate::dataset::{Channels, Layout},
     config::{Config, FloatWeights, Rule, StackTraces},
+    files::{self, Files},
     ir::DType,
     scheme::Settings,
 };
@@ -94,17 +95,34 @@ pub struct ImageArgs {
 }
 
 impl SchemeArgs {
-    /// Preset, file and flags together, written to `--dump-config` if that is asked for.
+    /// Preset, file and flags together.
     pub fn settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
         let mut config = Config::load(self.preset.as_deref(), self.config.as_deref())?;
         self.apply(&mut config);
         adjust(&mut config);
-        let settings = Settings::new(config)?;
-        if let Some(path) = &self.dump_config {
-            std::fs::write(path, settings.config.to_yaml()?)
-                .with_context(|| format!("cannot write the configuration to {}", path.display()))?;
+        if self.percentile.is_some() && !config.uses_observer("percentile") {
+            let text = format!("--percentile has no effect: the observer is {}", config.activation.observer);
+            return Err(Error::config(text).help("add --observer percentile, or leave --percentile out").into());
         }
-        Ok(settings)
+        Ok(Settings::new(config)?)
+    }
+
+    /// The files that these flags name.
+    pub fn files(&self) -> Files {
+        let mut files = Files::default();
+        self.config.iter().for_each(|path| files.read("--config", path));
+        self.preset.iter().for_each(|path| files.read("--preset", path)); // a name is a file that is not there
+        self.target.iter().for_each(|path| files.read("--target", path));
+        self.dump_config.iter().for_each(|path| files.write("--dump-config", path));
+        files
+    }
+
+    /// Writes the configuration to `--dump-config` if that is asked for.
+    pub fn dump(&self, settings: &Settings) -> anyhow::Result<()> {
+        if let Some(path) = &self.dump_config {
+            files::write(path, "the configuration", settings.config.to_yaml()?.as_bytes())?;
+        }
+        Ok(())
     }
 
     fn apply(&self, config: &mut Config) {

@@ -114,6 +114,10 @@ fn members(file: File) -> Vec<Result<Array>> {
         .collect()
 }
 
+fn called(name: &str) -> String {
+    if name.is_empty() { "the array".into() } else { format!("array {name:?}") }
+}
+
 /// Puts the array's name into an error about its header.
 fn about(name: &str, e: Error) -> Error {
     let named = Error::data(format!("array {name:?}: {}", e.message()));
@@ -124,11 +128,16 @@ fn about(name: &str, e: Error) -> Error {
 }
 
 impl Array {
+    /// How messages call it: a `.npy` file has only one, without a name.
+    pub fn called(&self) -> String {
+        called(&self.name)
+    }
+
     /// Checks that `size` bytes can hold header and elements.
     fn new(name: String, header: Header, place: Place, size: u64) -> Result<Self> {
         let need = header.len + header.byte_len()?;
         if size < need {
-            let text = format!("array {name:?} of shape {:?} needs {need} bytes, the file has {size}", header.dims);
+            let text = format!("{} of shape {:?} needs {need} bytes, the file has {size}", called(&name), header.dims);
             return Err(Error::data(text).help("was it cut off while it was copied?"));
         }
         Ok(Self { name, header, place, source: Mutex::new(None) })
@@ -146,7 +155,7 @@ impl Array {
                 let mut bytes = vec![0; count * element];
                 file.seek(SeekFrom::Start(*offset + (start * element) as u64))
                     .and_then(|_| file.read_exact(&mut bytes))
-                    .map_err(|e| Error::data(format!("array {:?} cannot be read", self.name)).source(e))?;
+                    .map_err(|e| Error::data(format!("{} cannot be read", self.called())).source(e))?;
                 bytes
             }
             None => return Err(Error::bug("a source was just made")),
@@ -176,7 +185,7 @@ impl Array {
                 let mut all = vec![0; self.header.byte_len()? as usize];
                 file.seek(SeekFrom::Start(offset))
                     .and_then(|_| file.read_exact(&mut all))
-                    .map_err(|e| Error::data(format!("array {:?} cannot be read", self.name)).source(e))?;
+                    .map_err(|e| Error::data(format!("{} cannot be read", self.called())).source(e))?;
                 all
             }
         };

@@ -6,13 +6,15 @@ use super::{
     convert::{may_convert, rounds},
 };
 use crate::{
-    diagnostics::Diagnostic,
+    diagnostics::{Diagnostic, count},
     error::{Error, Result},
     ir::Dim,
 };
 
 /// Names of arrays that hold what the model should answer, unless an input is called so.
-const LABELS: [&str; 3] = ["labels", "label", "y"];
+const LABELS: [&str; 3] = ["labels", "label", AMBIGUOUS];
+/// May as well hold something else: what does not look like labels is none.
+pub(super) const AMBIGUOUS: &str = "y";
 
 /// How samples are cut from an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,23 +36,37 @@ pub struct Feeds {
     pub inputs: Vec<Feed>,
     /// The labels.
     pub labels: Option<Feed>,
+    /// Whether their array has a name that says little.
+    pub ambiguous_labels: bool,
     /// Samples in the file.
     pub len: usize,
 }
 
-/// Finds an array for each input. `whole` takes each array as one sample.
-pub fn match_feeds(file: &Archive, specs: &[InputSpec], whole: bool, notes: &mut Vec<Diagnostic>) -> Result<Feeds> {
+/// Where samples lie in an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Along axis 0.
+    Rows,
+    /// The array is one sample, with or without a batch axis.
+    Whole,
+    /// One without a batch axis is one sample; else as [`Cut::Rows`].
+    Either,
+}
+
+/// Finds an array for each input.
+pub fn match_feeds(file: &Archive, specs: &[InputSpec], how: Cut, notes: &mut Vec<Diagnostic>) -> Result<Feeds> {
     let found = assign(file, specs, notes)?;
     let mut inputs = Vec::new();
     for (spec, &array) in specs.iter().zip(&found) {
-        inputs.push(cut(spec, array, &file.arrays()[array], whole, notes).map_err(|e| e.value(&spec.name))?);
+        inputs.push(cut(spec, array, &file.arrays()[array], how, notes).map_err(|e| e.value(&spec.name))?);
     }
     let len = agree(specs, &inputs, file)?;
     let is_label = |a: &Array| LABELS.contains(&a.name.to_lowercase().as_str());
     let spare = (0..file.arrays().len()).filter(|i| !found.contains(i));
     let labels = spare.into_iter().find(|&i| is_label(&file.arrays()[i]));
-    let labels = labels.and_then(|i| label_feed(i, &file.arrays()[i], &inputs, len, notes));
-    Ok(Feeds { inputs, labels, len })
+    let ambiguous_labels = labels.is_some_and(|i| file.arrays()[i].name.eq_ignore_ascii_case(AMBIGUOUS));
+    let labels = labels.map(|i| label_feed(i, &file.arrays()[i], &inputs, len, notes)).transpose()?.flatten();
+    Ok(Feeds { inputs, labels, ambiguous_labels, len })
 }
 
 /// The array of each input: by name; by order if no name is known and there are as many arrays as inputs.
@@ -126,19 +142,19 @@ fn fits(want: &[Dim], have: &[usize]) -> bool {
 }
 
 /// How samples for `spec` are cut from `array`.
-fn cut(spec: &InputSpec, index: usize, array: &Array, whole: bool, notes: &mut Vec<Diagnostic>) -> Result<Feed> {
+fn cut(spec: &InputSpec, index: usize, array: &Array, how: Cut, notes: &mut Vec<Diagnostic>) -> Result<Feed> {
     let (have, from) = (&array.header.dims, array.header.dtype);
     if !may_convert(from, spec.dtype) {
-        let text = format!("the input takes {}, array {:?} holds {from}", spec.dtype, array.name);
+        let text = format!("the input takes {}, {} holds {from}", spec.dtype, array.called());
         return Err(Error::data(text).help(format!("save it as {}", spec.dtype)));
     }
     if rounds(from, spec.dtype) {
-        let text = format!("array {:?} holds {from}; it is rounded to the input's {}", array.name, spec.dtype);
+        let text = format!("{} holds {from}; it is rounded to the input's {}", array.called(), spec.dtype);
         notes.push(Diagnostic::note("data_rounded", text).on(&spec.name));
     }
     let wrong = || {
         let want = spec.dims.as_deref().unwrap_or_default();
-        let text = format!("the input has shape {}, array {:?} has shape {have:?}", show(want), array.name);
+        let text = format!("the input has shape {}, {} has shape {have:?}", show(want), array.called());
         Error::data(text).help("samples lie along axis 0, each of the input's shape")
     };
     let stack = |rows: usize, dims: Vec<usize>| {
@@ -150,10 +166,12 @@ fn cut(spec: &InputSpec, index: usize, array: &Array, whole: bool, notes: &mut V
         let Some((_, rest)) = have.split_first() else { return Ok(constant(index, have)) };
         return Ok(stack(1, [&[1], rest].concat()));
     };
+    let whole = how == Cut::Whole;
     if whole && fits(want, have) {
         return Ok(Feed { array: index, rows: 0, dims: have.clone(), samples: Some(1) });
     }
-    if whole && !want.is_empty() && fits(&want[1..], have) && want[0].known().is_none_or(|b| b == 1) {
+    let one = how != Cut::Rows && have.len() + 1 == want.len();
+    if one && fits(&want[1..], have) && want[0].known().is_none_or(|b| b == 1) {
         return Ok(Feed { array: index, rows: 0, dims: [&[1], &have[..]].concat(), samples: Some(1) });
     }
     if whole {
@@ -165,8 +183,12 @@ fn cut(spec: &InputSpec, index: usize, array: &Array, whole: bool, notes: &mut V
         if rows == 0 || !fits(&want[1..], &have[1..]) {
             return Err(wrong());
         }
+        if have[0] < rows {
+            let text = format!("the input takes batches of {rows}, {} has {}", array.called(), count(have[0], "row"));
+            return Err(Error::data(text).help("give more rows, or export the model with a free batch size"));
+        }
         if have[0] % rows != 0 {
-            let text = format!("{} rows make {} batches of {rows}; the rest is left out", have[0], have[0] / rows);
+            let text = format!("{} rows in batches of {rows}: the last {} left out", have[0], have[0] % rows);
             notes.push(Diagnostic::note("rest_left_out", text).on(&spec.name));
         }
         return Ok(stack(rows, [&[rows], &have[1..]].concat()));
@@ -193,15 +215,34 @@ fn agree(specs: &[InputSpec], feeds: &[Feed], file: &Archive) -> Result<usize> {
     Ok(len)
 }
 
-/// Labels are used only if there are as many as samples; a batch of rows has as many labels as rows.
-fn label_feed(index: usize, array: &Array, inputs: &[Feed], len: usize, notes: &mut Vec<Diagnostic>) -> Option<Feed> {
+/// One label for each sample, or one for each row of its batch. An array that is called so and does not fit is an error,
+/// for accuracy on labels of other samples would be worse than none.
+fn label_feed(
+    index: usize,
+    array: &Array,
+    inputs: &[Feed],
+    len: usize,
+    notes: &mut Vec<Diagnostic>,
+) -> Result<Option<Feed>> {
     let have = &array.header.dims;
     let rows = inputs.iter().map(|f| f.rows).max().unwrap_or(0).max(1);
-    if have.first().is_none_or(|&n| n / rows != len) {
-        let text =
-            format!("array {:?} of shape {have:?} does not give one label for each of {len} samples", array.name);
-        notes.push(Diagnostic::warning("labels_do_not_fit", text));
-        return None;
+    if have.is_empty() && len * rows == 1 {
+        return Ok(Some(Feed { array: index, rows: 0, dims: vec![1], samples: Some(1) }));
     }
-    Some(Feed { array: index, rows, dims: [&[rows], &have[1..]].concat(), samples: Some(len) })
+    // Rows that make no whole batch are left out, of labels as of inputs.
+    let want = len * rows;
+    let fits = have.first().is_some_and(|&n| n >= want && n < want + rows);
+    if fits {
+        return Ok(Some(Feed { array: index, rows, dims: [&[rows], &have[1..]].concat(), samples: Some(len) }));
+    }
+    let each = if rows > 1 { format!("{len} batches of {rows}") } else { count(len, "sample") };
+    let text = match have.first() {
+        Some(n) => format!("{} has {} for {each}", array.called(), count(*n, "label")),
+        None => format!("{} is one number for {each}", array.called()),
+    };
+    if array.name.eq_ignore_ascii_case(AMBIGUOUS) {
+        notes.push(Diagnostic::warning("labels_do_not_fit", text));
+        return Ok(None);
+    }
+    Err(Error::data(text).help("give one class number for each row, or rename the array if it holds no labels"))
 }

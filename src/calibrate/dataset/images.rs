@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{InputSpec, convert::convert};
 use crate::{
+    diagnostics::{Diagnostic, count as plural},
     error::{Error, Result},
     ir::{DType, Dim, Tensor},
 };
@@ -37,6 +38,14 @@ impl Channels {
     fn count(self) -> usize {
         if self == Self::Gray { 1 } else { 3 }
     }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rgb => "rgb",
+            Self::Bgr => "bgr",
+            Self::Gray => "gray",
+        }
+    }
 }
 
 /// How pictures become numbers: resized, scaled by 1/255, then `(x - mean) / std` for each channel.
@@ -53,6 +62,51 @@ pub struct ImageOptions {
     pub layout: Option<Layout>,
     /// Gray for inputs of one channel, else red, green, blue.
     pub channels: Option<Channels>,
+}
+
+/// Numbers beyond this come of no normalisation that a model is trained with; raw pixels reach 255.
+const FAR: f32 = 256.0;
+
+impl ImageOptions {
+    /// What looks wrong in numbers that normalise pictures.
+    pub(super) fn diagnose(&self) -> Option<Diagnostic> {
+        let or = |list: &[f32], i: usize, default: f32| match list {
+            [] => default,
+            [one] => *one,
+            more => more.get(i).copied().unwrap_or(default),
+        };
+        let channels = 0..self.mean.len().max(self.std.len());
+        let ends = channels.flat_map(|i| [0.0, 1.0].map(|p| (p - or(&self.mean, i, 0.0)) / or(&self.std, i, 1.0)));
+        let (lo, hi) = ends.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), x| (lo.min(x), hi.max(x)));
+        let of_bytes = self.mean.iter().any(|m| m.abs() > 1.0) || self.std.iter().any(|&s| s > 2.0);
+        if !of_bytes && -lo <= FAR && hi <= FAR {
+            return None;
+        }
+        let text = format!("--mean and --std bring pixels to {lo:.3} to {hi:.3}");
+        let help = if of_bytes {
+            "they are for pixels from 0 to 1: divide numbers that are meant for 0 to 255 by 255"
+        } else {
+            "pixels are from 0 to 1 before they are normalised: compare with what the model was trained on"
+        };
+        Some(Diagnostic::warning("odd_normalisation", text).help(help))
+    }
+
+    /// Says so where options for pictures are set and there are none.
+    pub(super) fn idle(&self) -> Option<Diagnostic> {
+        let set = [
+            ("--image-size", self.size.is_some()),
+            ("--mean", self.mean.iter().any(|&m| m != 0.0)),
+            ("--std", self.std.iter().any(|&s| s != 1.0)),
+            ("--layout", self.layout.is_some()),
+            ("--channels", self.channels.is_some()),
+        ];
+        let idle: Vec<&str> = set.iter().filter(|(_, set)| *set).map(|(flag, _)| *flag).collect();
+        (!idle.is_empty()).then(|| {
+            let text = format!("no effect of {}: the data is arrays, not pictures", idle.join(", "));
+            Diagnostic::warning("settings_without_effect", text)
+                .help("arrays are fed as they are: normalise them before")
+        })
+    }
 }
 
 /// Pictures of a folder, and what is made of them.
@@ -105,8 +159,9 @@ impl Images {
         let channels = options.channels.unwrap_or(if count == Some(1) { Channels::Gray } else { Channels::Rgb });
         if count.is_some_and(|c| c != channels.count()) {
             let text = format!(
-                "the input has {} channels, {channels:?} pictures have {}",
-                count.unwrap_or(0),
+                "the input has {}, {} pictures have {}",
+                plural(count.unwrap_or(0), "channel"),
+                channels.name(),
                 channels.count()
             );
             return Err(Error::config(text).help("set --layout and --channels as the model needs them"));
@@ -142,6 +197,10 @@ impl Images {
             );
         }
         let batch = if batched { dims[0].known().unwrap_or(1).max(1) } else { 1 };
+        if paths.len() < batch {
+            let text = format!("the input takes batches of {batch}, the data has {}", plural(paths.len(), "picture"));
+            return Err(Error::data(text).help("give more, or export the model with a free batch size"));
+        }
         Ok(Self { paths, width, height, layout, channels, mean, std, dtype: spec.dtype, batch, batched })
     }
 
@@ -231,13 +290,37 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_an_error() {
         let plain = ImageOptions::default();
+        let one = || vec![PathBuf::from("a.png")];
         let new =
-            |dims: &[i64], options: &ImageOptions| Images::new(vec![], &spec(dims, DType::Float), options).map(|_| ());
+            |dims: &[i64], options: &ImageOptions| Images::new(one(), &spec(dims, DType::Float), options).map(|_| ());
         assert!(new(&[1, 3, -1, -1], &plain).unwrap_err().help_text().unwrap().contains("--image-size"));
         assert!(new(&[1, 10], &plain).is_err());
         assert!(new(&[1, 5, 8, 8], &plain).is_err());
         assert!(new(&[1, 3, 8, 8], &ImageOptions { size: Some((8, 9)), ..plain.clone() }).is_err());
         assert!(new(&[1, 3, 8, 8], &ImageOptions { mean: vec![0.1, 0.2], ..plain.clone() }).is_err());
-        assert!(new(&[1, 3, 8, 8], &ImageOptions { std: vec![0.0], ..plain }).is_err());
+        assert!(new(&[1, 3, 8, 8], &ImageOptions { std: vec![0.0], ..plain.clone() }).is_err());
+        let few = new(&[4, 3, 8, 8], &plain).unwrap_err().to_string();
+        assert!(few.contains("batches of 4, the data has 1 picture"), "{few}");
+        let gray = ImageOptions { channels: Some(Channels::Gray), ..plain };
+        let text = new(&[1, 3, 8, 8], &gray).unwrap_err().to_string();
+        assert!(text.contains("the input has 3 channels, gray pictures have 1"), "{text}");
+    }
+
+    #[test]
+    fn normalisation_that_looks_wrong_or_has_no_effect() {
+        let of = |mean: &[f32], std: &[f32]| ImageOptions { mean: mean.into(), std: std.into(), ..Default::default() };
+        for (mean, std, odd) in [
+            (&[0.485, 0.456, 0.406][..], &[0.229, 0.224, 0.225][..], false),
+            (&[0.0], &[1.0], false),
+            (&[0.4, 0.4, 0.4], &[1.0 / 255.0], false),
+            (&[123.675, 116.28, 103.53], &[58.395, 57.12, 57.375], true),
+            (&[127.5], &[0.5], true),
+            (&[0.5], &[0.001], true),
+        ] {
+            assert_eq!(of(mean, std).diagnose().is_some(), odd, "{mean:?} {std:?}");
+        }
+        assert!(of(&[0.0], &[1.0]).idle().is_none());
+        let text = ImageOptions { layout: Some(Layout::Nhwc), ..of(&[0.5], &[1.0]) }.idle().unwrap().to_string();
+        assert!(text.contains("no effect of --mean, --layout"), "{text}");
     }
 }

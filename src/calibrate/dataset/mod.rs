@@ -19,7 +19,7 @@ use std::{
 use self::{
     archive::Archive,
     convert::convert,
-    feed::{Feed, Feeds, match_feeds},
+    feed::{Cut, Feed, Feeds, match_feeds},
     images::{Images, is_image},
 };
 pub use self::{
@@ -28,7 +28,7 @@ pub use self::{
 };
 use super::observers::TensorStats;
 use crate::{
-    diagnostics::Diagnostic,
+    diagnostics::{Diagnostic, count},
     error::{Error, Result},
     ir::{DType, Dim, Model, Tensor},
 };
@@ -98,7 +98,7 @@ impl Dataset {
     ///
     /// In a file, samples lie along axis 0. An array of the input's own rank gives `[i:i+1]` (batches of the input's
     /// size, if that is fixed), one rank more gives `[i]`, a scalar goes to every sample. In a folder each `.npy` file
-    /// is one sample. Errors name the input, what it takes and what was found.
+    /// is one sample, and so is a `.npz` file whose arrays lack the batch axis. Errors name the input, what it takes and what was found.
     pub fn open(path: &Path, specs: &[InputSpec], options: &DatasetOptions) -> Result<Self> {
         if specs.is_empty() {
             return Err(Error::data("the model has no inputs to feed"));
@@ -110,8 +110,12 @@ impl Dataset {
         } else if is_image(path) {
             images(vec![path.into()], specs, options)?
         } else {
-            files(vec![path.into()], specs, false, &mut notes)?
+            files(vec![path.into()], specs, Cut::Rows, &mut notes)?
         };
+        match &source {
+            Source::Images(_) => notes.extend(options.images.diagnose()),
+            Source::Files { .. } => notes.extend(options.images.idle()),
+        }
         let data = Self { specs: specs.to_vec(), source, notes };
         if data.len() == 0 {
             return Err(Error::data("the data holds no samples").file(path));
@@ -159,6 +163,14 @@ impl Dataset {
     pub fn has_labels(&self) -> bool {
         match &self.source {
             Source::Files { files, .. } => files.iter().all(|f| f.feeds.labels.is_some()),
+            Source::Images(_) => false,
+        }
+    }
+
+    /// Whether the labels are called so, and are not just an array by a name that labels often have.
+    pub fn surely_labels(&self) -> bool {
+        match &self.source {
+            Source::Files { files, .. } => files.iter().all(|f| !f.feeds.ambiguous_labels),
             Source::Images(_) => false,
         }
     }
@@ -224,11 +236,11 @@ fn read(archive: &Archive, feed: &Feed, at: usize, dtype: DType) -> Result<Tenso
 }
 
 /// Opens each file once to see what it holds.
-fn files(paths: Vec<PathBuf>, specs: &[InputSpec], whole: bool, notes: &mut Vec<Diagnostic>) -> Result<Source> {
+fn files(paths: Vec<PathBuf>, specs: &[InputSpec], how: Cut, notes: &mut Vec<Diagnostic>) -> Result<Source> {
     let (mut files, mut before) = (Vec::new(), 0);
     for path in paths {
         let mut own = Vec::new();
-        let feeds = match_feeds(&Archive::open(&path)?, specs, whole, &mut own).map_err(|e| e.file(&path))?;
+        let feeds = match_feeds(&Archive::open(&path)?, specs, how, &mut own).map_err(|e| e.file(&path))?;
         for note in own {
             if !notes.contains(&note) {
                 notes.push(note);
@@ -237,6 +249,11 @@ fn files(paths: Vec<PathBuf>, specs: &[InputSpec], whole: bool, notes: &mut Vec<
         let len = feeds.len;
         files.push(DataFile { path, before, feeds });
         before += len;
+    }
+    let labelled = files.iter().filter(|f| f.feeds.labels.is_some()).count();
+    if (1..files.len()).contains(&labelled) {
+        let text = format!("{labelled} of {} have labels, so accuracy is not measured", count(files.len(), "file"));
+        notes.push(Diagnostic::warning("labels_missing", text));
     }
     Ok(Source::Files { files, opened: Mutex::default() })
 }
@@ -249,34 +266,55 @@ fn images(paths: Vec<PathBuf>, specs: &[InputSpec], options: &DatasetOptions) ->
     }
 }
 
+/// The files that data at this path consists of: itself, or what a folder holds of arrays and pictures.
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.into()];
+    }
+    let mut all = Vec::new();
+    // What cannot be listed is said when the data is opened.
+    let _ = walk(path, 0, &mut all);
+    all.retain(|p| has_extension(p, "npz") || has_extension(p, "npy") || is_image(p));
+    all
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+}
+
 /// A folder holds either arrays or pictures, in the order of their names; pictures also in folders below.
 fn folder(path: &Path, specs: &[InputSpec], options: &DatasetOptions, notes: &mut Vec<Diagnostic>) -> Result<Source> {
     let mut all = Vec::new();
     walk(path, 0, &mut all)?;
     all.sort();
-    let is = |p: &Path, extension: &str| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
     let pick = |keep: &dyn Fn(&Path) -> bool| -> Vec<PathBuf> { all.iter().filter(|p| keep(p)).cloned().collect() };
-    let (npz, npy, pictures) = (pick(&|p| is(p, "npz")), pick(&|p| is(p, "npy")), pick(&is_image));
+    let (npz, npy, pictures) =
+        (pick(&|p| has_extension(p, "npz")), pick(&|p| has_extension(p, "npy")), pick(&is_image));
     let kinds = [npz.len(), npy.len(), pictures.len()];
     if kinds.iter().filter(|n| **n > 0).count() > 1 {
-        let text = format!("the folder mixes {} .npz, {} .npy files and {} pictures", kinds[0], kinds[1], kinds[2]);
+        let text = format!(
+            "the folder mixes {}, {} and {}",
+            count(kinds[0], ".npz file"),
+            count(kinds[1], ".npy file"),
+            count(kinds[2], "picture")
+        );
         return Err(Error::data(text).file(path).help("give each kind a folder of its own"));
     }
     let used = kinds.iter().sum::<usize>();
     if used == 0 {
-        return Err(Error::data(format!("none of the {} files here is data", all.len()))
+        return Err(Error::data(format!("of {} here none is data", count(all.len(), "file")))
             .file(path)
             .help("use .npz, .npy, .jpg, .png, .bmp or .webp files"));
     }
     if used < all.len() {
-        notes.push(Diagnostic::note("files_left_out", format!("{} files of the folder are no data", all.len() - used)));
+        notes.push(Diagnostic::note("files_left_out", format!("{} in the folder no data", are(all.len() - used))));
     }
     if !pictures.is_empty() {
         images(pictures, specs, options)
     } else if npy.is_empty() {
-        files(npz, specs, false, notes)
+        files(npz, specs, Cut::Either, notes)
     } else if specs.len() == 1 {
-        files(npy, specs, true, notes)
+        files(npy, specs, Cut::Whole, notes)
     } else {
         Err(Error::data(format!("a folder of .npy files feeds one input, the model has {}", specs.len()))
             .file(path)
@@ -300,6 +338,10 @@ fn walk(path: &Path, depth: usize, into: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn are(files: usize) -> String {
+    format!("{} {}", count(files, "file"), if files == 1 { "is" } else { "are" })
 }
 
 #[cfg(test)]

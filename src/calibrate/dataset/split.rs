@@ -1,7 +1,7 @@
 //! Which samples calibration sees and which prove the result.
 
 use super::Dataset;
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::{Diagnostic, count};
 
 /// Below this many samples none is held out: ranges need them more.
 const ENOUGH: usize = 20;
@@ -26,7 +26,7 @@ pub struct Split {
 pub fn split(len: usize) -> (Split, Option<Diagnostic>) {
     if len < ENOUGH {
         let all: Vec<usize> = (0..len).collect();
-        let text = format!("the result is proved on the same {len} samples that calibration saw");
+        let text = format!("the result is proved on the same {} that calibration saw", count(len, "sample"));
         let note = Diagnostic::note("no_samples_held_out", text).help(format!("give {ENOUGH} samples or more"));
         return (Split { calibration: all.clone(), validation: all, held_out: false }, Some(note));
     }

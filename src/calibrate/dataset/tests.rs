@@ -221,3 +221,34 @@ fn pictures_in_folders_below() {
     let stats = open(&path, &[spec("x", DType::Float, &[-1, 1, 4, 4])]).unwrap().input_stats(&[0, 1]).unwrap();
     assert_eq!((stats[0].1.samples, stats[0].1.max), (2, 20.0 / 255.0));
 }
+
+#[test]
+fn a_folder_of_npz_without_batch_axis_and_scalar_labels() {
+    let files = Files::new();
+    for i in 0..3u8 {
+        let label = npy("<i8", false, &[], &i64::from(i).to_le_bytes());
+        files.put(&format!("f/{i}.npz"), &npz(&[("x", ramp(&[3])), ("labels", label)], CompressionMethod::Stored));
+    }
+    let data = open(&files.0.path().join("f"), &[spec("x", DType::Float, &[-1, 3])]).unwrap();
+    assert_eq!((data.len(), data.has_labels(), data.sample(1).unwrap()[0].dims()), (3, true, &[1, 3][..]));
+    assert_eq!(data.labels(2).unwrap().unwrap().to_i64().unwrap(), [2]);
+    // A file by itself holds samples along axis 0.
+    assert!(
+        message(open(
+            &files.put("one.npz", &npz(&[("x", ramp(&[3]))], CompressionMethod::Stored)),
+            &[spec("x", DType::Float, &[-1, 3])]
+        ))
+        .contains("the input has shape [n, 3]")
+    );
+}
+
+#[test]
+fn messages_name_both_numbers() {
+    let files = Files::new();
+    let few = files.open_npz(&[("x", ramp(&[3, 5]))], &[spec("x", DType::Float, &[4, 5])]);
+    assert!(message(few).contains("the input takes batches of 4, array \"x\" has 3 rows"));
+    let alone = open(&files.put("a.npy", &ramp(&[3, 7])), &[spec("x", DType::Float, &[-1, 5])]);
+    assert!(message(alone).contains("the input has shape [n, 5], the array has shape [3, 7]"));
+    let labels = files.open_npz(&[("x", ramp(&[4, 5])), ("labels", ramp(&[3]))], &[spec("x", DType::Float, &[-1, 5])]);
+    assert!(message(labels).contains("array \"labels\" has 3 labels for 4 samples"));
+}

@@ -79,6 +79,9 @@ macro_rules! observers {
 
 observers! { min_max, moving_average, percentile, entropy, mse, auto }
 
+/// Each number of [`Options`] and the only method that reads it.
+pub const READERS: &[(&str, &str)] = &[("percentile", "percentile"), ("averaging", "moving_average")];
+
 /// The name of the method that is used where none is named: the one that measures best.
 pub const DEFAULT: &str = "auto";
 

@@ -1,0 +1,129 @@
+//! What can be known before the work: files that must not be written over, wishes that cannot be met or have no effect.
+
+use std::collections::BTreeMap;
+
+use super::Job;
+use crate::{
+    calibrate::{Table, dataset},
+    config::{Config, suggest},
+    diagnostics::{Diagnostic, count},
+    error::{Error, Result},
+    files::{self, Files},
+    ir::Model,
+    onnx_file,
+    passes::convert_opset,
+};
+
+/// Refuses what would fail or destroy something after the work.
+pub(super) fn check(job: &Job<'_>) -> Result<Files> {
+    let mut all = Files::default();
+    all.read("MODEL", &job.model);
+    for (called, data) in [("--calibration", &job.data), ("--evaluation", &job.evaluation)] {
+        for path in data.iter().flat_map(|d| dataset::files_of(d)) {
+            all.read(called, path);
+        }
+    }
+    all.write("--output", &job.output);
+    all.write("the weights of --output", onnx_file::data_path(&job.output));
+    all.extend(&job.files);
+    all.check()?;
+    let proof = &job.settings.config.proof;
+    let gates = [
+        ("--min-sqnr", proof.min_sqnr.is_some()),
+        ("--min-agreement", proof.min_agreement.is_some()),
+        ("--max-drop", proof.max_drop.is_some()),
+    ];
+    match gates.iter().find(|(_, set)| *set) {
+        Some((gate, _)) if job.data.is_none() && job.evaluation.is_none() => {
+            let text = format!("{gate} cannot be checked: there is no data to compare both models on");
+            Err(Error::config(text).help(format!("give --calibration or --evaluation with data, or leave {gate} out")))
+        }
+        _ => Ok(all),
+    }
+}
+
+/// Refuses to write over the weights of a model that has been read.
+pub(super) fn check_weights(files: &Files) -> Result<()> {
+    match files.written().find(|(_, path)| path.exists() && onnx_file::is_mapped(path)) {
+        Some((called, path)) => Err(files::over(called, "the weights of MODEL").file(path)),
+        None => Ok(()),
+    }
+}
+
+/// What is odd about the model that was given.
+pub(super) fn look_at(original: &Model) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let opset = original.opset("").unwrap_or(1);
+    let newest = convert_opset::NEWEST;
+    if opset > newest {
+        let text = format!(
+            "the model has opset {opset}, the newest known here is {newest}: operators that changed since may be \
+             taken for what they were"
+        );
+        let help = format!("look at the comparison with the original, or export the model with opset {newest}");
+        found.push(Diagnostic::warning("opset_not_known", text).help(help));
+    }
+    let mut quantized: BTreeMap<&str, usize> = BTreeMap::new();
+    let nodes = original.all_nodes();
+    for op in nodes.iter().map(|&n| original.node(n).op_type.as_str()).filter(|op| is_quantized(op)) {
+        *quantized.entry(op).or_default() += 1;
+    }
+    if !quantized.is_empty() {
+        let total: usize = quantized.values().sum();
+        let each: Vec<_> = quantized.iter().map(|(op, n)| format!("{n} {op}")).collect();
+        let text = format!("the input model is quantized already: {} ({})", count(total, "such node"), each.join(", "));
+        found.push(
+            Diagnostic::warning("already_quantized", text)
+                .help("give the float model that it was made from; ranges cannot be chosen well a second time"),
+        );
+    }
+    found
+}
+
+fn is_quantized(op: &str) -> bool {
+    op.starts_with("QLinear")
+        || matches!(
+            op,
+            "QuantizeLinear" | "MatMulInteger" | "ConvInteger" | "DynamicQuantizeLinear" | "DynamicQuantizeLSTM"
+        )
+}
+
+/// Refuses ranges of values that no form of the model has.
+pub(super) fn check_ranges(table: &Table, forms: [&Model; 2]) -> Result<()> {
+    let names = || forms.into_iter().flat_map(|m| m.value_ids().into_iter().map(move |v| m.value(v).name()));
+    let known: std::collections::BTreeSet<&str> = names().collect();
+    let mut given = table.ranges.keys().chain(table.input_means.keys());
+    match given.find(|name| !known.contains(name.as_str())) {
+        Some(name) => Err(Error::config("--ranges gives a range for it, but the model has no such value")
+            .value(name)
+            .help(suggest::help(name, "values", known.iter().copied()))),
+        None => Ok(()),
+    }
+}
+
+/// Settings that a plan leaves without effect.
+pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
+    let default = Config::default();
+    let keys = [
+        ("target", config.target != default.target),
+        ("activation", config.activation != default.activation),
+        ("weight", config.weight != default.weight),
+        ("everywhere", config.everywhere != default.everywhere),
+        ("bias_correction", config.bias_correction != default.bias_correction),
+        ("calibration.samples", config.calibration.samples != default.calibration.samples),
+        ("rules", !config.rules.is_empty()),
+    ];
+    let idle: Vec<&str> = keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect();
+    (!idle.is_empty()).then(|| {
+        let text = format!("no effect of {}: the plan already says what is quantized and how", idle.join(", "));
+        Diagnostic::warning("settings_without_effect", text).help("edit the plan, or leave it out to make a new one")
+    })
+}
+
+/// Data that nothing is proved on.
+pub(super) fn idle_evaluation(job: &Job<'_>) -> Option<Diagnostic> {
+    (job.evaluation.is_some() && job.settings.config.proof.samples == 0).then(|| {
+        let text = "no effect of --evaluation: proof.samples is 0, so nothing is compared";
+        Diagnostic::warning("settings_without_effect", text)
+    })
+}
