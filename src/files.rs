@@ -109,7 +109,9 @@ fn folder(path: &Path) -> &Path {
 /// Whether a file can come to be at this path.
 fn check_place(called: &str, path: &Path) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
-        return Err(Error::config(format!("{called} names a folder; it needs a file")).file(path));
+        return Err(Error::config(format!("{called} names a folder; it needs a file"))
+            .file(path)
+            .help("name a file in it"));
     }
     let at = folder(path);
     if !at.is_dir() {

@@ -402,7 +402,7 @@ fn labels_that_cannot_be_are_an_error() {
         ("labels", vec![0.5; 24], vec![24], "0.5, which is no whole number"),
         ("labels", (0..96).map(|i| f32::from(u8::from(i % 4 == i / 4 % 4))).collect(), vec![24, 4], "one-hot"),
         ("labels", vec![0.0; 7], vec![7], "has 7 labels for 24 samples"),
-        ("labels", vec![0.0; 48], vec![24, 2], "a sample has 2 labels, the output gives 1 answers"),
+        ("labels", vec![0.0; 48], vec![24, 2], "a sample has 2 labels, the output gives 1 answer"),
         ("y", vec![0.5; 24], vec![24], "accuracy is not measured"),
         ("labels", (0..24).map(|i| (i % 4) as f32).collect(), vec![24, 1], "24 labelled samples"),
     ] {
@@ -423,7 +423,7 @@ fn odd_models_are_named() {
     let again = place.run("quantize out.onnx -o twice.onnx --calibration data.npz");
     assert!(again.out.contains("the input model is quantized already"), "{}{}", again.out, again.err);
     let head = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,16,16] image) => (float[N,3,16,16] y) ";
-    for (name, body) in [("nan", "l = Log (image) y = Relu (l)"), ("all", "z = Sub (image, image) y = Div (z, z)")] {
+    for (name, body) in [("nan", "y = Log (image)"), ("all", "z = Sub (image, image) y = Div (z, z)")] {
         let model = text::parse(&format!("{head} {{ {body} }}")).unwrap();
         onnx_file::write(&model, &place.path("nan.onnx"), Default::default()).unwrap();
         let done = place.run("quantize nan.onnx -o out.onnx --calibration data.npz --everywhere");

@@ -127,3 +127,24 @@ pub(super) fn idle_evaluation(job: &Job<'_>) -> Option<Diagnostic> {
         Diagnostic::warning("settings_without_effect", text)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    #[test]
+    fn odd_models() {
+        let look = |opset: i64, body: &str| {
+            let head = format!("<ir_version: 8, opset_import: [\"\" : {opset}]> g (float[4] x) => (float[4] y)");
+            let model = text::parse(&format!("{head} {{ {body} }}")).unwrap();
+            look_at(&model).iter().map(|d| d.code).collect::<Vec<_>>()
+        };
+        assert_eq!(look(17, "y = Relu (x)"), [""; 0]);
+        assert_eq!(look(convert_opset::NEWEST + 1, "y = Relu (x)"), ["opset_not_known"]);
+        assert_eq!(
+            look(17, "q, s, z = DynamicQuantizeLinear (x) y = DequantizeLinear (q, s, z)"),
+            ["already_quantized"]
+        );
+    }
+}

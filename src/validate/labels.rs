@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::metrics::{answers, numbers};
-use crate::{error::Result, ir::Tensor};
+use crate::{diagnostics::count, error::Result, ir::Tensor};
 
 /// The labels of one sample.
 pub(super) struct Labels {
@@ -96,7 +96,8 @@ impl Labelled {
             return Misfit::wrong(format!("a label is {odd}, the output has {classes} classes: 0 to {}", classes - 1));
         }
         if all.len() != output.len() {
-            let text = format!("a sample has {} labels, the output gives {answers} answers", all.len());
+            let text =
+                format!("a sample has {}, the output gives {}", count(all.len(), "label"), count(answers, "answer"));
             return Some(Misfit { text, help: HELP, wrong: false });
         }
         if !output.dtype().is_float() {
@@ -196,6 +197,6 @@ mod tests {
         assert!(text(&[&[0.0, 1.0, 0.0, 0.0]], &[1, 4], Some(1)).0.contains("one-hot"));
         assert!(text(&[&[7.0]], &[1, 1], None).0.contains("a label is 7, the output has one number"));
         let counts = text(&[&[1.0, 1.0]], &[1, 4], Some(1));
-        assert_eq!(counts, ("sample 0: a sample has 2 labels, the output gives 1 answers".to_owned(), false));
+        assert_eq!(counts, ("sample 0: a sample has 2 labels, the output gives 1 answer".to_owned(), false));
     }
 }

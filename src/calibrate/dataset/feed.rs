@@ -183,7 +183,7 @@ fn cut(spec: &InputSpec, index: usize, array: &Array, how: Cut, notes: &mut Vec<
         if rows == 0 || !fits(&want[1..], &have[1..]) {
             return Err(wrong());
         }
-        if have[0] < rows {
+        if (1..rows).contains(&have[0]) {
             let text = format!("the input takes batches of {rows}, {} has {}", array.called(), count(have[0], "row"));
             return Err(Error::data(text).help("give more rows, or export the model with a free batch size"));
         }

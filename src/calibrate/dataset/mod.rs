@@ -307,7 +307,7 @@ fn folder(path: &Path, specs: &[InputSpec], options: &DatasetOptions, notes: &mu
             .help("use .npz, .npy, .jpg, .png, .bmp or .webp files"));
     }
     if used < all.len() {
-        notes.push(Diagnostic::note("files_left_out", format!("{} in the folder no data", are(all.len() - used))));
+        notes.push(Diagnostic::note("files_left_out", left_out(all.len() - used)));
     }
     if !pictures.is_empty() {
         images(pictures, specs, options)
@@ -340,8 +340,8 @@ fn walk(path: &Path, depth: usize, into: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn are(files: usize) -> String {
-    format!("{} {}", count(files, "file"), if files == 1 { "is" } else { "are" })
+fn left_out(files: usize) -> String {
+    format!("{} of the folder {} no data", count(files, "file"), if files == 1 { "is" } else { "are" })
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ fn folders() {
     files.put("mixed/b.png", b"");
     assert!(message(open(&files.0.path().join("mixed"), &x)).contains("mixes"));
     files.put("empty/a.txt", b"");
-    assert!(message(open(&files.0.path().join("empty"), &x)).contains("none of the 1 files"));
+    assert!(message(open(&files.0.path().join("empty"), &x)).contains("of 1 file here none is data"));
 }
 
 #[test]
