@@ -356,7 +356,7 @@ fn outputs_that_cannot_be_are_refused() {
         let e = onnx_file::write(&m, path, WriteOptions { external_data: Some(external) }).unwrap_err();
         format!("{e} help: {}", e.help_text().unwrap_or_default())
     };
-    has(&to(&input, false), &["in use as the input", "in.onnx"]);
+    has(&to(&input, false), &["is read as the input", "choose another path", "in.onnx"]);
     has(&to(&folder.path().join("none/out.onnx"), false), &["output folder", "out.onnx", "make the folder"]);
     has(&to(folder.path(), false), &["folder"]);
     #[cfg(unix)]
