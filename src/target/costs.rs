@@ -28,6 +28,8 @@ pub struct Costs {
     pub float_channel_block: usize,
     pub float_weight: f64,
     pub integer_weight: f64,
+    pub float_kernel_weight: f64,
+    pub integer_kernel_weight: f64,
     pub float_element: f64,
     pub integer_element: f64,
     pub float_pool_read: f64,
@@ -52,6 +54,8 @@ pub struct Convolution {
     pub outputs: usize,
     /// Groups.
     pub groups: usize,
+    /// Over images: only these have the float kernels in blocks of channels.
+    pub planar: bool,
 }
 
 impl Costs {
@@ -72,12 +76,16 @@ impl Costs {
         let float_depth = if c.inputs > 4 { f(blocked(c.inputs) / c.groups.max(1)) * taps } else { depth };
         let float =
             positions * (self.float_position * f(c.groups) + self.float_mac * float_depth * f(blocked(c.outputs)));
+        // Other convolutions are matrix products: with few positions, reading the weights is what they cost.
+        let weights = if c.planar { 0.0 } else { depth * f(c.outputs) };
+        let float = float.max(weights * self.float_kernel_weight);
         let gather = if c.taps > 1 { self.integer_tap * taps * f(c.groups) } else { 0.0 };
         let integer = positions
             * (self.integer_position * f(c.groups)
                 + gather
                 + self.integer_output * f(c.outputs)
                 + self.integer_mac * depth * f(c.outputs));
+        let integer = integer.max(weights * self.integer_kernel_weight);
         (self.float_node + float, self.integer_node + integer)
     }
 

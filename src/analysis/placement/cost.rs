@@ -165,6 +165,7 @@ fn node_cost(model: &Model, c: &Costs, shapes: &Shapes, id: NodeId, class: Class
             inputs: w.get(1).copied().unwrap_or(1) * groups,
             outputs,
             groups,
+            planar: w.len() == 4,
         });
     }
     let columns = out_dims.last().copied().unwrap_or(1).max(1);
