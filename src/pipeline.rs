@@ -1,6 +1,7 @@
 //! From file to file, step by step.
 
 mod before;
+mod convert;
 mod finish;
 
 use std::{
@@ -19,7 +20,7 @@ use crate::{
         observers::{self, Observer},
         table::Table,
     },
-    config::{FloatWeights, StackTraces},
+    config::{FloatWeights, Format, StackTraces},
     diagnostics::Diagnostic,
     error::{Error, Result},
     files::Files,
@@ -31,7 +32,10 @@ use crate::{
     scheme::{Resolved, Settings},
 };
 
-pub use self::finish::{check_labels, finish, odd_outputs, proof_of, run};
+pub use self::{
+    convert::{ConvertJob, convert, convert_model},
+    finish::{check_labels, finish, odd_outputs, proof_of, run},
+};
 
 /// What to do, after the user's words have been resolved.
 pub struct Job<'a> {
@@ -136,6 +140,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let mut cx = Context::default();
     cx.options.keep_stack_traces = job.settings.config.stack_traces == StackTraces::Keep;
     cx.options.keep_masks = job.settings.config.float_weights == FloatWeights::Keep;
+    let qoperator = job.settings.config.format == Format::Qoperator;
+    cx.options.qoperator = qoperator.then(|| job.settings.target.integer_ops());
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     cx.diagnostics.splice(0..0, before::look_at(&original));
     if let Some(table) = &job.ranges {
@@ -195,6 +201,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
 /// The model in the form that the plan speaks of.
 pub fn prepare(original: &Model, cx: &mut Context) -> Result<Model> {
     let mut model = original.clone();
+    passes::raise(&mut model, cx)?;
     passes::run_stage_to_end(Stage::Prepare, &mut model, cx)?;
     model.verify()?;
     Ok(model)

@@ -33,6 +33,8 @@ pub struct Config {
     pub preset: Option<String>,
     /// The runtime to quantize for: a name or a file.
     pub target: String,
+    /// The form in which quantized operators are written.
+    pub format: Format,
     /// How activations are quantized.
     pub activation: Activation,
     /// How weights are quantized.
@@ -60,6 +62,7 @@ impl Default for Config {
         Self {
             preset: None,
             target: "onnxruntime-cpu".to_owned(),
+            format: Format::Qdq,
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,
@@ -139,6 +142,27 @@ pub enum FloatWeights {
     /// Stored as int8; the runtime makes them float again when it loads the file.
     #[default]
     Int8,
+}
+
+/// The form in which quantized operators are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Float operators between QuantizeLinear and DequantizeLinear.
+    #[default]
+    Qdq,
+    /// Integer operators, where the target has them.
+    Qoperator,
+}
+
+impl Format {
+    /// Its name in YAML and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qdq => "qdq",
+            Self::Qoperator => "qoperator",
+        }
+    }
 }
 
 /// What becomes of the stack traces that PyTorch's exporter notes at nodes.

@@ -144,6 +144,11 @@ impl Model {
         name
     }
 
+    /// Keeps new values and nodes from getting a name that the file uses for something else.
+    pub fn reserve_name(&mut self, name: &str) {
+        self.names.insert(name.to_owned());
+    }
+
     /// Adds a value under exactly this name. The caller sees to it that the scope has no other of that name.
     pub fn declare_value(&mut self, graph: GraphId, name: &str) -> ValueId {
         self.names.insert(name.to_owned());

@@ -181,6 +181,8 @@ impl Reader {
                 self.describe(v, info, InfoList::ValueInfo);
                 self.model.add_value_info(id, v);
             } else {
+                // It says the type of a value that is gone. A new value of its name would get that type in the file.
+                self.model.reserve_name(info.name());
                 let foreign = (place, info.encode_to_vec().into());
                 self.model.graph_mut(id).foreign_value_info.push(foreign);
             }

@@ -60,15 +60,21 @@ pub struct OpSpec {
     pub inputs: &'static [Role],
     /// Where the weight's output channels lie.
     pub channel_axis: ChannelAxis,
+    /// The operator that computes the same with codes.
+    pub integer: Option<IntegerForm>,
 }
 
 impl OpSpec {
     const fn new(name: &'static str, class: Class, inputs: &'static [Role]) -> Self {
-        Self { name, class, inputs, channel_axis: ChannelAxis::None }
+        Self { name, class, inputs, channel_axis: ChannelAxis::None, integer: None }
     }
 
     const fn channels(self, channel_axis: ChannelAxis) -> Self {
         Self { channel_axis, ..self }
+    }
+
+    const fn written_as(self, integer: IntegerForm) -> Self {
+        Self { integer: Some(integer), ..self }
     }
 
     /// The role of input `i`.
@@ -94,9 +100,11 @@ impl OpSpec {
 }
 
 mod clamp;
+mod integer;
 mod storage;
 
 pub use clamp::clamp_bounds;
+pub use integer::{IntegerForm, MICROSOFT, Slot, raised_by};
 pub use storage::weight_axes;
 
 macro_rules! ops {

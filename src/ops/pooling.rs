@@ -1,8 +1,14 @@
 //! Means over windows.
 
-use super::{Class, OpSpec, Role::Data};
+use super::{
+    Class, IntegerForm, OpSpec,
+    Role::Data,
+    Slot::{Codes, Output},
+};
 
 pub(super) const OPS: &[OpSpec] = &[
-    OpSpec::new("AveragePool", Class::Arithmetic, &[Data]),
-    OpSpec::new("GlobalAveragePool", Class::Arithmetic, &[Data]),
+    OpSpec::new("AveragePool", Class::Arithmetic, &[Data])
+        .written_as(IntegerForm::microsoft("QLinearAveragePool", &[Codes(0), Output])),
+    OpSpec::new("GlobalAveragePool", Class::Arithmetic, &[Data])
+        .written_as(IntegerForm::microsoft("QLinearGlobalAveragePool", &[Codes(0), Output])),
 ];

@@ -1,4 +1,4 @@
-//! Changes to the graph, one file each, in five stages. Passes carry out; only the plan decides.
+//! Changes to the graph, one file each, in six stages. Passes carry out; only the plan decides.
 //!
 //! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
 //! in its documentation what it makes of what.
@@ -6,11 +6,13 @@
 #[cfg(test)]
 pub(crate) mod testing;
 
-use crate::{diagnostics::Diagnostic, error::Result, ir::Model, plan::Plan};
+use crate::{diagnostics::Diagnostic, error::Result, ir::Model, plan::Plan, target::IntegerOps};
 
 /// When a pass runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// First of all: integer operators become float ones between Q/DQ pairs.
+    Raise,
     /// Before placement: the float graph in its simplest form.
     Prepare,
     /// After calibration: changes of weights and biases that keep the model's function or bring the quantized one nearer.
@@ -46,6 +48,8 @@ pub struct Options {
     pub eliminate_initializer_inputs: bool,
     /// Stack traces of the exporter stay at their nodes.
     pub keep_stack_traces: bool,
+    /// Write integer operators instead of Q/DQ pairs around float ones, as far as the runtime has these.
+    pub qoperator: Option<IntegerOps>,
     /// Float constants of two different numbers stay float, and are not stored as bool.
     pub keep_masks: bool,
 }
@@ -57,6 +61,7 @@ impl Default for Options {
             eliminate_initializer_inputs: true,
             keep_stack_traces: false,
             keep_masks: false,
+            qoperator: None,
         }
     }
 }
@@ -86,6 +91,7 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
+    Raise: raise_qoperators;
     Prepare: inline_functions, remove_empty_inputs, eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
         eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
         lift_dims_to_inputs, eliminate_noop, deduplicate_nodes, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
@@ -95,6 +101,7 @@ passes! {
         share_initializers;
     Adjust: correct_bias;
     Insert: insert_quantization, quantize_lstm, store_weights;
+    Lower: fuse_into_qoperators;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 
@@ -110,6 +117,12 @@ pub fn run_stage(stage: Stage, model: &mut Model, cx: &mut Context) -> Result<us
         changes += n;
     }
     Ok(changes + remove_dead::run(model, cx)?)
+}
+
+/// Brings a model that is quantized in any form into Q/DQ form. Scales and zero points stay what they are.
+pub fn raise(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    // Scales may be the outputs of Constant nodes.
+    Ok(lift_constants::run(model, cx)? + run_stage(Stage::Raise, model, cx)?)
 }
 
 /// Runs the passes of a stage until none changes anything (at most 10 rounds: passes that undo each other are a bug).

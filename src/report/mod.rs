@@ -1,5 +1,6 @@
 //! What a run did, in numbers: for tools as JSON ([`json`]), for people as text ([`terminal`]).
 
+mod conversion;
 pub mod inspect;
 pub mod json;
 pub mod terminal;
@@ -7,6 +8,8 @@ pub mod terminal;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+pub use conversion::Conversion;
 
 use crate::{
     diagnostics::Diagnostic,

@@ -17,6 +17,11 @@ pub trait Runtime: Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
 
+    /// Whether it has the integer operators of files (QLinearConv and the like); if not, they are raised into Q/DQ form for it.
+    fn has_integer_operators(&self) -> bool {
+        false
+    }
+
     /// Makes a model ready to run and to observe. Values inside subgraphs cannot be observed.
     fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>>;
 }

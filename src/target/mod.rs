@@ -12,10 +12,12 @@ use crate::{
 mod costs;
 mod dynamic;
 mod recurrent;
+mod written;
 
 pub use costs::{Convolution, Costs};
 pub use dynamic::{DynamicKernel, ZeroPoints};
 pub use recurrent::{Layer, RecurrentCosts};
+pub use written::{IntegerOp, IntegerOps};
 
 /// A runtime on a kind of machine.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +32,9 @@ pub struct Target {
     /// Kernels that quantize their data at run time.
     #[serde(default)]
     pub dynamic: Vec<DynamicKernel>,
+    /// Integer operators that files may hold.
+    #[serde(default)]
+    pub qoperator: IntegerOps,
     /// Operators that vanish where the quantized range ends at their bounds.
     pub clamps: Vec<String>,
     /// Operators that only move elements and past which the runtime itself moves conversions, so that beside an integer

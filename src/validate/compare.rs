@@ -94,7 +94,7 @@ pub fn compare_with(
     progress: &Progress<'_>,
 ) -> Result<Comparison> {
     check_outputs(&reference.names, quantized)?;
-    in_runnable_form(quantized, |m| measure(reference, m, samples, progress))
+    in_runnable_form(reference.runtime, quantized, |m| measure(reference, m, samples, progress))
         .map_err(|e| e.file(Path::new("the quantized model")))
 }
 

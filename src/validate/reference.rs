@@ -54,8 +54,9 @@ impl<'a> Reference<'a> {
         progress: &Progress<'_>,
         most_bytes: usize,
     ) -> Result<Self> {
-        let (kept, session) = in_runnable_form(model, |m| answers(runtime, m, data, samples, progress, most_bytes))
-            .map_err(of_original)?;
+        let (kept, session) =
+            in_runnable_form(runtime, model, |m| answers(runtime, m, data, samples, progress, most_bytes))
+                .map_err(of_original)?;
         let session = session.filter(|_| kept.len() < samples.len());
         Ok(Self { runtime, model, data, names: output_names(model), kept, session })
     }

@@ -3,16 +3,24 @@
 use crate::{
     error::{ErrorKind, Result},
     ir::Model,
-    passes::{Context, convert_opset, inline_functions, remove_empty_inputs},
+    passes::{Context, convert_opset, inline_functions, raise, remove_empty_inputs},
+    runtime::Runtime,
 };
 
 /// Does `work` with the model in its plain form, and if the runtime refuses that, with its operators upgraded: runtimes
 /// may not know the forms of old operator sets. Not at once, so that the proof depends on as few passes as can be.
-pub(super) fn in_runnable_form<T>(model: &Model, work: impl Fn(&Model) -> Result<T>) -> Result<T> {
+pub(super) fn in_runnable_form<T>(
+    runtime: &dyn Runtime,
+    model: &Model,
+    work: impl Fn(&Model) -> Result<T>,
+) -> Result<T> {
     let mut cx = Context::default();
     let mut plain = model.clone();
     inline_functions::run(&mut plain, &mut cx)?;
     remove_empty_inputs::run(&mut plain, &mut cx)?;
+    if !runtime.has_integer_operators() {
+        raise(&mut plain, &mut cx)?;
+    }
     let error = match work(&plain) {
         Err(error) if error.kind() == ErrorKind::Runtime => error,
         done => return done,

@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Rule, StackTraces},
+    config::{Config, FloatWeights, Format, Rule, StackTraces},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -24,6 +24,9 @@ pub struct SchemeArgs {
     /// What runs the model: a name (onnxruntime-cpu) or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     pub target: Option<String>,
+    /// How quantized operators are written: qdq (the default) or qoperator
+    #[arg(long, value_name = "FORM", value_parser = format, help_heading = "Scheme")]
+    pub format: Option<Format>,
     /// Write the whole configuration that is used, for --config
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub dump_config: Option<PathBuf>,
@@ -127,6 +130,7 @@ impl SchemeArgs {
 
     fn apply(&self, config: &mut Config) {
         set(&mut config.target, self.target.clone());
+        set(&mut config.format, self.format);
         match self.samples {
             Some(0) => config.calibration.samples = None,
             Some(n) => config.calibration.samples = Some(n),
@@ -172,6 +176,15 @@ fn set<T>(slot: &mut T, value: Option<T>) {
 
 fn dtype(name: &str) -> Result<DType, String> {
     DType::try_from(name.to_owned())
+}
+
+/// A format of quantized models by its name.
+pub fn format(name: &str) -> Result<Format, String> {
+    match name.to_lowercase().as_str() {
+        "qdq" => Ok(Format::Qdq),
+        "qoperator" => Ok(Format::Qoperator),
+        _ => Err("write qdq (QuantizeLinear and DequantizeLinear) or qoperator (QLinearConv and the like)".to_owned()),
+    }
 }
 
 fn layout(name: &str) -> Result<Layout, String> {

@@ -4,6 +4,7 @@ pub mod clamp;
 pub mod constants;
 pub mod convert;
 pub mod linear;
+pub mod pairs;
 pub mod permute;
 pub mod replace;
 pub mod shapes;

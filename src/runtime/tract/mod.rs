@@ -19,6 +19,7 @@ mod refused;
 mod session;
 mod tensors;
 mod tracts;
+mod widen;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -41,6 +42,8 @@ impl Runtime for Tract {
     }
 
     fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>> {
+        let wider = widen::small_integers(model)?;
+        let model = wider.as_ref().unwrap_or(model);
         refuse_unknown_operators(model, &framework())?;
         let outside = observe.iter().find(|&&v| model.value(v).graph() != model.main());
         if let Some(&v) = outside {

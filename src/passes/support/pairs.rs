@@ -1,0 +1,113 @@
+//! QuantizeLinear and DequantizeLinear as passes see them.
+
+use crate::{
+    analysis::types::Types,
+    ir::{DType, Model, Node, NodeId, Use, ValueId},
+    ops::MICROSOFT,
+    quant::pack::pack,
+};
+
+/// A QuantizeLinear or DequantizeLinear without blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// The node.
+    pub node: NodeId,
+    /// What it makes codes of, or the codes.
+    pub input: ValueId,
+    /// What it makes.
+    pub output: ValueId,
+    /// Its scale.
+    pub scale: ValueId,
+    /// Its zero point; zero if there is none.
+    pub zero_point: Option<ValueId>,
+    /// The axis of scales that are not a scalar.
+    pub axis: i64,
+}
+
+impl Linear {
+    /// The node as a QuantizeLinear (or DequantizeLinear), if it is one.
+    pub fn of(model: &Model, id: NodeId, op: &str) -> Option<Self> {
+        let node = model.node(id);
+        let plain = node.op_type == op && has_pairs(node) && node.int("block_size").unwrap_or(0) == 0;
+        plain.then_some(())?;
+        Some(Self {
+            node: id,
+            input: node.input(0)?,
+            output: node.output(0)?,
+            scale: node.input(1)?,
+            zero_point: node.input(2),
+            axis: node.int("axis").unwrap_or(1),
+        })
+    }
+
+    /// The DequantizeLinear that makes a value.
+    pub fn dequantized(model: &Model, value: ValueId) -> Option<Self> {
+        Self::of(model, model.producer(value)?, "DequantizeLinear")
+    }
+
+    /// The QuantizeLinear that is the only use of a value.
+    pub fn only_quantized(model: &Model, value: ValueId) -> Option<Self> {
+        match model.value(value).uses() {
+            &[Use::Input(reader, 0)] => Self::of(model, reader, "QuantizeLinear"),
+            _ => None,
+        }
+    }
+
+    /// The scales, where they are constant and sound.
+    pub fn scales(&self, model: &Model) -> Option<Vec<f32>> {
+        let scales = model.value(self.scale).constant().filter(|t| t.dtype() == DType::Float)?.to_f32().ok()?;
+        scales.iter().all(|s| s.is_finite() && *s > 0.0).then_some(scales)
+    }
+
+    /// Scale and zero point, where there is one of each.
+    pub fn per_tensor(&self, model: &Model) -> Option<(f32, i64)> {
+        let &[scale] = &self.scales(model)?[..] else { return None };
+        let zero_point = match self.zero_point {
+            None => 0,
+            Some(z) => model.value(z).constant()?.scalar_i64()?,
+        };
+        Some((scale, zero_point))
+    }
+
+    /// The type of the codes, as far as it is known.
+    pub fn codes(&self, model: &Model, types: &Types) -> Option<DType> {
+        let named = self.zero_point.and_then(|z| model.value(z).dtype());
+        let made = model.node(self.node).op_type == "QuantizeLinear";
+        let codes = if made { self.output } else { self.input };
+        named.or_else(|| model.value(codes).dtype()).or_else(|| types.dtype(codes))
+    }
+
+    /// The zero point, or a new constant zero in its place.
+    pub fn zero_point_or_new(&self, model: &mut Model, types: &Types) -> Option<ValueId> {
+        if self.zero_point.is_some() {
+            return self.zero_point;
+        }
+        let dtype = self.codes(model, types)?;
+        let dims = model.value(self.scale).constant()?.dims().to_vec();
+        let zeros = vec![0; dims.iter().product()];
+        let tensor = pack(dtype, &dims, &zeros).ok()?;
+        let name = format!("{}_zero_point", model.value(self.scale).name());
+        let graph = model.value(self.scale).graph();
+        Some(model.add_initializer(graph, &name, tensor))
+    }
+}
+
+/// ONNX Runtime has the two in its own domain as well, for types that older operator sets do not have.
+fn has_pairs(node: &Node) -> bool {
+    node.in_onnx_domain() || node.domain.as_deref() == Some(MICROSOFT)
+}
+
+/// Adds the import of a domain of which the model now holds a node, in version 1, unless it is there.
+pub fn import(model: &mut Model, domain: &str) {
+    if model.opset(domain).is_none() {
+        model.set_opset(domain, 1);
+    }
+}
+
+/// Removes the import of a domain that no node of the model is of.
+pub fn forget_import(model: &mut Model, domain: &str) {
+    let of = |n: &NodeId| model.node(*n).domain.as_deref() == Some(domain);
+    if !model.all_nodes().iter().any(of) {
+        model.opset_imports.retain(|(d, _)| d.as_deref() != Some(domain));
+    }
+}

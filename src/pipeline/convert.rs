@@ -1,0 +1,131 @@
+//! A quantized model in another form: nothing is calibrated or decided.
+
+use std::path::PathBuf;
+
+use super::{Progress, Silent, odd_outputs, open_data, proof_of};
+use crate::{
+    calibrate::dataset::{self, DatasetOptions},
+    config::Format,
+    diagnostics::Diagnostic,
+    error::Result,
+    files::{self, Files},
+    ir::Model,
+    onnx_file::{self, ReadOptions, WriteOptions},
+    passes::{self, Context, Stage, convert_opset},
+    report::{Conversion, Report},
+    runtime::{Runtime, tract::Tract},
+    target::Target,
+    validate,
+};
+
+/// What to convert into what.
+pub struct ConvertJob<'a> {
+    /// The quantized model to read.
+    pub model: PathBuf,
+    /// The file to write.
+    pub output: PathBuf,
+    /// The form to write.
+    pub format: Format,
+    /// What runs the model: says which integer operators there are.
+    pub target: &'a Target,
+    /// Data to run both files on.
+    pub data: Option<PathBuf>,
+    /// What runs the files here.
+    pub runtime: &'a dyn Runtime,
+    /// Weights go into a file of their own.
+    pub external_data: bool,
+    /// How to read.
+    pub read: ReadOptions,
+    /// Told of each step and its progress.
+    pub progress: &'a dyn Progress,
+}
+
+impl<'a> ConvertJob<'a> {
+    /// From `model` to `output`, without data to compare on, telling nobody of its progress.
+    pub fn new(model: impl Into<PathBuf>, output: impl Into<PathBuf>, format: Format, target: &'a Target) -> Self {
+        Self {
+            model: model.into(),
+            output: output.into(),
+            format,
+            target,
+            data: None,
+            runtime: &Tract,
+            external_data: false,
+            read: ReadOptions::default(),
+            progress: &Silent,
+        }
+    }
+}
+
+/// Brings a model into a form. Scales and zero points stay what they are; what has no other form stays as it is.
+pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut Context) -> Result<Model> {
+    let mut model = original.clone();
+    passes::raise(&mut model, cx)?;
+    if format == Format::Qoperator {
+        cx.options.qoperator = Some(target.integer_ops());
+        passes::run_stage(Stage::Lower, &mut model, cx)?;
+    }
+    if has_channel_scales(&model) && model.opset("").is_some_and(|v| v < convert_opset::NEEDED) {
+        convert_opset::run(&mut model, cx)?;
+    }
+    model.verify()?;
+    match validate::check(&model) {
+        Err(error) if validate::check(original).is_ok() => return Err(error),
+        Err(error) => {
+            let text = format!("the model is not sound, and was not before: {error}");
+            cx.diagnostics.push(Diagnostic::warning("not_sound", text));
+        }
+        Ok(()) => {}
+    }
+    validate::check_interface(original, &model)?;
+    Ok(model)
+}
+
+/// Whether some DequantizeLinear has a scale for each channel: older operator sets than the newest that is needed do not
+/// have that.
+fn has_channel_scales(model: &Model) -> bool {
+    let scales = |n| model.node(n).input(1).and_then(|s| model.value(s).constant().map(|t| t.rank()));
+    model.all_nodes().into_iter().any(|n| model.node(n).is("DequantizeLinear") && scales(n).is_some_and(|r| r > 0))
+}
+
+/// Reads, converts, compares where there is data, and writes. On an error nothing is written.
+pub fn convert(job: &ConvertJob<'_>) -> Result<Conversion> {
+    let mut all = Files::default();
+    all.read("MODEL", &job.model);
+    job.data.iter().flat_map(|d| dataset::files_of(d)).for_each(|path| all.read("--data", path));
+    all.write("OUTPUT", &job.output);
+    all.write("the weights of OUTPUT", onnx_file::data_path(&job.output));
+    all.check()?;
+    job.progress.step("convert");
+    let original = onnx_file::read_with(&job.model, job.read)?;
+    if let Some((called, path)) = all.written().find(|(_, path)| path.exists() && onnx_file::is_mapped(path)) {
+        return Err(files::over(called, "the weights of MODEL").file(path));
+    }
+    let mut cx = Context::default();
+    let model = convert_model(&original, job.format, job.target, &mut cx).map_err(|e| e.file(&job.model))?;
+    let mut diagnostics = cx.diagnostics;
+    let proof = match &job.data {
+        None => None,
+        Some(path) => {
+            job.progress.step("compare");
+            let data = open_data(path, &original, &DatasetOptions::default())?;
+            let samples: Vec<usize> = (0..data.len()).collect();
+            let progress = |done, total| job.progress.part(done, total);
+            let compared = validate::compare(job.runtime, &original, &model, &data, &samples, &progress)?;
+            diagnostics.extend(data.notes().to_vec());
+            diagnostics.extend(odd_outputs(&compared));
+            Some(proof_of(&original, &compared, f64::NEG_INFINITY))
+        }
+    };
+    job.progress.step("write");
+    onnx_file::write(&model, &job.output, WriteOptions { external_data: job.external_data.then_some(true) })?;
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: job.model.display().to_string(),
+        output: Some(job.output.display().to_string()),
+        proof,
+        diagnostics,
+        ..Report::default()
+    };
+    Ok(Conversion::between(job.format.name(), &original, &model, report))
+}
