@@ -33,6 +33,8 @@ pub struct Config {
     pub preset: Option<String>,
     /// The runtime to quantize for: a name or a file.
     pub target: String,
+    /// The target's processor to quantize for; the target's own if `null`.
+    pub cpu: Option<String>,
     /// How activations are quantized.
     pub activation: Activation,
     /// How weights are quantized.
@@ -60,6 +62,7 @@ impl Default for Config {
         Self {
             preset: None,
             target: "onnxruntime-cpu".to_owned(),
+            cpu: None,
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,

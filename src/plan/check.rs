@@ -165,7 +165,13 @@ mod tests {
         let a = Activation { dtype: DType::Uint8, scale: 0.1, zero_point: 0, readers: Readers::All };
         plan.activations.insert("x".into(), a.clone());
         plan.activations.insert("r".into(), a);
-        let weight = Some(Weight { dtype: DType::Int8, axis: Some(0), symmetric: true, reduce_range: false });
+        let weight = Some(Weight {
+            dtype: DType::Int8,
+            axis: Some(0),
+            symmetric: true,
+            reduce_range: false,
+            pair_axes: Vec::new(),
+        });
         let node = |op: &str, becomes, weight| NodePlan {
             name: None,
             op: op.into(),

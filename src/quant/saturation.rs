@@ -70,6 +70,9 @@ impl Pairs {
             return Err(Error::config(format!("no pairs along axes {axes:?} of a weight of shape {dims:?}"))
                 .help("name each axis that the products add along, once"));
         }
+        if dims.contains(&0) {
+            return Ok(Self { depth: Vec::new(), products: Vec::new() });
+        }
         Ok(Self { depth: places(dims, axes), products: places(dims, &other) })
     }
 
@@ -193,6 +196,7 @@ mod tests {
         // One output, three channels, two taps: in the order of the depth 0 2 4 1 3 5.
         assert_eq!(pairs(&[1, 3, 1, 2], &[2, 3, 1]), [[0, 2], [3, 5], [4, 1]]);
         assert_eq!(pairs(&[2, 1], &[1]), [[0; 2]; 0]);
+        assert_eq!(pairs(&[0, 1 << 60], &[1]), [[0; 2]; 0]);
         for axes in [&[2][..], &[0, 0], &[]] {
             assert!(Pairs::along(&[2, 2], axes).is_err(), "{axes:?}");
         }
@@ -226,7 +230,8 @@ mod tests {
         let q = without_saturation(&w, QuantTarget::WEIGHT, plain.clone(), &pairs).unwrap();
         assert_eq!(q.scales()[1..], plain.scales()[1..]);
         assert_eq!(columns(&q)[0], [64, 64, 0, 6]);
-        let q = without_saturation(&w, QuantTarget { dtype: DType::Uint8, ..QuantTarget::WEIGHT }, plain.clone(), &pairs);
+        let q =
+            without_saturation(&w, QuantTarget { dtype: DType::Uint8, ..QuantTarget::WEIGHT }, plain.clone(), &pairs);
         assert!(q.unwrap().values.same_content(&plain.values));
     }
 

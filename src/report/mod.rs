@@ -2,12 +2,14 @@
 
 pub mod inspect;
 pub mod json;
+mod saturation;
 pub mod terminal;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub use self::saturation::Saturation;
 use crate::{
     diagnostics::Diagnostic,
     plan::{Form, Plan},
@@ -26,6 +28,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// What became of the nodes.
     pub nodes: Nodes,
+    /// What was done against saturating sums, where the processor has them.
+    pub saturation: Option<Saturation>,
     /// Bytes of model and weights.
     pub size: Size,
     /// What calibration saw; `None` if the plan was given.
