@@ -44,7 +44,7 @@ impl Saturation {
                     n => format!(" and {n} more (-v shows all)"),
                 };
                 format!(
-                    "{cpu}: {narrowed} of {layers} layers could saturate, their channels that would have fewer codes: \
+                    "{cpu}: {narrowed} of {layers} layers could saturate; fewer codes for their channels that would: \
                      {names}{rest}"
                 )
             }
@@ -70,8 +70,8 @@ mod tests {
         assert_eq!(Saturation::of(&plan("")), None);
         let mut found = Saturation::of(&plan("cpu: avx2\n")).unwrap();
         assert_eq!((found.layers, &found.narrowed[..]), (3, &["a".to_owned(), "m".to_owned()][..]));
-        insta::assert_snapshot!(found.text(8), @"avx2: 2 of 3 layers could saturate, their channels that would have fewer codes: a, m");
-        insta::assert_snapshot!(found.text(1), @"avx2: 2 of 3 layers could saturate, their channels that would have fewer codes: a and 1 more (-v shows all)");
+        insta::assert_snapshot!(found.text(8), @"avx2: 2 of 3 layers could saturate; fewer codes for their channels that would: a, m");
+        insta::assert_snapshot!(found.text(1), @"avx2: 2 of 3 layers could saturate; fewer codes for their channels that would: a and 1 more (-v shows all)");
         found.narrowed.clear();
         insta::assert_snapshot!(found.text(8), @"avx2: no sum of the 3 layers with weights can saturate");
     }

@@ -245,11 +245,13 @@ impl Settings {
 /// The target on the processor that is asked for.
 fn on_cpu(target: Target, cpu: Option<&str>) -> Result<Target> {
     let Some(cpu) = cpu else { return Ok(target) };
-    let hint = suggest::closest(cpu, target.cpus()).first().map(|c| format!("did you mean {c:?}? "));
-    target.on_cpu(cpu).map_err(|e| match (hint, e.help_text().map(str::to_owned)) {
-        (Some(hint), Some(help)) => e.help(hint + &help),
-        _ => e,
-    })
+    let known: Vec<_> = target.cpus().collect();
+    let hint = suggest::closest(cpu, known.iter().copied()).first().map(|c| format!("did you mean {c:?}? "));
+    let help = match known.is_empty() {
+        true => "leave --cpu out, or list its cpus in the target's file".to_owned(),
+        false => format!("{}cpus: {}", hint.unwrap_or_default(), known.join(", ")),
+    };
+    target.on_cpu(cpu).map_err(|e| e.help(help))
 }
 
 /// The first opset whose QuantizeLinear makes codes of 16 bits.

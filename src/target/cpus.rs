@@ -45,9 +45,7 @@ impl Target {
     /// The target on one of its processors.
     pub fn on_cpu(mut self, name: &str) -> Result<Self> {
         let Some(at) = self.cpus.iter().position(|c| c.name == name) else {
-            let known: Vec<_> = self.cpus().collect();
-            return Err(Error::config(format!("target {:?} knows no cpu {name:?}", self.name))
-                .help(format!("cpus that it knows: {}", known.join(", "))));
+            return Err(Error::config(format!("target {:?} knows no cpu {name:?}", self.name)));
         };
         self.costs = self.cpus[at].costs_over(&self.costs).map_err(|e| {
             Error::config(format!("costs of cpu {name:?} in target {:?} are not right: {e}", self.name))
@@ -125,7 +123,7 @@ mod tests {
     fn what_is_not_right_is_said() {
         let mut target = Target::load("onnxruntime-cpu").unwrap();
         let e = target.clone().on_cpu("avx").unwrap_err();
-        assert!(e.to_string().contains("\"avx\"") && e.help_text().unwrap().contains("vnni, avx2"));
+        assert!(e.to_string().contains("\"avx\"") && e.to_string().contains("onnxruntime-cpu"), "{e}");
         target.cpus[1].costs = serde_yaml::from_str("{recurrent: {integer_mack: 1}}").unwrap();
         let e = target.on_cpu("avx2").unwrap_err().to_string();
         assert!(e.contains("avx2") && e.contains("integer_mack"), "{e}");

@@ -24,8 +24,8 @@ pub struct SchemeArgs {
     /// What runs the model: a name (onnxruntime-cpu) or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     pub target: Option<String>,
-    /// What kind of processor runs the model: vnni (the default), or avx2 for x86 CPUs without VNNI, whose integer kernels
-    /// saturate: weights avoid it where they could
+    /// What kind of processor runs the model: vnni (the default), or avx2 for x86 CPUs without VNNI, whose sums of 8-bit
+    /// products can saturate: weights that could are rounded so that they do not
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     pub cpu: Option<String>,
     /// Write the whole configuration that is used, for --config
