@@ -229,6 +229,31 @@ fn what_is_dumped_can_be_fed_back() {
     assert!(String::from_utf8(place.bytes("p.yaml")).unwrap().contains("rule 1 (nodes: head) keeps it float"));
 }
 
+/// On a CPU without VNNI, weights of layers that could saturate there have fewer codes, and the report names the layers.
+#[test]
+fn another_processor() {
+    let place = Place::new();
+    golden!("quantize_avx2", place.quantize("--cpu avx2 --dump-plan p.yaml --report r.json"));
+    let bytes = place.bytes("out.onnx");
+    let report: serde_json::Value = serde_json::from_slice(&place.bytes("r.json")).unwrap();
+    let saturation = &report["saturation"];
+    assert_eq!((&saturation["cpu"], &saturation["layers"]), (&"avx2".into(), &3.into()));
+    let plan = String::from_utf8(place.bytes("p.yaml")).unwrap();
+    assert!(plan.contains("\ncpu: avx2\n"), "{plan}");
+    assert_eq!(plan.matches("pair_axes:").count(), saturation["narrowed"].as_array().unwrap().len());
+    let again = place.run("quantize model.onnx -o out.onnx --plan p.yaml --cpu avx2");
+    assert!(again.out.contains("no effect of cpu: the plan already says"), "{}", again.out);
+    assert!(place.bytes("out.onnx") == bytes);
+    // The first one is what is meant without a word, and uint8 weights are exact on the other.
+    assert_eq!(place.quantize("-q").code, 0);
+    let own = place.bytes("out.onnx");
+    assert!(own != bytes);
+    assert_eq!(place.quantize("--cpu vnni -q").code, 0);
+    assert!(place.bytes("out.onnx") == own);
+    let exact = place.quantize("--cpu avx2 --weight-type uint8");
+    assert!(exact.out.contains("avx2: no sum of the 3 layers with weights can saturate"), "{}", exact.out);
+}
+
 #[test]
 fn ranges_can_be_saved_merged_and_used() {
     let place = Place::new();
@@ -289,6 +314,7 @@ fn wrong_words_write_nothing() {
         ("error_rule", "quantize model.onnx -o out.onnx --calibration data.npz --config rule.yaml"),
         ("error_preset", "quantize model.onnx -o out.onnx --calibration data.npz --preset int4"),
         ("error_observer", "quantize model.onnx -o out.onnx --calibration data.npz --observer minmax"),
+        ("error_cpu", "quantize model.onnx -o out.onnx --calibration data.npz --cpu avx"),
         ("error_agreement", "quantize model.onnx -o out.onnx --calibration data.npz --min-agreement 98"),
         ("error_plan", "quantize model.onnx -o out.onnx --plan typo.yaml"),
         ("error_ranges", "quantize model.onnx -o out.onnx --calibration data.npz --ranges typo.yaml"),

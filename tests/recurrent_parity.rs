@@ -54,7 +54,8 @@ struct Layer {
     weight: Weight,
 }
 
-const WEIGHT: Weight = Weight { dtype: DType::Int8, axis: Some(1), symmetric: true, reduce_range: false };
+const WEIGHT: Weight =
+    Weight { dtype: DType::Int8, axis: Some(1), symmetric: true, reduce_range: false, pair_axes: Vec::new() };
 
 impl Layer {
     fn new(steps: usize, batch: usize, inputs: usize, hidden: usize, direction: &'static str) -> Self {
@@ -259,7 +260,10 @@ fn quantized_layers_of_every_form() {
             (DType::Uint8, Some(1), true, false),
             (DType::Int8, Some(1), true, true),
         ] {
-            layers.push(Layer { weight: Weight { dtype, axis, symmetric, reduce_range }, ..base.clone() });
+            layers.push(Layer {
+                weight: Weight { dtype, axis, symmetric, reduce_range, pair_axes: Vec::new() },
+                ..base.clone()
+            });
         }
     }
     for attributes in [

@@ -35,6 +35,8 @@ pub struct Config {
     pub target: String,
     /// The form in which quantized operators are written.
     pub format: Format,
+    /// The target's processor to quantize for; the target's own if `null`.
+    pub cpu: Option<String>,
     /// How activations are quantized.
     pub activation: Activation,
     /// How weights are quantized.
@@ -63,6 +65,7 @@ impl Default for Config {
             preset: None,
             target: "onnxruntime-cpu".to_owned(),
             format: Format::Qdq,
+            cpu: None,
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,

@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn int8(axis: Option<usize>) -> Weight {
-        Weight { dtype: DType::Int8, axis, symmetric: true, reduce_range: false }
+        Weight { dtype: DType::Int8, axis, symmetric: true, reduce_range: false, pair_axes: Vec::new() }
     }
 
     fn bias_after(text: &str, plan: Plan, node: usize, input: usize) -> Vec<f32> {

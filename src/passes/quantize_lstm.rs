@@ -16,7 +16,7 @@ use crate::{
     plan::{Form, Plan, Weight, named_values},
     quant::{
         granularity::{Granularity, QuantizedWeight, channel_params, quantize_with},
-        params::{QuantTarget, Range},
+        params::Range,
     },
 };
 
@@ -151,7 +151,7 @@ fn codes(tensor: &Tensor, plan: &Weight) -> Result<[Tensor; 3]> {
 
 /// Rounds to the nearest codes, with a scale for each row.
 fn round(tensor: &Tensor, dims: Vec<usize>, plan: &Weight) -> Result<QuantizedWeight> {
-    let target = QuantTarget { dtype: plan.dtype, symmetric: plan.symmetric, reduce_range: plan.reduce_range };
+    let target = plan.target();
     let (values, rows) = (tensor.to_f32()?, Granularity::PerChannel(0));
     let mut params = channel_params(&values, &dims, rows, target)?;
     if plan.symmetric {
@@ -159,7 +159,7 @@ fn round(tensor: &Tensor, dims: Vec<usize>, plan: &Weight) -> Result<QuantizedWe
         let middle = target.params(Range::new(-1.0, 1.0))?.zero_point;
         params.iter_mut().for_each(|p| p.zero_point = middle);
     }
-    quantize_with(&values, &dims, rows, target, params)
+    plan.without_saturation(tensor, quantize_with(&values, &dims, rows, target, params)?)
 }
 
 #[cfg(test)]
@@ -227,7 +227,7 @@ mod tests {
     fn unsigned_codes_have_one_zero_point_also_for_rows_of_zeros() {
         let [codes, _, zeros] = codes(
             &Tensor::from_f32(&[1, 4, 1], &[0.0, 1.0, -1.0, 0.0]),
-            &Weight { dtype: DType::Uint8, axis: Some(1), symmetric: true, reduce_range: false },
+            &Weight { dtype: DType::Uint8, axis: Some(1), symmetric: true, reduce_range: false, pair_axes: Vec::new() },
         )
         .unwrap();
         assert_eq!(zeros.to_i64().unwrap(), [128; 4]);

@@ -106,6 +106,7 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
     let default = Config::default();
     let keys = [
         ("target", config.target != default.target),
+        ("cpu", config.cpu != default.cpu),
         ("activation", config.activation != default.activation),
         ("weight", config.weight != default.weight),
         ("everywhere", config.everywhere != default.everywhere),

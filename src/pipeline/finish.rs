@@ -12,7 +12,7 @@ use crate::{
     ir::Model,
     onnx_file::{self, WriteOptions},
     passes::Context,
-    report::{self, Accuracy, Calibration, Collapse, Nodes, OutputScore, Proof, Region, Report, Size},
+    report::{self, Accuracy, Calibration, Collapse, Nodes, OutputScore, Proof, Region, Report, Saturation, Size},
     validate::{self, Comparison, Reference, sensitivity},
 };
 
@@ -44,6 +44,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         model: job.model.display().to_string(),
         output: Some(job.output.display().to_string()),
         nodes: Nodes::of(&q.plan),
+        saturation: Saturation::of(&q.plan),
         size: Size { before: size(&job.model, &q.original), after: size(&job.output, &q.model) },
         calibration: job.plan.is_none().then(|| calibration(&q)),
         proof,

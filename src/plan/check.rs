@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Role},
-    quant::params::type_range,
+    quant::{params::type_range, saturation::Pairs},
     target::{Output, Target},
 };
 
@@ -16,6 +16,14 @@ impl Plan {
         if self.target != target.name {
             return Err(Error::config(format!("the plan is for target {:?}, not {:?}", self.target, target.name))
                 .help("make the plan again, or name its target with --target"));
+        }
+        if let Some(cpu) = self.cpu.as_ref().filter(|cpu| target.cpus().all(|c| c != cpu.as_str())) {
+            let known: Vec<_> = target.cpus().collect();
+            return Err(Error::config(format!(
+                "the plan is for cpu {cpu:?}, which target {:?} does not know",
+                target.name
+            ))
+            .help(format!("cpus that it knows: {}", known.join(", "))));
         }
         for (name, a) in &self.activations {
             let (least, most) = type_range(a.dtype).map_err(|e| e.value(name))?;
@@ -95,6 +103,9 @@ impl Plan {
                 let text = format!("its weight is of type {}, kernels take int8 and uint8", plan.dtype);
                 return Err(self.wrong(name, entry, &text));
             }
+            if !plan.pair_axes.is_empty() {
+                Pairs::along(tensor.dims(), &plan.pair_axes).map_err(|e| self.wrong(name, entry, e.message()))?;
+            }
         }
         let end = node.output(0).map(|v| self.behind_absorbed(model, v));
         if kernel.output == Output::Required && !end.is_some_and(quantized) {
@@ -165,7 +176,13 @@ mod tests {
         let a = Activation { dtype: DType::Uint8, scale: 0.1, zero_point: 0, readers: Readers::All };
         plan.activations.insert("x".into(), a.clone());
         plan.activations.insert("r".into(), a);
-        let weight = Some(Weight { dtype: DType::Int8, axis: Some(0), symmetric: true, reduce_range: false });
+        let weight = Some(Weight {
+            dtype: DType::Int8,
+            axis: Some(0),
+            symmetric: true,
+            reduce_range: false,
+            pair_axes: Vec::new(),
+        });
         let node = |op: &str, becomes, weight| NodePlan {
             name: None,
             op: op.into(),
@@ -190,8 +207,10 @@ mod tests {
             p.check(&m, &target).unwrap_err().to_string()
         };
         let node = |p: &mut Plan, name: &str, f: &dyn Fn(&mut NodePlan)| f(p.nodes.get_mut(name).unwrap());
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 11] = [
             (&|p| p.target = "foo".into(), "\"foo\""),
+            (&|p| p.cpu = Some("z80".into()), "\"z80\""),
+            (&|p| node(p, "c", &|n| n.weight.as_mut().unwrap().pair_axes = vec![2, 3]), "axes [2, 3]"),
             (&|p| p.activations.get_mut("r").unwrap().zero_point = 300, "300"),
             (&|p| p.activations.get_mut("r").unwrap().zero_point = 128, "from -12.8 to 12.7"),
             (&|p| p.activations.get_mut("r").unwrap().scale = 0.0, "scale is 0"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Activation, Form, NodePlan, Plan, Readers, Weight, named_values};
+use super::{Activation, Form, NodePlan, Plan, Readers, Weight, named_values, saturation};
 use crate::{
     analysis::placement::{self, Decision, Placement},
     error::Result,
@@ -47,7 +47,8 @@ pub fn decide(
     scheme: &Scheme,
     mut range_of: impl FnMut(ValueId, QuantTarget) -> Result<Range>,
 ) -> Result<Plan> {
-    let mut plan = Plan { target: target.name.clone(), ..Plan::default() };
+    let cpu = target.other_cpu().map(str::to_owned);
+    let mut plan = Plan { target: target.name.clone(), cpu, ..Plan::default() };
     let mut roots: BTreeMap<ValueId, QParams> = BTreeMap::new();
     let vanishes = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Absorbed(_)));
     let absorbed: BTreeSet<NodeId> = vanishes.map(|(n, _)| *n).collect();
@@ -111,6 +112,7 @@ pub fn decide(
         }
         plan.nodes.insert(key.to_owned(), entry);
     }
+    saturation::avoid(model, target, &mut plan)?;
     Ok(plan)
 }
 
@@ -151,5 +153,6 @@ fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weight> {
     let tensor = model.constant_input(id, spec.index_of(Role::Weight)?)?;
     let (types, per_channel) = scheme.weights.get(&id).copied().unwrap_or((scheme.weight, scheme.per_channel));
     let axis = if per_channel { spec.weight_axis(model.node(id), tensor.rank()) } else { None };
-    Some(Weight { dtype: types.dtype, axis, symmetric: types.symmetric, reduce_range: types.reduce_range })
+    let (symmetric, reduce_range) = (types.symmetric, types.reduce_range);
+    Some(Weight { dtype: types.dtype, axis, symmetric, reduce_range, pair_axes: Vec::new() })
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod decide;
+mod saturation;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,9 @@ use crate::{
 pub struct Plan {
     /// The target that it was made for.
     pub target: String,
+    /// The target's processor that it was made for, where that is not the target's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
     /// Values that get a Q/DQ pair.
     pub activations: BTreeMap<String, Activation>,
     /// Every node of the main graph, and the nodes of subgraphs that have a kernel which quantizes its data at run time.
@@ -140,6 +144,10 @@ pub struct Weight {
     /// One bit less.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reduce_range: bool,
+    /// Where sums of two neighbours' products could saturate: the axes that the products add along, in the order of their
+    /// depth. Channels in which they would are spread over fewer codes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pair_axes: Vec<usize>,
 }
 
 impl Plan {

@@ -8,6 +8,7 @@ use crate::{
         bias::weight_scales_for_bias,
         granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
         params::{QParams, QuantTarget},
+        saturation::{self, Pairs},
     },
 };
 
@@ -16,14 +17,33 @@ impl Weight {
     /// would not fit its 32 bits, next to an input of these parameters, it is raised.
     pub fn quantize(&self, tensor: &Tensor, bias: Option<&[f32]>, input: Option<QParams>) -> Result<QuantizedWeight> {
         let q = quantize_weight(tensor, self.dtype, self.axis, self.symmetric, self.reduce_range)?;
+        let q = self.without_saturation(tensor, q)?;
         let (Some(bias), Some(input), true) = (bias, input, self.symmetric) else { return Ok(q) };
         let (scales, raised) = weight_scales_for_bias(bias, input.scale, &q.scales());
         if raised == 0 || scales.len() != q.params.len() {
             return Ok(q);
         }
-        let target = QuantTarget { dtype: self.dtype, symmetric: self.symmetric, reduce_range: self.reduce_range };
+        // A coarser scale makes codes smaller, so that what did not saturate does not now.
+        let target = self.target();
         let params = q.params.iter().zip(&scales).map(|(p, &scale)| QParams { scale, ..*p }).collect();
         quantize_with(&tensor.to_f32()?, tensor.dims(), Granularity::from_axis(self.axis), target, params)
+    }
+}
+
+impl Weight {
+    /// What it is quantized to.
+    pub fn target(&self) -> QuantTarget {
+        QuantTarget { dtype: self.dtype, symmetric: self.symmetric, reduce_range: self.reduce_range }
+    }
+
+    /// The weight with channels of fewer codes, where sums of pairs would saturate and the plan does not allow it. The codes
+    /// may have another shape than the weight's.
+    pub fn without_saturation(&self, tensor: &Tensor, q: QuantizedWeight) -> Result<QuantizedWeight> {
+        if self.pair_axes.is_empty() {
+            return Ok(q);
+        }
+        let pairs = Pairs::along(tensor.dims(), &self.pair_axes)?;
+        saturation::without_saturation(&tensor.to_f32()?, self.target(), q, &pairs)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod error;
 pub mod granularity;
 pub mod pack;
 pub mod params;
+pub mod saturation;
 
 pub use bias::{QuantizedBias, quantize_bias};
 pub use granularity::{Granularity, QuantizedWeight, quantize_weight};

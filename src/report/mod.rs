@@ -3,14 +3,14 @@
 mod conversion;
 pub mod inspect;
 pub mod json;
+mod saturation;
 pub mod terminal;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use conversion::Conversion;
-
+pub use self::{conversion::Conversion, saturation::Saturation};
 use crate::{
     diagnostics::Diagnostic,
     plan::{Form, Plan},
@@ -29,6 +29,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// What became of the nodes.
     pub nodes: Nodes,
+    /// What was done against saturating sums, where the processor has them.
+    pub saturation: Option<Saturation>,
     /// Bytes of model and weights.
     pub size: Size,
     /// What calibration saw; `None` if the plan was given.

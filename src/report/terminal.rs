@@ -18,6 +18,9 @@ pub fn render(report: &Report, all: bool) -> String {
     collapse(&mut out, report);
     out.push('\n');
     nodes(&mut out, report, limit);
+    if let Some(s) = &report.saturation {
+        row(&mut out, "cpu", &s.text(limit));
+    }
     let s = &report.size;
     if s.before > 0 && s.after > 0 {
         let share = 100.0 * s.after as f64 / s.before as f64;

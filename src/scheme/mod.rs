@@ -16,7 +16,7 @@ use crate::{
         Observer,
         observers::{self, Method},
     },
-    config::{self, Config, FloatWeights, Precision, Rule},
+    config::{self, Config, FloatWeights, Precision, Rule, suggest},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{Model, NodeId, ValueId},
@@ -108,7 +108,7 @@ impl Settings {
     /// Checks the configuration, loads its target and compiles its rules.
     pub fn new(config: Config) -> Result<Self> {
         config.check()?;
-        let target = Target::load(&config.target)?;
+        let target = on_cpu(Target::load(&config.target)?, config.cpu.as_deref())?;
         let compile =
             |(i, rule): (usize, &Rule)| Ok((Selector::new(rule).map_err(|e| in_rule(&e, i, rule))?, rule.clone()));
         let rules = config.rules.iter().enumerate().map(compile).collect::<Result<_>>()?;
@@ -240,6 +240,18 @@ impl Settings {
         }
         values
     }
+}
+
+/// The target on the processor that is asked for.
+fn on_cpu(target: Target, cpu: Option<&str>) -> Result<Target> {
+    let Some(cpu) = cpu else { return Ok(target) };
+    let known: Vec<_> = target.cpus().collect();
+    let hint = suggest::closest(cpu, known.iter().copied()).first().map(|c| format!("did you mean {c:?}? "));
+    let help = match known.is_empty() {
+        true => "leave --cpu out, or list its cpus in the target's file".to_owned(),
+        false => format!("{}cpus: {}", hint.unwrap_or_default(), known.join(", ")),
+    };
+    target.on_cpu(cpu).map_err(|e| e.help(help))
 }
 
 /// The first opset whose QuantizeLinear makes codes of 16 bits.

@@ -1,11 +1,11 @@
 //! Times of kernels, in nanoseconds for one run on one core.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::RecurrentCosts;
 
 /// Parameters of the cost model; `configs/targets/*.yaml` explains each.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Costs {

@@ -10,11 +10,13 @@ use crate::{
 };
 
 mod costs;
+mod cpus;
 mod dynamic;
 mod recurrent;
 mod written;
 
 pub use costs::{Convolution, Costs};
+pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
 pub use recurrent::{Layer, RecurrentCosts};
 pub use written::{IntegerOp, IntegerOps};
@@ -49,6 +51,12 @@ pub struct Target {
     pub never: BTreeMap<String, String>,
     /// Times of kernels.
     pub costs: Costs,
+    /// Processors that it runs on; the first one is its own, which all of the above is said of.
+    #[serde(default)]
+    pub cpus: Vec<Cpu>,
+    /// Which of them.
+    #[serde(skip)]
+    cpu: usize,
 }
 
 /// One row: an operator, the kernel that its Q/DQ form becomes, and the conditions.

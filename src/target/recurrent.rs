@@ -1,9 +1,9 @@
 //! Times of recurrent layers.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Parameters of recurrent layers in the cost model; `configs/targets/*.yaml` explains each.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct RecurrentCosts {

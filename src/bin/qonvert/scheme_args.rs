@@ -27,6 +27,10 @@ pub struct SchemeArgs {
     /// How quantized operators are written: qdq (the default) or qoperator
     #[arg(long, value_name = "FORM", value_parser = format, help_heading = "Scheme")]
     pub format: Option<Format>,
+    /// What kind of processor runs the model: vnni (the default), or avx2 for x86 CPUs without VNNI, whose sums of 8-bit
+    /// products can saturate: weights that could are rounded so that they do not
+    #[arg(long, value_name = "NAME", help_heading = "Configuration")]
+    pub cpu: Option<String>,
     /// Write the whole configuration that is used, for --config
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub dump_config: Option<PathBuf>,
@@ -53,7 +57,7 @@ pub struct SchemeArgs {
     /// Mirror the ranges of activations around 0
     #[arg(long, help_heading = "Scheme")]
     pub symmetric: bool,
-    /// Use 7 of 8 bits of weights, for x86 CPUs without VNNI
+    /// Use 7 of 8 bits of all weights; for x86 CPUs without VNNI, --cpu avx2 does so only where it must
     #[arg(long, help_heading = "Scheme")]
     pub reduce_range: bool,
     /// Keep nodes in float: a name, a glob ("*/head/*") or a /regular expression/; may be given often
@@ -131,6 +135,7 @@ impl SchemeArgs {
     fn apply(&self, config: &mut Config) {
         set(&mut config.target, self.target.clone());
         set(&mut config.format, self.format);
+        config.cpu = self.cpu.clone().or(config.cpu.take());
         match self.samples {
             Some(0) => config.calibration.samples = None,
             Some(n) => config.calibration.samples = Some(n),
