@@ -60,9 +60,9 @@ impl<'a> ConvertJob<'a> {
 /// Brings a model into a form. Scales and zero points stay what they are; what has no other form stays as it is.
 pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut Context) -> Result<Model> {
     let mut model = original.clone();
+    cx.options.qoperator = (format == Format::Qoperator).then(|| target.integer_ops());
     passes::raise(&mut model, cx)?;
     if format == Format::Qoperator {
-        cx.options.qoperator = Some(target.integer_ops());
         passes::run_stage(Stage::Lower, &mut model, cx)?;
     }
     if has_channel_scales(&model) && model.opset("").is_some_and(|v| v < convert_opset::NEEDED) {

@@ -6,6 +6,7 @@ pub mod arith;
 pub mod bias;
 pub mod error;
 pub mod granularity;
+pub mod nbits;
 pub mod pack;
 pub mod params;
 pub mod saturation;

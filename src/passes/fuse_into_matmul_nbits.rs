@@ -1,0 +1,141 @@
+//! Fuses a MatMul whose weight a DequantizeLinear with blocks makes into MatMulNBits.
+//!
+//! ```text
+//! before: y = MatMul(a, DequantizeLinear<axis = 0, block_size = 32>(codes, scales, zero_points))
+//! after:  y = com.microsoft.MatMulNBits<K = 64, N = 8, bits = 4, block_size = 32, accuracy_level = 4>(a, b, scales, zero_points)
+//! ```
+//!
+//! What ONNX Runtime makes of the Q/DQ form when it loads it, with the same level of accuracy. Only where the QOperator format
+//! is asked for. The inverse of [`super::raise_matmul_nbits`].
+
+use super::{Context, raise_matmul_nbits::{ACCURACY_LEVEL, OP}, support::pairs::import};
+use crate::{
+    error::Result,
+    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ops::MICROSOFT,
+    quant::nbits::NBits,
+};
+
+/// See the module's documentation.
+pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    if cx.options.qoperator.is_none() {
+        return Ok(0);
+    }
+    let mut fused = 0;
+    for id in model.all_nodes() {
+        let Some(weight) = Blocked::of(model, id) else { continue };
+        let (label, op) = (model.node_label(id), model.node(id).op_type.clone());
+        weight.fuse(model, id).map_err(|e| e.node(label, op))?;
+        fused += 1;
+    }
+    Ok(fused)
+}
+
+/// The weight of a MatMul, in blocks.
+struct Blocked {
+    sizes: NBits,
+    codes: ValueId,
+    scales: Tensor,
+    zero_points: Option<Tensor>,
+}
+
+impl Blocked {
+    fn of(model: &Model, id: NodeId) -> Option<Self> {
+        let node = model.node(id);
+        let dq = model.producer(node.input(1)?)?;
+        let make = model.node(dq);
+        if !node.is("MatMul") || !make.is("DequantizeLinear") || make.int("axis").unwrap_or(1) != 0 {
+            return None;
+        }
+        let codes = make.input(0)?;
+        let tensor = model.value(codes).constant()?;
+        let block = usize::try_from(make.int("block_size")?).ok()?;
+        let &[k, n] = tensor.dims() else { return None };
+        let bits = match tensor.dtype() {
+            DType::Int2 | DType::Uint2 => 2,
+            DType::Int4 | DType::Uint4 => 4,
+            DType::Int8 | DType::Uint8 => 8,
+            _ => return None,
+        };
+        let sizes = NBits { k, n, bits, block };
+        let scales = model.constant_input(dq, 1).filter(|t| t.dtype() == DType::Float)?.clone();
+        let zero_points = make.input(2).map(|z| model.value(z).constant().cloned());
+        // Blocks that the operator has.
+        let fits = block.is_power_of_two() && block >= 16 && scales.dims() == [sizes.blocks(), n];
+        if !fits || matches!(zero_points, Some(None)) {
+            return None;
+        }
+        Some(Self { sizes, codes, scales, zero_points: zero_points.flatten() })
+    }
+
+    fn fuse(self, model: &mut Model, id: NodeId) -> Result<()> {
+        let Self { sizes, codes, scales, zero_points } = self;
+        let tensor = model.value(codes).constant().cloned();
+        let Some(tensor) = tensor else { return Ok(()) };
+        let base = model.value(codes).name().trim_end_matches("_quantized").to_owned();
+        let (weight, zeros) = sizes.packed(&tensor, zero_points.as_ref())?;
+        let graph = model.value(codes).graph();
+        let scales = sizes.packed_scales(&scales)?;
+        let mut add = |suffix: String, t: Tensor| model.add_initializer(graph, &format!("{base}_{suffix}"), t);
+        let weight = add(format!("Q{}", sizes.bits), weight);
+        let scales = add("scales".to_owned(), scales);
+        let zeros = zeros.map(|z| add("zero_points".to_owned(), z));
+        let outputs = model.take_outputs(id);
+        let mut spec = NodeSpec::new(OP)
+            .domain(MICROSOFT)
+            .inputs([model.node(id).input(0), Some(weight), Some(scales)])
+            .inputs(zeros.map(Some))
+            .attr("K", sizes.k as i64)
+            .attr("N", sizes.n as i64)
+            .attr("bits", sizes.bits as i64)
+            .attr("block_size", sizes.block as i64)
+            .attr("accuracy_level", ACCURACY_LEVEL);
+        if let Some(name) = model.node_mut(id).name.take() {
+            spec = spec.name(name);
+        }
+        for v in outputs {
+            spec = spec.output_value(v);
+        }
+        model.insert_named(spec, Place::Before(id));
+        model.remove_node(id);
+        import(model, MICROSOFT);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        passes::{
+            raise_matmul_nbits,
+            testing::{check, check_skipped, check_with},
+        },
+        target::Target,
+    };
+
+    const PAIRS: &str = "<ir_version: 10, opset_import: [\"\" : 21]> g (float[2,16] a) => (float[2,1] y)
+        <uint4[16,1] w_quantized = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,0}, float[1,1] w_scale = {0.5}, uint4[1,1] w_zero_point = {9}>
+        { w_DequantizeLinear_Output = DequantizeLinear<axis = 0, block_size = 16>(w_quantized, w_scale, w_zero_point)
+          y = MatMul(a, w_DequantizeLinear_Output) }";
+    const NBITS: &str = "<ir_version: 10, opset_import: [\"\" : 21, \"com.microsoft\" : 1]> g (float[2,16] a) => (float[2,1] y)
+        <uint8[1,1,8] w_Q4 = {33,67,101,135,169,203,237,15}, float[1,1] w_scales = {0.5}, uint8[1] w_zero_points = {9}>
+        { y = com.microsoft.MatMulNBits<K = 16, N = 1, bits = 4, block_size = 16, accuracy_level = 4>(a, w_Q4, w_scales, w_zero_points) }";
+
+    #[test]
+    fn there_and_back() {
+        let mut cx = Context::default();
+        cx.options.qoperator = Some(Target::load("onnxruntime-cpu").unwrap().integer_ops());
+        check_with(run, &mut cx, PAIRS, NBITS);
+        check(raise_matmul_nbits::run, NBITS, PAIRS);
+        check_skipped(run, PAIRS, "");
+    }
+
+    #[test]
+    fn blocks_that_the_operator_has_not_stay() {
+        let mut cx = Context::default();
+        cx.options.qoperator = Some(Target::load("onnxruntime-cpu").unwrap().integer_ops());
+        let mut model = crate::ir::text::parse(&PAIRS.replace("block_size = 16", "block_size = 24")).unwrap();
+        assert_eq!(run(&mut model, &mut cx).unwrap(), 0);
+    }
+}
