@@ -167,6 +167,7 @@ fn help() {
     golden!("help_calibrate", place.run("help calibrate"));
     golden!("help_inspect", place.run("inspect --help"));
     golden!("help_compare", place.run("compare -h"));
+    golden!("help_convert", place.run("convert --help"));
     golden!("unknown_flag", place.run("quantize model.onnx -o out.onnx --calibration data.npz --observers mse"));
     golden!("no_calibration", place.run("quantize model.onnx -o out.onnx"));
 }
@@ -186,6 +187,24 @@ fn the_main_job() {
     assert!(place.bytes("out.onnx") == first, "the same input twice gives the same bytes");
     golden!("inspect_quantized", place.run("inspect --nodes out.onnx"));
     golden!("compare", place.run("compare model.onnx out.onnx --data data.npz --samples 10"));
+}
+
+#[test]
+fn other_forms() {
+    let place = Place::new();
+    assert_eq!(place.quantize("--quiet --dump-plan p.yaml").code, 0);
+    golden!("convert", place.run("convert --format qoperator out.onnx integer.onnx --data data.npz"));
+    golden!("convert_back", place.run("convert --format qdq integer.onnx pairs.onnx"));
+    golden!("convert_idle", place.run("convert --format qdq pairs.onnx pairs2.onnx"));
+    let line = "quantize model.onnx -o direct.onnx --calibration data.npz --plan p.yaml --format qoperator --quiet";
+    assert_eq!(place.run(line).code, 0);
+    assert!(
+        place.bytes("direct.onnx") == place.bytes("integer.onnx"),
+        "the same whether converted later or written at once"
+    );
+    golden!("error_convert_over", place.run("convert --format qdq out.onnx out.onnx"));
+    golden!("error_format", place.run("convert --format qlinear out.onnx x.onnx"));
+    assert!(!place.path("x.onnx").exists());
 }
 
 #[test]
