@@ -6,6 +6,7 @@ pub mod arith;
 pub mod bias;
 pub mod error;
 pub mod granularity;
+pub mod integer;
 pub mod pack;
 pub mod params;
 
