@@ -1,4 +1,5 @@
-//! The numbers of quantization: parameters from ranges, rounding, granularity, packing. No graph, no files.
+//! The numbers of quantization: parameters from ranges, rounding, granularity, packing, integer operators. No graph, no
+//! files.
 //!
 //! Of the graph's rooms only [`crate::ir::DType`] and [`crate::ir::Tensor`] are known here, as plain data.
 

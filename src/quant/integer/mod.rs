@@ -169,3 +169,92 @@ impl<T: Copy> Table<T> {
         self.values[code.saturating_sub(self.lo).clamp(0, self.values.len() as i32 - 1) as usize]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(scale: f32, zero_point: i32) -> QParams {
+        QParams { scale, zero_point, dtype: DType::Uint8 }
+    }
+
+    fn codes<'a>(codes: &'a [i32], dims: &'a [usize]) -> Codes<'a> {
+        Codes { codes, dims, params: params(1.0, 1) }
+    }
+
+    #[test]
+    fn where_the_zero_point_is_added_decides_halves() {
+        let out = Output::new(params(1.0, 1)).unwrap();
+        assert_eq!((out.round_then_add(0.5), out.add_then_round(0.5)), (1, 2));
+        assert_eq!((out.round_then_add(1.5), out.add_then_round(1.5)), (3, 2));
+        assert_eq!((out.round_then_add(1e30), out.add_then_round(-1e30)), (255, 0));
+        assert_eq!(out.round_then_add(f32::NAN), 1);
+    }
+
+    #[test]
+    fn by_hand() {
+        let (x, y) = (codes(&[2, 3, 4, 5], &[2, 2]), params(2.0, 10));
+        let w = codes(&[1, 2, 3, 1], &[2, 2]);
+        // Steps 1 2 / 3 4 and 0 1 / 2 0: sums 4 1 / 8 3, in steps of 2 after rounding 2 0 / 4 2.
+        assert_eq!(matmul_integer(x, w.as_weight()).unwrap().values, [4, 1, 8, 3]);
+        assert_eq!(qlinear_matmul(x, w.as_weight(), y).unwrap().values, [12, 10, 14, 12]);
+        let gemm = Gemm { trans_a: true, trans_b: false, alpha: 2.0 };
+        let bias = Bias { codes: &[1, -1], dims: &[2] };
+        assert_eq!(qgemm_float(gemm, x, w.as_weight(), Some(bias)).unwrap().values, [14.0, 0.0, 18.0, 2.0]);
+        assert_eq!(qlinear_add(x, w, y).unwrap().values, [10, 12, 12, 12]); // 0.5, 1.5, 2.5 and 2 from 10 on
+        assert_eq!(qlinear_mul(x, w, y).unwrap().values, [10, 11, 13, 10]);
+        assert_eq!(qlinear_concat(&[x, w], 1, y).unwrap().values, [10, 11, 10, 10, 12, 12, 11, 10]);
+        let chosen = qlinear_where(&[true, false], &[2], x, w, y).unwrap();
+        assert_eq!(chosen.values, [10, 10, 12, 10]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let (x, y) = (codes(&[1, 2, 3, 4, 5, 6], &[2, 3]), params(1.0, 0));
+        let short = codes(&[1], &[2, 3]);
+        let window = Window { strides: &[1], dilations: &[1], pads: &[0, 0] };
+        let pool = Pool { kernel: &[2], window, ceil_mode: false, count_include_pad: false };
+        let gemm = Gemm { trans_a: false, trans_b: false, alpha: 1.0 };
+        assert!(qlinear_matmul(x, x.as_weight(), y).is_err());
+        assert!(matmul_integer(short, codes(&[1, 2, 3], &[3]).as_weight()).is_err());
+        let two_scales = Weight { scales: &[1.0, 2.0], ..codes(&[1, 2, 3], &[3, 1]).as_weight() };
+        assert!(qlinear_matmul(x, two_scales, y).is_err());
+        assert!(qgemm(gemm, x, x.as_weight(), None, y).is_err());
+        let bias = Bias { codes: &[1, 2, 3], dims: &[3] };
+        assert!(qgemm_float(gemm, x, codes(&[1, 2, 3], &[3, 1]).as_weight(), Some(bias)).is_err());
+        assert!(matmul_integer_to_float(x, codes(&[1, 2, 3], &[3, 1]).as_weight(), Some(&[0.0; 2])).is_err());
+        assert!(dynamic_quantize_matmul(&[1.0], &[2, 3], x.as_weight(), None).is_err());
+        assert!(conv_integer(x, x.as_weight(), window, 0).is_err());
+        assert!(qlinear_conv(x, x.as_weight(), None, window, 1, y).is_err());
+        assert!(qlinear_average_pool(x, pool, y).is_err());
+        assert!(qlinear_global_average_pool(codes(&[1], &[1]), y).is_err());
+        assert!(qlinear_add(x, codes(&[1, 2], &[2]), y).is_err());
+        assert!(qlinear_mul(short, x, y).is_err());
+        assert!(qlinear_softmax(x, 2, 3, y).is_err());
+        assert!(qlinear_concat(&[], 0, y).is_err());
+        assert!(qlinear_concat(&[x, codes(&[1], &[1, 1])], 1, y).is_err());
+        assert!(qlinear_concat(&[x], 2, y).is_err());
+        assert!(qlinear_where(&[true], &[2], x, x, y).is_err());
+        let wide = QParams { dtype: DType::Int16, ..y };
+        assert!(qlinear_sigmoid(Codes { params: wide, ..x }, y).is_err());
+        assert!(qlinear_add(x, x, QParams { dtype: DType::Float, ..y }).is_err());
+    }
+
+    #[test]
+    fn nothing_gives_nothing() {
+        let y = params(1.0, 3);
+        let window = Window { strides: &[1], dilations: &[1], pads: &[0, 0] };
+        let none = |dims| codes(&[], dims);
+        assert_eq!(qlinear_matmul(none(&[2, 0]), none(&[0, 1]).as_weight(), y).unwrap().values, [3, 3]);
+        assert!(qlinear_matmul(none(&[2, 0]), none(&[0, 0]).as_weight(), y).unwrap().values.is_empty());
+        assert!(
+            conv_integer(none(&[0, 1, 2]), codes(&[1], &[1, 1, 1]).as_weight(), window, 1).unwrap().values.is_empty()
+        );
+        let pool = Pool { kernel: &[1], window, ceil_mode: false, count_include_pad: false };
+        assert!(qlinear_average_pool(none(&[0, 1, 2]), pool, y).unwrap().values.is_empty());
+        assert_eq!(qlinear_global_average_pool(none(&[1, 1, 0]), y).unwrap().values, [3]);
+        assert!(qlinear_softmax(none(&[2, 0]), 1, 2, y).unwrap().values.is_empty());
+        assert!(qlinear_concat(&[none(&[0, 2]), none(&[0, 1])], 1, y).unwrap().values.is_empty());
+        assert_eq!(dynamic_quantize_linear(&[]).unwrap().1.scale, 1.0);
+    }
+}

@@ -18,26 +18,32 @@ pub struct Pool<'a> {
     pub window: Window<'a>,
     /// A last window that is cut off by the end counts, too.
     pub ceil_mode: bool,
-    /// Padding counts as elements that are 0.
+    /// Each window is divided by its whole size, even where it is cut off by the end.
     pub count_include_pad: bool,
 }
 
 /// `QLinearAveragePool`: the elements of a window dequantized, added one after the other in `f32`, divided by their number,
 /// divided by the output's scale; then the zero point is added and the sum rounded.
 ///
+/// A window without padding that is as large as the spatial dims is computed as [`qlinear_global_average_pool`], in integers.
+///
 /// `x` is `[N, C, …]`; the result has the same N and C.
 pub fn qlinear_average_pool(x: Codes, pool: Pool, y: QParams) -> Result<Computed<i32>> {
     let out = Output::new(y)?;
     let (planes, spatial) = planes(&x)?;
     let windows = Windows::new(pool.window, spatial, pool.kernel, pool.ceil_mode)?;
+    if pool.kernel == spatial && pool.window.pads.iter().all(|&p| p == 0) {
+        return qlinear_global_average_pool(x, y);
+    }
     let mut dims = x.dims[..2].to_vec();
     dims.extend(&windows.out);
     let mut values = vec![0; shape::count(&dims, "the result")?];
     let real: Vec<f32> = x.codes.iter().map(|&c| dequantize_one(c, x.params)).collect();
     let (plane, positions) = (real.len() / planes.max(1), values.len() / planes.max(1));
+    let whole: usize = pool.kernel.iter().product();
     for position in 0..positions {
         let taps = windows.taps(position);
-        let count = if pool.count_include_pad { windows.padded_taps(position) } else { taps.len() };
+        let count = if pool.count_include_pad { whole } else { taps.len() };
         for (i, value) in values.iter_mut().skip(position).step_by(positions).enumerate() {
             let sum = taps.iter().fold(0f32, |sum, &(_, at)| sum + real[i * plane + at]);
             *value = out.add_then_round(sum / count as f32 / y.scale);

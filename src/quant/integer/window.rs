@@ -83,20 +83,6 @@ impl<'a> Windows<'a> {
         }
         taps
     }
-
-    /// How many elements of the padded dims the window number `position` covers.
-    pub fn padded_taps(&self, position: usize) -> usize {
-        let rank = self.out.len();
-        let mut rest = position;
-        let mut covered = 1;
-        for i in (0..rank).rev() {
-            let start = rest % self.out[i] * self.window.strides[i];
-            rest /= self.out[i];
-            let end = self.dims[i] + self.window.pads[i] + self.window.pads[rank + i];
-            covered *= (0..self.kernel[i]).filter(|k| start + k * self.window.dilations[i] < end).count();
-        }
-        covered
-    }
 }
 
 #[cfg(test)]
@@ -110,7 +96,6 @@ mod tests {
         assert_eq!(w.out, [2, 4]);
         assert_eq!(w.taps(0), [(2, 0), (3, 2)]);
         assert_eq!(w.taps(7), [(0, 7), (2, 11)]);
-        assert_eq!((w.padded_taps(0), w.padded_taps(7)), (4, 4));
     }
 
     #[test]
