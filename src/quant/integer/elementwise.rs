@@ -8,7 +8,8 @@ use crate::{error::Result, quant::params::QParams};
 ///
 /// Dims broadcast. In each line the first product is fused with the addition after it, and `z_b * r_b` is rounded first;
 /// both additions of the sum are fused. Where one number of `a` meets many neighbours of `b`, the kernel exchanges the two,
-/// which shows in the last bit: the innermost dim in which they differ decides.
+/// which shows in the last bit: the innermost dim
+/// that is not 1 in both decides. Two single numbers are exchanged, too.
 pub fn qlinear_add(a: Codes, b: Codes, y: QParams) -> Result<Computed<i32>> {
     let out = Output::new(y)?;
     let (dims, pairs) = pairs(&a, &b)?;
@@ -49,9 +50,9 @@ fn pairs<'a>(a: &Codes<'a>, b: &Codes<'a>) -> Result<(Vec<usize>, impl Iterator<
     Ok((dims, from_a.into_iter().zip(from_b).map(|(i, j)| (a[i], b[j]))))
 }
 
-/// Whether neighbours in the result share an element of `a` but not of `b`.
+/// Whether neighbours in the result share an element of `a` but not of `b`, or there are no neighbours.
 fn repeats_a(a: &[usize], b: &[usize]) -> bool {
     let at = |dims: &[usize], i: usize| dims.len().checked_sub(i).map_or(1, |i| dims[i]);
     let innermost = (1..=a.len().max(b.len())).map(|i| (at(a, i), at(b, i))).find(|&d| d != (1, 1));
-    innermost.is_some_and(|(a, b)| a == 1 && b != 1)
+    innermost.is_none_or(|(a, _)| a == 1)
 }

@@ -52,7 +52,7 @@ pub struct Codes<'a> {
     pub params: QParams,
 }
 
-impl<'a> Codes<'a> {
+impl Codes<'_> {
     fn check(&self, what: &str) -> Result<()> {
         shape::check_len(self.codes.len(), self.dims, what)
     }
@@ -63,7 +63,7 @@ impl<'a> Codes<'a> {
     }
 
     /// As a weight whose parameters hold for the whole.
-    pub fn as_weight(&'a self) -> Weight<'a> {
+    pub fn as_weight(&self) -> Weight<'_> {
         let (scales, zero_points) =
             (std::slice::from_ref(&self.params.scale), std::slice::from_ref(&self.params.zero_point));
         Weight { codes: self.codes, dims: self.dims, scales, zero_points }
@@ -217,7 +217,8 @@ mod tests {
         let gemm = Gemm { trans_a: false, trans_b: false, alpha: 1.0 };
         assert!(qlinear_matmul(x, x.as_weight(), y).is_err());
         assert!(matmul_integer(short, codes(&[1, 2, 3], &[3]).as_weight()).is_err());
-        let two_scales = Weight { scales: &[1.0, 2.0], ..codes(&[1, 2, 3], &[3, 1]).as_weight() };
+        let column = codes(&[1, 2, 3], &[3, 1]);
+        let two_scales = Weight { scales: &[1.0, 2.0], ..column.as_weight() };
         assert!(qlinear_matmul(x, two_scales, y).is_err());
         assert!(qgemm(gemm, x, x.as_weight(), None, y).is_err());
         let bias = Bias { codes: &[1, 2, 3], dims: &[3] };
@@ -252,7 +253,7 @@ mod tests {
         );
         let pool = Pool { kernel: &[1], window, ceil_mode: false, count_include_pad: false };
         assert!(qlinear_average_pool(none(&[0, 1, 2]), pool, y).unwrap().values.is_empty());
-        assert_eq!(qlinear_global_average_pool(none(&[1, 1, 0]), y).unwrap().values, [3]);
+        assert!(qlinear_global_average_pool(none(&[1, 1, 0]), y).is_err());
         assert!(qlinear_softmax(none(&[2, 0]), 1, 2, y).unwrap().values.is_empty());
         assert!(qlinear_concat(&[none(&[0, 2]), none(&[0, 1])], 1, y).unwrap().values.is_empty());
         assert_eq!(dynamic_quantize_linear(&[]).unwrap().1.scale, 1.0);

@@ -55,12 +55,21 @@ pub fn qlinear_average_pool(x: Codes, pool: Pool, y: QParams) -> Result<Computed
 /// `QLinearGlobalAveragePool`: the exact sum of `x - zero_point` over all spatial dims, times `s_x / (s_y * count)`, rounded, then
 /// the zero point.
 ///
-/// `x` is `[N, C, …]`; the result has the same N and C and ones behind.
+/// `x` is `[N, C, …]`; the result has the same N and C and ones behind. Error: that scale is below 2^-32 or not below 256, which
+/// the kernel refuses when it runs.
 pub fn qlinear_global_average_pool(x: Codes, y: QParams) -> Result<Computed<i32>> {
     let out = Output::new(y)?;
     let (planes, spatial) = planes(&x)?;
     let plane = shape::count(spatial, "x")?;
     let scale = x.params.scale / (y.scale * plane as f32);
+    if !(1.0 / 4_294_967_296.0..256.0).contains(&scale) {
+        return Err(Error::unsupported(format!(
+            "an average over {plane} elements from scale {} to scale {}: {scale} steps of the output a step of the sum, \
+             which must be from 2^-32 to below 256",
+            x.params.scale, y.scale
+        ))
+        .help("give the output a scale nearer to that of the input"));
+    }
     let steps = x.steps();
     let code = |i: usize| {
         let sum = steps[i * plane..][..plane].iter().copied().fold(0, i32::wrapping_add);
