@@ -173,6 +173,19 @@ fn gemm() {
     for (m, k, n) in [(3, 5, 7), (1, 1, 1), (17, 33, 65), (2, 100, 3), (1, 19, 40)] {
         for (mode, channels) in Mode::ALL.into_iter().flat_map(|m| [(m, 1), (m, n)]) {
             for (trans_a, trans_b) in [(false, false), (false, true), (true, false), (true, true)] {
+                for [da, db, dy] in PRODUCTS {
+                    let gemm = Gemm { trans_a, trans_b, alpha: 1.0 };
+                    let (a_dims, b_dims) =
+                        (if trans_a { [k, m] } else { [m, k] }, if trans_b { [n, k] } else { [k, n] });
+                    let (a, b) = (draw.data(da, &a_dims, mode), draw.weight(db, &b_dims, channels, mode));
+                    let (y, codes) = (draw.output(dy, &a, &b, k, mode), draw.bias(n, mode));
+                    let bias = Some(Bias { codes: &codes, dims: &[n] });
+                    let ours = integer::qgemm(gemm, a.view(), b.view(), bias, y).expect("it fits");
+                    let chain = Chain::new().data(&a).weight(&b, i64::from(!trans_b)).bias(Some(&codes), &a, &b);
+                    let attrs = Case::new().int("transA", i64::from(trans_a)).int("transB", i64::from(trans_b));
+                    let Some(theirs) = chain.run("Gemm", attrs, y) else { return };
+                    same_reals(&ours, y, &theirs, &("Q/DQ", m, k, n, mode, channels, gemm, da, db));
+                }
                 for (i, alpha) in [1.0, 0.7, 2.5].into_iter().enumerate() {
                     let gemm = Gemm { trans_a, trans_b, alpha };
                     let a_dims = if trans_a { [k, m] } else { [m, k] };

@@ -30,7 +30,8 @@ pub fn same_bits(ours: &Computed<f32>, theirs: &Tensor, what: &dyn std::fmt::Deb
 
 /// What a chain of Q and DQ around an operator gives: the codes, dequantized.
 ///
-/// The runtime makes uint8 of int8 between Q and DQ when it loads a model, as [`unsigned`] does: hand in what that gives.
+/// The runtime makes uint8 of int8 between Q and DQ when it loads a model, as [`unsigned`] does: hand in what that
+/// gives.
 #[track_caller]
 pub fn same_reals(ours: &Computed<i32>, y: QParams, theirs: &Tensor, what: &dyn std::fmt::Debug) {
     let values = dequantize_slice(&ours.values, y);

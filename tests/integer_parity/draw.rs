@@ -169,7 +169,8 @@ impl Draw {
         Drawn { codes: (lo..=hi).collect(), dims: vec![256], params: self.params(dtype, Mode::Random) }
     }
 
-    /// A weight with `channels` scales and one or `channels` zero points, in half of the cases those of symmetric weights.
+    /// A weight with `channels` scales and one or `channels` zero points, in half of the cases those of symmetric
+    /// weights.
     pub fn weight(&mut self, dtype: DType, dims: &[usize], channels: usize, mode: Mode) -> DrawnWeight {
         let first = self.scale(mode);
         let scales = (0..channels).map(|i| if i == 0 { first } else { first * self.scale(mode) * 2.0 }).collect();

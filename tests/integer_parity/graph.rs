@@ -174,7 +174,8 @@ impl Case {
     }
 }
 
-/// A float operator between Q and DQ, as `qonvert` writes it: from real numbers that are codes, to real numbers that are.
+/// A float operator between Q and DQ, as `qonvert` writes it: from real numbers that are codes, to real numbers that
+/// are.
 pub struct Chain {
     model: Model,
     feeds: Vec<(String, Tensor)>,

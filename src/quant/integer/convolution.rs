@@ -9,8 +9,8 @@ use crate::{
 
 /// `ConvInteger`: `sum (x - x_zero_point) (w - w_zero_point)`; padding counts as 0. Scales have no effect.
 ///
-/// `x` is `[N, C, …]`, `w` is `[M, C / groups, …]`; the result is `[N, M, …]`. Parameters of `w` are one or M. Errors: dims that
-/// do not go together, or `groups` that divides C or M not.
+/// `x` is `[N, C, …]`, `w` is `[M, C / groups, …]`; the result is `[N, M, …]`. Parameters of `w` are one or M. Errors:
+/// dims that do not go together, or `groups` that divides C or M not.
 pub fn conv_integer(x: Codes, w: Weight, window: Window, groups: usize) -> Result<Computed<i32>> {
     let wrong = || {
         let (x, w) = (x.dims, w.dims);

@@ -10,8 +10,8 @@ use crate::{
 /// `DynamicQuantizeLinear`: uint8 codes of numbers, and the parameters that it chose.
 ///
 /// The range is from the least to the greatest number and holds 0; `scale = (hi - lo) / 255` and
-/// `zero_point = round(-lo / scale)`, all in `f32` (the parameters of `QParams::from_range` are computed in 64 bits and can
-/// differ). No numbers, or only zeros, give scale 1 and zero point 0.
+/// `zero_point = round(-lo / scale)`, all in `f32` (the parameters of `QParams::from_range` are computed in 64 bits
+/// and can differ). No numbers, or only zeros, give scale 1 and zero point 0.
 pub fn dynamic_quantize_linear(x: &[f32]) -> Result<(Vec<i32>, QParams)> {
     let lo = x.iter().fold(0f32, |m, &x| m.min(x));
     let hi = x.iter().fold(0f32, |m, &x| m.max(x));

@@ -6,9 +6,9 @@ use crate::{error::Result, quant::params::QParams};
 /// `QLinearAdd`: `round(a * r_a + (b * r_b + fixed))` with `r_a = s_a / s_y`, `r_b = s_b / s_y` and
 /// `fixed = zero_point - (z_a * r_a + z_b * r_b)`.
 ///
-/// Dims broadcast. In each line the first product is fused with the addition after it, and `z_b * r_b` is rounded first;
-/// both additions of the sum are fused. Where one number of `a` meets many neighbours of `b`, the kernel exchanges the two,
-/// which shows in the last bit: the innermost dim
+/// Dims broadcast. In each line the first product is fused with the addition after it, and `z_b * r_b` is rounded
+/// first; both additions of the sum are fused. Where one number of `a` meets many neighbours of `b`, the kernel
+/// exchanges the two, which shows in the last bit: the innermost dim
 /// that is not 1 in both decides. Two single numbers are exchanged, too.
 pub fn qlinear_add(a: Codes, b: Codes, y: QParams) -> Result<Computed<i32>> {
     let out = Output::new(y)?;

@@ -60,9 +60,11 @@ fn sums(gemm: Gemm, a: &Codes, b: &Weight, bias: Option<Bias>) -> Result<(Vec<i3
     Ok((all, m, n))
 }
 
-/// `QGemm` with codes as its output: the sum with its bias times `((alpha * s_a) * s_b) / s_y`, rounded, then the zero point.
+/// `QGemm` with codes as its output: the sum with its bias times `((alpha * s_a) * s_b) / s_y`, rounded, then the zero
+/// point.
 ///
-/// `a` is `[M, K]` or transposed, `b` is `[K, N]` or transposed, with parameters for the whole or for each of N columns.
+/// `a` is `[M, K]` or transposed, `b` is `[K, N]` or transposed, with parameters for the whole or for each of N
+/// columns.
 pub fn qgemm(gemm: Gemm, a: Codes, b: Weight, bias: Option<Bias>, y: QParams) -> Result<Computed<i32>> {
     let out = Output::new(y)?;
     let (sums, m, n) = sums(gemm, &a, &b, bias)?;

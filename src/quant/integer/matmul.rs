@@ -32,8 +32,8 @@ fn sums(a: &Codes, b: &Weight) -> Result<(Vec<(i32, usize)>, Product)> {
 
 /// `MatMulInteger`: `sum (a - a_zero_point) (b - b_zero_point)`. Scales have no effect.
 ///
-/// `a` is `[…, M, K]` or `[K]`, `b` is `[…, K, N]` or `[K]`; batches broadcast. Zero points of `b` are one, N, or N for each
-/// of its matrices.
+/// `a` is `[…, M, K]` or `[K]`, `b` is `[…, K, N]` or `[K]`; batches broadcast. Zero points of `b` are one, N, or N
+/// for each of its matrices.
 pub fn matmul_integer(a: Codes, b: Weight) -> Result<Computed<i32>> {
     let (sums, p) = sums(&a, &b)?;
     Ok(Computed { values: sums.into_iter().map(|(sum, _)| sum).collect(), dims: p.dims })
@@ -47,8 +47,8 @@ pub fn qlinear_matmul(a: Codes, b: Weight, y: QParams) -> Result<Computed<i32>> 
     Ok(Computed { values: sums.into_iter().map(code).collect(), dims: p.dims })
 }
 
-/// `MatMulIntegerToFloat`: the sum of [`matmul_integer`] as `f32`, times `s_a * s_b`, plus the bias. Both products and the sum
-/// are rounded on their own.
+/// `MatMulIntegerToFloat`: the sum of [`matmul_integer`] as `f32`, times `s_a * s_b`, plus the bias. Both products and
+/// the sum are rounded on their own.
 ///
 /// The bias, if there is one, has N elements.
 pub fn matmul_integer_to_float(a: Codes, b: Weight, bias: Option<&[f32]>) -> Result<Computed<f32>> {

@@ -8,8 +8,8 @@
 //!   order each function states: another order is another code on points half-way between two.
 //! - Halves go to even. Most kernels round and then add the zero point ([`Output::round_then_add`]). Sums, products and
 //!   average pools add it as `f32` first ([`Output::add_then_round`]): halves then go to the even *code*.
-//! - What a kernel multiplies and adds in one step is [`f32::mul_add`] here. It depends on the CPU: this is the arithmetic
-//!   of x86-64 with FMA (AVX2 and AVX512 alike). Only [`qlinear_add`] and [`qlinear_sigmoid`] are concerned.
+//! - What a kernel multiplies and adds in one step is [`f32::mul_add`] here. It depends on the CPU: this is the
+//!   arithmetic of x86-64 with FMA (AVX2 and AVX512 alike). Only [`qlinear_add`] and [`qlinear_sigmoid`] are concerned.
 //! - Scales are expected to be positive and normal, and numbers finite. Others give some code, never a panic.
 //!
 //! Errors are those of shapes: a tensor that has not as many codes as its dims say, dims that do not go together, and

@@ -22,10 +22,11 @@ pub struct Pool<'a> {
     pub count_include_pad: bool,
 }
 
-/// `QLinearAveragePool`: the elements of a window dequantized, added one after the other in `f32`, divided by their number,
-/// divided by the output's scale; then the zero point is added and the sum rounded.
+/// `QLinearAveragePool`: the elements of a window dequantized, added one after the other in `f32`, divided by their
+/// number, divided by the output's scale; then the zero point is added and the sum rounded.
 ///
-/// A window without padding that is as large as the spatial dims is computed as [`qlinear_global_average_pool`], in integers.
+/// A window without padding that is as large as the spatial dims is computed as [`qlinear_global_average_pool`], in
+/// integers.
 ///
 /// `x` is `[N, C, …]`; the result has the same N and C.
 pub fn qlinear_average_pool(x: Codes, pool: Pool, y: QParams) -> Result<Computed<i32>> {
@@ -52,11 +53,11 @@ pub fn qlinear_average_pool(x: Codes, pool: Pool, y: QParams) -> Result<Computed
     Ok(Computed { values, dims })
 }
 
-/// `QLinearGlobalAveragePool`: the exact sum of `x - zero_point` over all spatial dims, times `s_x / (s_y * count)`, rounded, then
-/// the zero point.
+/// `QLinearGlobalAveragePool`: the exact sum of `x - zero_point` over all spatial dims, times `s_x / (s_y * count)`,
+/// rounded, then the zero point.
 ///
-/// `x` is `[N, C, …]`; the result has the same N and C and ones behind. Error: that scale is below 2^-32 or not below 256, which
-/// the kernel refuses when it runs.
+/// `x` is `[N, C, …]`; the result has the same N and C and ones behind. Error: that scale is below 2^-32 or not below
+/// 256, which the kernel refuses when it runs.
 pub fn qlinear_global_average_pool(x: Codes, y: QParams) -> Result<Computed<i32>> {
     let out = Output::new(y)?;
     let (planes, spatial) = planes(&x)?;

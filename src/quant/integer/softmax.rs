@@ -9,10 +9,11 @@ use crate::{
 
 /// `QLinearSoftmax` over the axes from `axis` to before `end`: those that add up to 1 together.
 ///
-/// For opset 13 and later `end` is `axis + 1`, before it is the rank. A code `c` counts with `exp(s_x * (c - greatest))`,
-/// multiplied by `exp(k)` so that sums use all of `f32`: `k = ln(f32::MAX / count) - 5`, rounded to `f32`; the product is computed
-/// in 64 bits and rounded to `f32`. These are added in `f32`, in order. The share times `floor(1 / s_y)` is computed in 64
-/// bits and rounded, then the zero point is added. The zero point of `x` has no effect.
+/// For opset 13 and later `end` is `axis + 1`, before it is the rank. A code `c` counts with
+/// `exp(s_x * (c - greatest))`, multiplied by `exp(k)` so that sums use all of `f32`: `k = ln(f32::MAX / count) - 5`,
+/// rounded to `f32`; the product is computed in 64 bits and rounded to `f32`. These are added in `f32`, in order. The
+/// share times `floor(1 / s_y)` is computed in 64 bits and rounded, then the zero point is added. The zero point of
+/// `x` has no effect.
 pub fn qlinear_softmax(x: Codes, axis: usize, end: usize, y: QParams) -> Result<Computed<i32>> {
     x.check("x")?;
     let out = Output::new(y)?;

@@ -78,8 +78,8 @@ pub fn qlinear_where(
     Ok(Computed { values: (0..from.len()).map(code).collect(), dims })
 }
 
-/// The rational approximation of the runtime's `Sigmoid`: the odd and even parts of a tanh of half the argument, by Horner
-/// with fused steps, beyond ±18 as at 18.
+/// The rational approximation of the runtime's `Sigmoid`: the odd and even parts of a tanh of half the argument, by
+/// Horner with fused steps, beyond ±18 as at 18.
 fn logistic(x: f32) -> f32 {
     const ODD: [f32; 5] = [4.370_31e-11, 1.156_273_2e-7, 6.085_749e-5, 8.513_771e-3, 2.482_879_5e-1];
     const EVEN: [f32; 6] =

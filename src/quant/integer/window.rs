@@ -27,8 +27,8 @@ pub(super) struct Windows<'a> {
 pub(super) type Taps = Vec<(usize, usize)>;
 
 impl<'a> Windows<'a> {
-    /// Windows of the shape `kernel` over the spatial `dims`. With `ceil` a last window that is cut off by the end counts
-    /// too, if it begins before the padding behind.
+    /// Windows of the shape `kernel` over the spatial `dims`. With `ceil` a last window that is cut off by the end
+    /// counts too, if it begins before the padding behind.
     pub fn new(window: Window<'a>, dims: &'a [usize], kernel: &'a [usize], ceil: bool) -> Result<Self> {
         let Window { strides, dilations, pads } = window;
         let rank = dims.len();
