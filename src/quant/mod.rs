@@ -1,4 +1,5 @@
-//! The numbers of quantization: parameters from ranges, rounding, granularity, packing. No graph, no files.
+//! The numbers of quantization: parameters from ranges, rounding, granularity, packing, integer operators. No graph, no
+//! files.
 //!
 //! Of the graph's rooms only [`crate::ir::DType`] and [`crate::ir::Tensor`] are known here, as plain data.
 
@@ -7,6 +8,7 @@ pub mod bias;
 pub mod error;
 pub mod granularity;
 pub mod nbits;
+pub mod integer;
 pub mod pack;
 pub mod params;
 pub mod saturation;
