@@ -2,14 +2,18 @@
 //!
 //! The library is the one that `ORT_DYLIB_PATH` names; without it these tests say SKIPPED, loudly, and pass.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
+use ndarray::Array;
+use ndarray_npy::NpzWriter;
 use qonvert::{
-    Error,
+    Config, Error, Job, Report, Settings,
     ir::{DType, Model, Tensor, ValueId, text},
-    onnx_file,
+    onnx_file, pipeline,
+    plan::{Form, Plan},
     runtime::{Runtime, onnxruntime::OnnxRuntime, tract::Tract},
 };
+use tempfile::TempDir;
 
 /// ONNX Runtime, or `None` (said on stderr) where `ORT_DYLIB_PATH` is not set.
 fn onnx_runtime() -> Option<OnnxRuntime> {
@@ -207,4 +211,214 @@ fn a_file_that_is_no_library_is_an_error() {
     let Some(_) = onnx_runtime() else { return };
     let error = OnnxRuntime::open(Some(Path::new("Cargo.toml"))).unwrap_err();
     assert!(error.to_string().contains("Cargo.toml"), "{error}");
+}
+
+/// Numbers that look random and are the same everywhere.
+fn noise(i: usize) -> f32 {
+    ((i as f32 * 12.9898).sin() * 43_758.547).fract()
+}
+
+/// A folder with a model and data for its one input.
+fn place(m: &Model, dims: &[usize], samples: usize) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    onnx_file::write(m, &folder.path().join("model.onnx"), Default::default()).unwrap();
+    let mut shape = vec![samples];
+    shape.extend_from_slice(dims);
+    let data = Array::from_shape_fn(shape, |i| {
+        use ndarray::Dimension;
+        noise(i.slice().iter().fold(7, |h, &k| (h * 31 + k) % 1_000_003))
+    });
+    let mut npz = NpzWriter::new(std::fs::File::create(folder.path().join("data.npz")).unwrap());
+    npz.add_array("x", &data).unwrap();
+    npz.finish().unwrap();
+    folder
+}
+
+/// Weights that are declared as inputs of the text become numbers.
+fn filled(mut m: Model) -> Model {
+    for (k, v) in m.graph(m.main()).inputs().to_vec().into_iter().enumerate() {
+        let Some(dims) = m.value(v).shape().and_then(|s| s.known()).filter(|_| m.value(v).name() != "x") else {
+            continue;
+        };
+        let values: Vec<f32> = (0..dims.iter().product()).map(|i| 0.1 * noise(i + 7 * k)).collect();
+        m.remove_input(v);
+        m.set_initializer(v, Some(Tensor::from_f32(&dims, &values)));
+    }
+    m
+}
+
+fn quantize(folder: &TempDir, runtime: &dyn Runtime, config: Config) -> qonvert::Result<(Plan, Report)> {
+    let settings = Settings::new(config)?;
+    let path = |name: &str| folder.path().join(name);
+    let mut job = Job::new(path("model.onnx"), path("out.onnx"), &settings);
+    (job.data, job.runtime) = (Some(path("data.npz")), runtime);
+    let done = pipeline::quantize(&job)?;
+    let plan = done.plan.clone();
+    Ok((plan, pipeline::finish(&job, done)?))
+}
+
+#[test]
+fn both_runtimes_lead_to_the_same_model_and_the_same_proof() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = |runtime: &dyn Runtime, plan: Option<Plan>| {
+        let mut config = Config::default();
+        config.calibration.samples = Some(50);
+        // What it chooses does not leap where the data changes a little.
+        config.activation.observer = "min_max".to_owned();
+        let settings = Settings::new(config).unwrap();
+        let mut job = Job::new("models/digits_cnn.torchscript.onnx", folder.path().join("out.onnx"), &settings);
+        job.data = Some("models/digits_calib.npz".into());
+        (job.runtime, job.plan) = (runtime, plan);
+        let done = pipeline::quantize(&job).unwrap();
+        let plan = done.plan.clone();
+        (plan, pipeline::finish(&job, done).unwrap())
+    };
+    let (a, of_a) = run(&Tract, None);
+    let (b, _) = run(&runtime, None);
+    assert!(a.integer_nodes() > 2);
+    assert_eq!(a.nodes, b.nodes);
+    for ((name, a), b) in a.activations.iter().zip(b.activations.values()) {
+        // Ranges are ends of sums of a few hundred products, which both add up in another order.
+        assert!((a.scale - b.scale).abs() <= 1e-5 * a.scale, "{name}: {} and {}", a.scale, b.scale);
+        assert!((a.zero_point - b.zero_point).abs() <= 1, "{name}");
+    }
+    // The same plan, proven on both. Noise comes from rounding; where a float sum lies at the middle of two codes, the
+    // runtimes may choose either, which moves single codes by one but not the noise as a whole: 0.5 dB are 12 % of it.
+    let (_, of_b) = run(&runtime, Some(a));
+    let [a, b] = [of_a, of_b].map(|r| r.proof.unwrap());
+    assert_eq!(a.samples, b.samples);
+    for (a, b) in a.outputs.iter().zip(&b.outputs) {
+        assert!((a.sqnr.unwrap() - b.sqnr.unwrap()).abs() < 0.5, "{a:?} and {b:?}");
+        assert!((a.agreement.unwrap() - b.agreement.unwrap()).abs() < 0.02, "{a:?} and {b:?}");
+    }
+}
+
+#[test]
+fn operators_that_tract_lacks_can_be_calibrated_and_proven() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let m = filled(model(
+        r#""" : 17, "com.microsoft" : 1"#,
+        "g (float[n,16,28,28] x, float[32,16,3,3] w1, float[32,32,1,1] w0, float[32,32,3,3] w2) => (float[n,32,24,24] y) {
+            a = Conv (x, w1)
+            b = com.microsoft.FusedConv <activation = \"Relu\"> (a, w0)
+            y = Conv (b, w2)
+        }",
+    ));
+    let folder = place(&m, &[16, 28, 28], 10);
+    let refused = quantize(&folder, &Tract, Config::default()).unwrap_err();
+    assert_eq!(refused.at().op.as_deref(), Some("FusedConv"), "{refused}");
+    assert!(refused.help_text().unwrap().contains("--runtime onnxruntime"), "{refused:?}");
+    let config = Config { everywhere: true, ..Config::default() };
+    let (plan, report) = quantize(&folder, &runtime, config).unwrap();
+    assert_eq!(plan.nodes.values().filter(|n| n.becomes == Form::Integer).count(), 2);
+    let proof = report.proof.unwrap();
+    assert!(proof.samples > 0 && proof.outputs[0].sqnr.unwrap() > 20.0, "{proof:?}");
+}
+
+/// A mean of many numbers between convolutions is many times slower in integers; the dense convolution behind it, apart from
+/// it, is faster.
+fn mixed(dense: bool) -> Model {
+    let end = if dense { "Conv <pads = [1, 1, 1, 1]> (d, w3)" } else { "Neg (d)" };
+    let channels = if dense { 64 } else { 32 };
+    filled(model(
+        r#""" : 17"#,
+        &format!(
+            "g (float[n,32,40,40] x, float[32,32,1,1] w1, float[32,32,1,1] w2, float[64,32,3,3] w3)
+                => (float[n,{channels},40,40] y) {{
+                [before] a = Conv (x, w1)
+                [mean] b = AveragePool <kernel_shape = [7, 7], pads = [3, 3, 3, 3]> (a)
+                [behind] c = Conv (b, w2)
+                d = Tanh (c)
+                [end] y = {end}
+            }}"
+        ),
+    ))
+}
+
+#[test]
+fn what_does_not_gain_is_put_back() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let folder = place(&mixed(true), &[32, 40, 40], 8);
+    let wrong = Config { everywhere: true, ..Config::default() };
+    let (plan, _) = quantize(&folder, &runtime, wrong.clone()).unwrap();
+    assert_eq!(plan.integer_nodes(), 4, "{plan:?}");
+    let config = Config { never_slower: true, ..wrong };
+    let (plan, report) = quantize(&folder, &runtime, config).unwrap();
+    let measured = report.measured.unwrap();
+    let form = |name: &str| (plan.nodes[name].becomes, plan.nodes[name].reason.clone().unwrap_or_default());
+    for name in ["a", "b", "c"] {
+        let (form, reason) = form(name);
+        assert_eq!(form, Form::Float, "{measured:?}");
+        assert!(reason.starts_with("measured: 0."), "{reason}");
+    }
+    assert_eq!(form("y").0, Form::Integer, "{measured:?}");
+    assert_eq!((measured.regions, measured.not_measured, measured.slower), (2, 0, None));
+    assert_eq!(measured.put_back.len(), 1);
+    assert_eq!(measured.put_back[0].nodes, ["before", "mean", "behind"]);
+    assert!(measured.put_back[0].speed.high < 1.0 && measured.whole.median > 1.0, "{measured:?}");
+    // The weights of what went back are stored as those of other float nodes are.
+    assert_eq!(plan.stored_weights.len(), 2);
+}
+
+#[test]
+fn nothing_is_left_in_integers_where_nothing_gains() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let folder = place(&mixed(false), &[32, 40, 40], 8);
+    let config = Config { everywhere: true, never_slower: true, ..Config::default() };
+    let (plan, report) = quantize(&folder, &runtime, config).unwrap();
+    assert_eq!(plan.integer_nodes(), 0, "{:?}", report.measured);
+    assert!(plan.activations.is_empty());
+    assert!(report.nodes.reasons.iter().any(|r| r.reason.starts_with("measured: ")));
+}
+
+#[test]
+fn bench_on_the_command_line() {
+    if onnx_runtime().is_none() {
+        return;
+    }
+    let folder = place(&mixed(true), &[32, 40, 40], 4);
+    let other = filled(model(r#""" : 17"#, "g (float[n,64] x, float[64,4] w) => (float[n,4] y) { y = MatMul (x, w) }"));
+    onnx_file::write(&other, &folder.path().join("other.onnx"), Default::default()).unwrap();
+    let run = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qonvert"));
+        let done = command.current_dir(folder.path()).args(line.split_whitespace()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (done.status.code().unwrap(), text(done.stdout), text(done.stderr))
+    };
+    let (code, out, err) =
+        run("bench model.onnx model.onnx --data data.npz --batch 2 --rounds 6 --profile --json bench.json");
+    assert_eq!((code, &err[..]), (0, ""), "{out}");
+    assert!(out.contains("inputs: the first 2 samples, stacked of the data: x float[2, 32, 40, 40]"), "{out}");
+    assert!(out.contains("  AveragePool    float           1"), "{out}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("bench.json")).unwrap()).unwrap();
+    assert_eq!((&json["rounds"], &json["batch"], &json["threads"]), (&6.into(), &2.into(), &1.into()));
+    // The same model twice: whatever else the machine does, both are about as fast.
+    let speed = json["models"][1]["speed"]["median"].as_f64().unwrap();
+    assert!((0.67..1.5).contains(&speed), "{speed}");
+    let total: f64 = json["models"][0]["profile"]["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n["microseconds"].as_f64().unwrap())
+        .sum();
+    assert!(total <= json["models"][0]["profile"]["microseconds"].as_f64().unwrap() * 1.2 && total > 0.0);
+
+    let (code, out, _) = run("bench model.onnx --rounds 3 --dim n=3");
+    assert!(code == 0 && out.contains("inputs: made up, since no --data is given: x float[3, 32, 40, 40]"), "{out}");
+    for (line, words) in [
+        ("bench model.onnx other.onnx", "other.onnx: takes x float[n, 64], model.onnx takes x float[n, 32, 40, 40]"),
+        ("bench model.onnx --dim m=3", "--dim m: no input has a dim of this name"),
+        ("bench model.onnx --data data.npz --batch 9", "the data has 4 samples, a batch of 9 needs more"),
+        ("bench missing.onnx", "missing.onnx"),
+        (
+            "quantize model.onnx -o o.onnx --calibration data.npz --onnxruntime-lib a.so",
+            "--onnxruntime-lib has no effect",
+        ),
+        ("quantize model.onnx -o o.onnx --calibration data.npz --never-slower --onnxruntime-lib a.so", "no such file"),
+    ] {
+        let (code, _, err) = run(line);
+        assert!(code == 2 && err.contains(words), "{line}: {err}");
+    }
 }

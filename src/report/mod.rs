@@ -2,6 +2,7 @@
 
 pub mod inspect;
 pub mod json;
+pub mod speed;
 pub mod terminal;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
+    bench::Measured,
     diagnostics::Diagnostic,
     plan::{Form, Plan},
 };
@@ -26,6 +28,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// What became of the nodes.
     pub nodes: Nodes,
+    /// What was measured, if `never_slower` was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
     /// Bytes of model and weights.
     pub size: Size,
     /// What calibration saw; `None` if the plan was given.

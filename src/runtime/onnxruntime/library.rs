@@ -42,7 +42,10 @@ fn find_in(given: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) ->
     }
     let python = variable("PATH").and_then(|path| env::split_paths(&path).find_map(|d| python_in(&d)));
     match python {
-        Some(python) => folders.extend(prefixes_of(&python).iter().flat_map(|p| site_folders(p))),
+        Some(python) => {
+            folders.extend(prefixes_of(&python).iter().flat_map(|p| site_folders(p)));
+            looked.push(format!("the packages of {}", python.display()));
+        }
         None => looked.push("python3 on PATH (there is none)".to_owned()),
     }
     folders.extend(variable("HOME").into_iter().flat_map(|home| site_folders(&Path::new(&home).join(".local"))));
@@ -154,16 +157,16 @@ pub(super) fn version(library: &Path) -> Option<String> {
     })
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn wheel(prefix: &Path) -> PathBuf {
         let capi = prefix.join("lib/python3.11/site-packages/onnxruntime/capi");
         fs::create_dir_all(&capi).unwrap();
-        fs::write(capi.join("libonnxruntime_providers_shared.so"), "").unwrap();
-        fs::write(capi.join("libonnxruntime.so.1.9.0"), "").unwrap();
-        capi.join("libonnxruntime.so.1.9.0")
+        fs::write(capi.join(pattern().replace("runtime", "runtime_providers_shared")), "").unwrap();
+        fs::write(capi.join(pattern()), "").unwrap();
+        capi.join(pattern())
     }
 
     fn look(given: Option<&Path>, set: &[(&str, &Path)]) -> Result<PathBuf> {
@@ -184,7 +187,8 @@ mod tests {
         assert_eq!(look(None, set).unwrap(), b);
         assert_eq!(look(None, &set[1..]).unwrap(), a);
         assert_eq!(look(None, &set[2..]).unwrap(), c);
-        assert_eq!(version(&c).unwrap(), "1.9.0");
+        assert_eq!(version(Path::new("libonnxruntime.so.1.9.0")).unwrap(), "1.9.0");
+        assert_eq!(version(&c), None);
     }
 
     #[test]
@@ -200,9 +204,7 @@ mod tests {
         assert!(error.help_text().unwrap().contains("pip install onnxruntime"));
         let error = look(Some(&folder.path().join("nothing.so")), &[]).unwrap_err();
         assert!(error.to_string().ends_with("--onnxruntime-lib names no library: there is no such file"), "{error}");
-        assert!(
-            look(Some(folder.path()), &[]).unwrap_err().to_string().contains("no libonnxruntime.so in this folder")
-        );
+        assert!(look(Some(folder.path()), &[]).unwrap_err().to_string().contains("in this folder"));
     }
 
     #[test]
@@ -211,7 +213,7 @@ mod tests {
         let capi = folder.path().join("onnxruntime/capi");
         fs::create_dir_all(&capi).unwrap();
         fs::create_dir_all(folder.path().join("onnxruntime_gpu-1.20.1.dist-info")).unwrap();
-        fs::write(capi.join("libonnxruntime.so"), "").unwrap();
-        assert_eq!(version(&capi.join("libonnxruntime.so")).unwrap(), "1.20.1");
+        fs::write(capi.join(pattern()), "").unwrap();
+        assert_eq!(version(&capi.join(pattern())).unwrap(), "1.20.1");
     }
 }

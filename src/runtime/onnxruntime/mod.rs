@@ -9,6 +9,7 @@ mod library;
 mod session;
 mod source;
 mod tensors;
+mod timed;
 
 use std::{
     path::{Path, PathBuf},
@@ -25,6 +26,7 @@ use ort::{
     },
 };
 
+pub use self::timed::{Feeds, Timed};
 use self::{
     failure::{Doing, guard},
     source::Source,

@@ -133,7 +133,10 @@ impl Sessions {
                 Watched::Constant(tensor) => observer(number, &Known(tensor))?,
                 Watched::Output(name) => {
                     let value = given_out.remove(name).ok_or_else(|| missing(name))?;
-                    observer(number, &Value::new(&value).map_err(|e| e.value(name))?)?;
+                    // A sequence or a map is no value that can be observed, nor is a tensor of a type that is not ours.
+                    if let Some(value) = Value::new(&value)? {
+                        observer(number, &value)?;
+                    }
                 }
             }
         }

@@ -119,13 +119,11 @@ pub(super) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn new(value: &'a DynValue) -> Result<Self> {
-        let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-            return Err(Error::runtime("is no tensor when the model runs"));
-        };
-        let dtype = dtype(*ty);
-        let dtype = dtype.ok_or_else(|| Error::runtime(format!("has type {ty:?}, which is not read")))?;
-        Ok(Self { value, dtype, dims: dims(shape)? })
+    /// `None` if it is no tensor of a type that is read here.
+    pub(super) fn new(value: &'a DynValue) -> Result<Option<Self>> {
+        let ValueType::Tensor { ty, shape, .. } = value.dtype() else { return Ok(None) };
+        let Some(dtype) = dtype(*ty) else { return Ok(None) };
+        Ok(Some(Self { value, dtype, dims: dims(shape)? }))
     }
 }
 

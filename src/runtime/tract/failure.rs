@@ -7,8 +7,8 @@ use tract_onnx::{pb::NodeProto, prelude::*};
 use crate::{error::Error, ir::Model, runtime::guard::catch};
 
 /// What a user can do about a model that the runtime cannot run.
-pub(super) const HELP: &str = "the model must run once for calibration and proof: replace the operator in the export, \
-    or give ranges that were measured elsewhere (--ranges)";
+pub(super) const HELP: &str = "the model must run for calibration and proof: let ONNX Runtime run it (--runtime \
+    onnxruntime, after `pip install onnxruntime`), or replace the operator in the export";
 
 /// What a user can do about a model that the runtime can run, but not on these data.
 const DATA_HELP: &str = "the model runs, but not on this sample: look whether its inputs are what the model expects \
