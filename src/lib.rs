@@ -25,6 +25,7 @@
 #![warn(missing_docs)]
 
 pub mod analysis;
+pub mod bench;
 pub mod calibrate;
 pub mod config;
 pub mod diagnostics;

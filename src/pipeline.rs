@@ -3,6 +3,7 @@
 mod before;
 mod convert;
 mod finish;
+mod measure;
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +13,7 @@ use std::{
 
 use crate::{
     analysis::placement::{self, Decision, Placement, Shapes},
+    bench::Measured,
     calibrate::{
         check_count, check_inputs,
         collect::{Watch, collect},
@@ -111,6 +113,8 @@ pub struct Quantized {
     pub model: Model,
     /// The plan that was carried out.
     pub plan: Plan,
+    /// What was measured, if the plan was.
+    pub measured: Option<Measured>,
     /// Where the plan comes from; `None` if it was given.
     pub placement: Option<Placement>,
     /// The data, for the proof.
@@ -158,7 +162,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
     let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
-    let outcome = match &job.plan {
+    let mut outcome = match &job.plan {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
             cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
@@ -169,9 +173,13 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     };
     let Run { diagnostics, mut clock, .. } = run;
     cx.diagnostics.extend(diagnostics);
+    let data = dataset.as_ref().or(evaluation.as_ref());
+    let (measured, noticed) =
+        measure::measure(job, [&original, &model], &resolved, data, &cx.options, &mut outcome, &mut clock)?;
+    cx.diagnostics.extend(noticed);
     clock.step("rewrite");
     cx.plan = Some(outcome.plan);
-    for stage in [Stage::Adjust, Stage::Insert, Stage::Lower, Stage::Cleanup] {
+    for stage in measure::STAGES {
         passes::run_stage(stage, &mut model, &mut cx)?;
     }
     clock.step("");
@@ -187,6 +195,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         original,
         model,
         plan,
+        measured,
         placement: outcome.placement,
         dataset,
         table: outcome.table,

@@ -168,6 +168,7 @@ fn help() {
     golden!("help_inspect", place.run("inspect --help"));
     golden!("help_compare", place.run("compare -h"));
     golden!("help_convert", place.run("convert --help"));
+    golden!("help_bench", place.run("bench --help"));
     golden!("unknown_flag", place.run("quantize model.onnx -o out.onnx --calibration data.npz --observers mse"));
     golden!("no_calibration", place.run("quantize model.onnx -o out.onnx"));
 }
@@ -336,6 +337,8 @@ fn wrong_words_write_nothing() {
         ("error_cpu", "quantize model.onnx -o out.onnx --calibration data.npz --cpu avx"),
         ("error_agreement", "quantize model.onnx -o out.onnx --calibration data.npz --min-agreement 98"),
         ("error_plan", "quantize model.onnx -o out.onnx --plan typo.yaml"),
+        ("error_library", "bench model.onnx --onnxruntime-lib nothing.so"),
+        ("error_library_idle", "compare model.onnx model.onnx --data data.npz --onnxruntime-lib nothing.so"),
         ("error_ranges", "quantize model.onnx -o out.onnx --calibration data.npz --ranges typo.yaml"),
     ] {
         let done = place.run(line);

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["calibrate"],
     &["plan"],
     &["passes"],
-    &["validate"],
+    &["validate", "bench"],
     &["config"],
     &["scheme"],
     &["report"],

@@ -43,6 +43,8 @@ pub struct Config {
     pub weight: Weight,
     /// Quantize wherever there is an integer kernel, even where conversions cost more than it gains.
     pub everywhere: bool,
+    /// Measure in ONNX Runtime, and put back into float what does not gain on this machine.
+    pub never_slower: bool,
     /// What becomes of the weights of nodes that stay float.
     pub float_weights: FloatWeights,
     /// Biases are corrected for what rounding the weights shifts.
@@ -69,6 +71,7 @@ impl Default for Config {
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,
+            never_slower: false,
             float_weights: FloatWeights::Int8,
             bias_correction: true,
             calibration: Calibration::default(),

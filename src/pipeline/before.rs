@@ -12,6 +12,7 @@ use crate::{
     ir::Model,
     onnx_file,
     passes::convert_opset,
+    runtime::onnxruntime::OnnxRuntime,
 };
 
 /// Refuses what would fail or destroy something after the work.
@@ -27,6 +28,12 @@ pub(super) fn check(job: &Job<'_>) -> Result<Files> {
     all.write("the weights of --output", onnx_file::data_path(&job.output));
     all.extend(&job.files);
     all.check()?;
+    if job.settings.config.never_slower {
+        OnnxRuntime::open(None).map_err(|e| {
+            let wrapped = Error::new(e.kind(), "never_slower measures in ONNX Runtime, which cannot be used");
+            e.help_text().map(str::to_owned).into_iter().fold(wrapped, Error::help).source(e)
+        })?;
+    }
     let proof = &job.settings.config.proof;
     let gates = [
         ("--min-sqnr", proof.min_sqnr.is_some()),

@@ -30,6 +30,8 @@ pub struct ConvertJob<'a> {
     pub target: &'a Target,
     /// Data to run both files on.
     pub data: Option<PathBuf>,
+    /// Further files that the caller reads.
+    pub files: Files,
     /// What runs the files here.
     pub runtime: &'a dyn Runtime,
     /// Weights go into a file of their own.
@@ -49,6 +51,7 @@ impl<'a> ConvertJob<'a> {
             format,
             target,
             data: None,
+            files: Files::default(),
             runtime: &Tract,
             external_data: false,
             read: ReadOptions::default(),
@@ -95,6 +98,7 @@ pub fn convert(job: &ConvertJob<'_>) -> Result<Conversion> {
     job.data.iter().flat_map(|d| dataset::files_of(d)).for_each(|path| all.read("--data", path));
     all.write("OUTPUT", &job.output);
     all.write("the weights of OUTPUT", onnx_file::data_path(&job.output));
+    all.extend(&job.files);
     all.check()?;
     job.progress.step("convert");
     let original = onnx_file::read_with(&job.model, job.read)?;

@@ -45,6 +45,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         output: Some(job.output.display().to_string()),
         nodes: Nodes::of(&q.plan),
         saturation: Saturation::of(&q.plan),
+        measured: q.measured.take(),
         size: Size { before: size(&job.model, &q.original), after: size(&job.output, &q.model) },
         calibration: job.plan.is_none().then(|| calibration(&q)),
         proof,

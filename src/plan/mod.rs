@@ -13,10 +13,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 mod names;
+mod regions;
 mod store;
 
 pub use decide::{Scheme, decide};
 pub use names::named_values;
+pub use regions::Regions;
 pub use store::store_float_weights;
 
 use crate::{

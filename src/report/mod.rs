@@ -4,6 +4,7 @@ mod conversion;
 pub mod inspect;
 pub mod json;
 mod saturation;
+pub mod speed;
 pub mod terminal;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 pub use self::{conversion::Conversion, saturation::Saturation};
 use crate::{
+    bench::Measured,
     diagnostics::Diagnostic,
     plan::{Form, Plan},
 };
@@ -31,6 +33,9 @@ pub struct Report {
     pub nodes: Nodes,
     /// What was done against saturating sums, where the processor has them.
     pub saturation: Option<Saturation>,
+    /// What was measured, if `never_slower` was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
     /// Bytes of model and weights.
     pub size: Size,
     /// What calibration saw; `None` if the plan was given.

@@ -21,6 +21,7 @@ pub fn render(report: &Report, all: bool) -> String {
     if let Some(s) = &report.saturation {
         row(&mut out, "cpu", &s.text(limit));
     }
+    measured(&mut out, report, limit);
     let s = &report.size;
     if s.before > 0 && s.after > 0 {
         let share = 100.0 * s.after as f64 / s.before as f64;
@@ -170,6 +171,21 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
     }
 }
 
+fn measured(out: &mut String, report: &Report, limit: usize) {
+    let Some(m) = &report.measured else { return };
+    let speed = |s: &crate::bench::Interval| format!("{:.2}x ({:.2} to {:.2})", s.median, s.low, s.high);
+    row(out, "speed", &format!("{} that of the original, measured", speed(&m.whole)));
+    if let Some(slower) = &m.slower {
+        row(out, "", &format!("  SLOWER THAN FLOAT with integers: {}; all nodes are float again", speed(slower)));
+    }
+    for back in m.put_back.iter().take(limit) {
+        row(out, "", &format!("  put back into float: {}: {} in integers", names(&back.nodes), speed(&back.speed)));
+    }
+    if m.put_back.len() > limit {
+        row(out, "", &format!("  {} more (-v shows all)", m.put_back.len() - limit));
+    }
+}
+
 fn outputs(out: &mut String, p: &Proof) {
     let width = p.outputs.iter().map(|o| o.name.chars().count()).max().unwrap_or(0).clamp(6, 40);
     row(
@@ -218,7 +234,7 @@ fn time(out: &mut String, report: &Report) {
     }
 }
 
-fn row(out: &mut String, label: &str, text: &str) {
+pub(super) fn row(out: &mut String, label: &str, text: &str) {
     let line = format!("{label:<10}{text}");
     let _ = writeln!(out, "{}", line.trim_end());
 }

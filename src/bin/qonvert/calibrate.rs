@@ -12,6 +12,7 @@ use qonvert::{
 use crate::{
     Common,
     progress::Bar,
+    runtime_args::RuntimeArgs,
     scheme_args::SchemeArgs,
 };
 
@@ -40,17 +41,22 @@ pub struct Args {
     force: bool,
     #[command(flatten)]
     scheme: SchemeArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
-    let settings = args.scheme.settings(|_| {})?;
+    let settings = args.scheme.settings(|config| config.never_slower = false)?;
+    let runtime = args.runtime.open()?;
     let others = args.merge.iter().map(|path| Table::open(path)).collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new(common);
     let read = ReadOptions { force: args.force };
     let data = Some(args.calibration.clone());
     let mut files = args.scheme.files();
+    files.extend(&args.runtime.files());
     args.merge.iter().for_each(|path| files.read("--merge", path));
-    let job = Job { data, read, files, progress: &bar, ..Job::new(&args.model, &args.output, &settings) };
+    let job =
+        Job { data, read, files, runtime: &*runtime, progress: &bar, ..Job::new(&args.model, &args.output, &settings) };
     let done = pipeline::quantize(&job);
     bar.finish();
     let done = done?;

@@ -8,11 +8,11 @@ use qonvert::{
     onnx_file::{self, ReadOptions},
     pipeline::{self, Progress},
     report::{Report, json, terminal},
-    runtime::tract::Tract,
+    runtime::Runtime,
     validate,
 };
 
-use crate::{Common, progress::Bar, scheme_args::ImageArgs};
+use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args::ImageArgs};
 
 /// Run two models on the same data and say how far apart their answers are
 #[derive(clap::Args)]
@@ -50,6 +50,8 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    runtime: RuntimeArgs,
+    #[command(flatten)]
     image: ImageArgs,
 }
 
@@ -59,9 +61,10 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let proof = &mut config.proof;
     (proof.min_sqnr, proof.min_agreement, proof.max_drop) = (args.min_sqnr, args.min_agreement, args.max_drop);
     config.check()?;
+    let runtime = args.runtime.open()?;
     let bar = Bar::new(common);
     bar.step("compare");
-    let report = compare(args, &config, &bar);
+    let report = compare(args, &config, &*runtime, &bar);
     bar.finish();
     let report = report?;
     if args.json {
@@ -72,14 +75,14 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn compare(args: &Args, config: &Config, bar: &Bar) -> anyhow::Result<Report> {
+fn compare(args: &Args, config: &Config, runtime: &dyn Runtime, bar: &Bar) -> anyhow::Result<Report> {
     let read = |path: &PathBuf| onnx_file::read_with(path, ReadOptions { force: args.force });
     let (a, b) = (read(&args.a)?, read(&args.b)?);
     let options = DatasetOptions { images: config.calibration.image.options() };
     let data = pipeline::open_data(&args.data, &a, &options)?;
     let mut samples: Vec<usize> = (0..data.len()).collect();
     pipeline::thin(&mut samples, args.samples.filter(|&n| n > 0).unwrap_or(usize::MAX));
-    let compared = validate::compare(&Tract, &a, &b, &data, &samples, &|done, total| bar.part(done, total))?;
+    let compared = validate::compare(runtime, &a, &b, &data, &samples, &|done, total| bar.part(done, total))?;
     let mut diagnostics = data.notes().to_vec();
     diagnostics.extend(pipeline::odd_outputs(&compared));
     diagnostics.extend(pipeline::check_labels(&compared, &data)?);

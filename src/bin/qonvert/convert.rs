@@ -9,7 +9,7 @@ use qonvert::{
     target::Target,
 };
 
-use crate::{Common, progress::Bar, scheme_args};
+use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args};
 
 /// Write a quantized model in another form: Q/DQ pairs, or integer operators
 #[derive(clap::Args)]
@@ -39,15 +39,20 @@ pub struct Args {
     /// Read a file of a newer IR version than qonvert knows
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let target = Target::load(&args.target)?;
+    let runtime = args.runtime.open()?;
     let bar = Bar::new(common);
     let job = ConvertJob {
         data: args.data.clone(),
         external_data: args.external_data,
         read: ReadOptions { force: args.force },
+        runtime: &*runtime,
+        files: args.runtime.files(),
         progress: &bar,
         ..ConvertJob::new(&args.model, &args.output, args.format, &target)
     };

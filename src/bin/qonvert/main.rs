@@ -1,6 +1,7 @@
 //! The command line of qonvert: one file for each subcommand.
 
 mod progress;
+mod runtime_args;
 mod scheme_args;
 
 use std::{io::Write, process::ExitCode};
@@ -59,7 +60,7 @@ macro_rules! subcommands {
     };
 }
 
-subcommands! { quantize, calibrate, convert, inspect, compare }
+subcommands! { quantize, calibrate, convert, inspect, compare, bench }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

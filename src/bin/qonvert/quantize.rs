@@ -16,6 +16,7 @@ use qonvert::{
 use crate::{
     Common,
     progress::Bar,
+    runtime_args::RuntimeArgs,
     scheme_args::SchemeArgs,
 };
 
@@ -74,6 +75,8 @@ pub struct Args {
 
     #[command(flatten)]
     scheme: SchemeArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 
     /// Write the plan: what becomes of each value and node, and why
     #[arg(long, value_name = "FILE", help_heading = "Plan")]
@@ -84,6 +87,10 @@ pub struct Args {
         "reduce_range", "keep_float", "everywhere", "no_bias_correction",
     ])]
     plan: Option<PathBuf>,
+    /// Measure in ONNX Runtime (which must be installed) and put back into float what does not gain on this machine; takes up
+    /// to two minutes
+    #[arg(long, help_heading = "Scheme")]
+    never_slower: bool,
     /// Keep weights in a file of their own beside the model (above 2 GB that happens anyway)
     #[arg(long, help_heading = "File")]
     external_data: bool,
@@ -94,6 +101,7 @@ pub struct Args {
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let settings = args.scheme.settings(|config| args.apply(config))?;
+    let runtime = args.runtime.open_for(settings.config.never_slower)?;
     let bar = Bar::new(common);
     let job = Job {
         data: args.calibration.clone(),
@@ -102,6 +110,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         plan: args.plan.as_deref().map(read_plan).transpose()?,
         files: args.files(),
         read: ReadOptions { force: args.force },
+        runtime: &*runtime,
         progress: &bar,
         ..Job::new(&args.model, &args.output, &settings)
     };
@@ -125,6 +134,7 @@ impl Args {
     /// The files that the flags name, but for those of the job itself.
     fn files(&self) -> Files {
         let mut files = self.scheme.files();
+        files.extend(&self.runtime.files());
         self.ranges.iter().for_each(|path| files.read("--ranges", path));
         self.plan.iter().for_each(|path| files.read("--plan", path));
         self.dump_plan.iter().for_each(|path| files.write("--dump-plan", path));
@@ -140,6 +150,7 @@ impl Args {
         if self.no_proof {
             (proof.samples, proof.min_sqnr, proof.min_agreement, proof.max_drop) = (0, None, None, None);
         }
+        config.never_slower |= self.never_slower;
         config.external_data |= self.external_data;
     }
 }

@@ -4,15 +4,11 @@ use std::{collections::HashMap, error::Error as StdError, fmt};
 
 use tract_onnx::{pb::NodeProto, prelude::*};
 
-use crate::{
-    error::Error,
-    ir::{Model, Type},
-    runtime::guard::catch,
-};
+use crate::{error::Error, ir::Model, runtime::guard::catch};
 
 /// What a user can do about a model that the runtime cannot run.
-pub(super) const HELP: &str = "the model must run once for calibration and proof: replace the operator in the export, \
-    or give ranges that were measured elsewhere (--ranges)";
+pub(super) const HELP: &str = "the model must run for calibration and proof: let ONNX Runtime run it (--runtime \
+    onnxruntime, after `pip install onnxruntime`), or replace the operator in the export";
 
 /// What a user can do about a model that the runtime can run, but not on these data.
 const DATA_HELP: &str = "the model runs, but not on this sample: look whether its inputs are what the model expects \
@@ -173,18 +169,6 @@ impl StdError for Cause {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.inner.as_deref().map(|c| c as &(dyn StdError + 'static))
     }
-}
-
-/// A declared shape as the user writes it: `1x3x?xseq`.
-pub(super) fn shape_text(ty: Option<&Type>) -> String {
-    use crate::ir::Dim;
-    let Some(shape) = ty.and_then(Type::shape) else { return "of any shape".to_owned() };
-    let dim = |d: &Dim| match d {
-        Dim::Unknown => "?".to_owned(),
-        Dim::Known(n) => n.to_string(),
-        Dim::Named(name) => name.clone(),
-    };
-    format!("[{}]", shape.dims.iter().map(dim).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

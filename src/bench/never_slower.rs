@@ -1,0 +1,253 @@
+//! The promise kept by measurement: what does not gain on this machine goes back to float.
+//!
+//! A region is a set of integer nodes that quantized values connect. Each is measured in turns with the same model in which
+//! that region alone is float, the costliest first. It stays if it is faster beyond the noise: if the interval of the
+//! ratio ([`super::ratio`]) lies above 1, over two times of loading both. Rounds end early when it does not hold 1. What cannot be told apart
+//! region by region may be in sum, so all regions that are left open are measured once more together. At last the
+//! whole model runs against the original, and if it is slower, everything goes back.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{
+    stats::{Interval, ratio},
+    turns::{Limits, in_turns},
+};
+use crate::{
+    error::Result,
+    ir::{Model, NodeId, ValueId},
+    plan::{Plan, Regions},
+    runtime::{
+        Runtime,
+        onnxruntime::{Feeds, OnnxRuntime, Timed},
+    },
+};
+
+/// Regions that are measured by themselves; the others, which cost least, are measured together.
+const MOST_REGIONS: usize = 12;
+
+/// Rounds of each comparison, for each of the two times that both are loaded.
+const LIMITS: Limits = Limits { rounds: 15, turn: Duration::from_millis(40), budget: Duration::from_secs(20) };
+
+/// No comparison of a region begins after this time; the regions that are left stay as the plan has them.
+const BUDGET: Duration = Duration::from_secs(120);
+
+/// From here on an interval says that the machine was busy with other work: on a quiet one they are a few percent wide.
+pub const BUSY: f64 = 1.5;
+
+/// With fewer rounds than this the interval is no 95 % certain.
+const EARLIEST: usize = 6;
+
+/// What is measured, and how its candidates are made.
+pub struct Task<'a> {
+    /// What it is measured in.
+    pub runtime: &'a OnnxRuntime,
+    /// The model as it was read.
+    pub original: &'a Model,
+    /// The model that the plan speaks of.
+    pub prepared: &'a Model,
+    /// Inputs for both.
+    pub feeds: &'a Feeds,
+    /// Makes the model of a plan.
+    pub carry_out: &'a dyn Fn(Plan) -> Result<Model>,
+    /// Adds the weights of float nodes to what a plan stores in 8 bits, if that is wanted.
+    pub store_weights: &'a dyn Fn(&mut Plan),
+    /// Told of each comparison.
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Measured {
+    /// Regions of integer nodes that the plan had.
+    pub regions: usize,
+    /// Those that were not measured for want of time.
+    pub not_measured: usize,
+    /// Those that went back to float, in the order that they were measured.
+    pub put_back: Vec<PutBack>,
+    /// How many times as fast as the original the result is.
+    pub whole: Interval,
+    /// Whether all went back to float because what was left was slower than the original; then this is its speed.
+    pub slower: Option<Interval>,
+    /// The widest interval of all, its upper end by its lower: above [`BUSY`] the machine had other work.
+    pub widest: f64,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// A region that went back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PutBack {
+    /// Labels of its nodes.
+    pub nodes: Vec<String>,
+    /// How many times as fast as in float the model was with it in integers.
+    pub speed: Interval,
+}
+
+/// Measures and returns the plan with what does not gain in float.
+pub fn put_back(task: &Task<'_>, plan: &Plan) -> Result<(Plan, Measured)> {
+    let began = Instant::now();
+    let regions = Regions::of(task.prepared, plan);
+    let (groups, count) = by_cost(task, &regions)?;
+    let mut measured = Measured { regions: count, ..Measured::default() };
+    let mut kept = plan.clone();
+    let mut open: Vec<NodeId> = Vec::new();
+    let steps = groups.len() + 1;
+    let mut current = Candidate::new(task, &kept)?;
+    for (i, group) in groups.iter().enumerate() {
+        (task.progress)(i, steps);
+        if began.elapsed() > BUDGET {
+            measured.not_measured = groups[i..].iter().map(Vec::len).sum();
+            break;
+        }
+        let nodes = group.concat();
+        let candidate = Candidate::new(task, &regions.without(task.prepared, &kept, &nodes, ""))?;
+        let speed = compare(&|| candidate.load(), &|| current.load())?;
+        note(&mut measured, speed);
+        log::info!("measured: {} nodes are {} times as fast as in float", nodes.len(), words(speed));
+        if speed.high < 1.0 {
+            kept = regions.without(task.prepared, &kept, &nodes, &reason(speed));
+            measured.put_back.push(PutBack { nodes: labels(task, &nodes), speed });
+            current = candidate;
+        } else if speed.low <= 1.0 {
+            open.extend(nodes);
+        }
+    }
+    if !open.is_empty() {
+        let candidate = Candidate::new(task, &regions.without(task.prepared, &kept, &open, ""))?;
+        let speed = compare(&|| candidate.load(), &|| current.load())?;
+        note(&mut measured, speed);
+        if speed.low <= 1.0 {
+            kept = regions.without(task.prepared, &kept, &open, &reason(speed));
+            measured.put_back.push(PutBack { nodes: labels(task, &open), speed });
+        }
+    }
+    drop(current);
+    (task.progress)(groups.len(), steps);
+    if !measured.put_back.is_empty() {
+        (task.store_weights)(&mut kept);
+    }
+    let original = || task.runtime.timed(task.original, 1, task.feeds);
+    let result = Candidate::new(task, &kept)?;
+    measured.whole = compare(&original, &|| result.load())?;
+    let whole = measured.whole;
+    note(&mut measured, whole);
+    if measured.whole.high < 1.0 && kept.integer_nodes() > 0 {
+        measured.slower = Some(measured.whole);
+        let all: Vec<NodeId> = groups.concat().concat();
+        kept = regions.without(task.prepared, &kept, &all, &reason(measured.whole));
+        (task.store_weights)(&mut kept);
+        let result = Candidate::new(task, &kept)?;
+        measured.whole = compare(&original, &|| result.load())?;
+    }
+    measured.seconds = began.elapsed().as_secs_f64();
+    Ok((kept, measured))
+}
+
+/// Takes note of how certain a ratio is.
+fn note(measured: &mut Measured, speed: Interval) {
+    measured.widest = measured.widest.max(speed.high / speed.low);
+}
+
+fn reason(speed: Interval) -> String {
+    format!("measured: {} times as fast in integers as in float", words(speed))
+}
+
+fn words(speed: Interval) -> String {
+    format!("{:.2} ({:.2} to {:.2})", speed.median, speed.low, speed.high)
+}
+
+fn labels(task: &Task<'_>, nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(|&n| task.prepared.node_label(n)).collect()
+}
+
+/// Loads a model anew.
+type Load<'a> = dyn Fn() -> Result<Timed> + 'a;
+
+/// A model that is loaded for each comparison.
+struct Candidate<'a> {
+    runtime: &'a OnnxRuntime,
+    model: Model,
+    feeds: &'a Feeds,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(task: &Task<'a>, plan: &Plan) -> Result<Self> {
+        Ok(Self { runtime: task.runtime, model: (task.carry_out)(plan.clone())?, feeds: task.feeds })
+    }
+
+    fn load(&self) -> Result<Timed> {
+        self.runtime.timed(&self.model, 1, self.feeds)
+    }
+}
+
+/// How many times as fast as the first the second is. Both are loaded twice, in either order: where their weights happen to
+/// lie can make one copy of a model faster than another for as long as it is loaded.
+fn compare(first: &Load<'_>, second: &Load<'_>) -> Result<Interval> {
+    let mut seen = [Vec::new(), Vec::new()];
+    for swapped in [false, true] {
+        let (mut a, mut b) = (first()?, second()?);
+        let (mut a, mut b) = (|| a.run(), || b.run());
+        let pooled = |new: &[Vec<f64>]| {
+            let [mut x, mut y] = seen.clone();
+            x.extend(&new[usize::from(swapped)]);
+            y.extend(&new[usize::from(!swapped)]);
+            [x, y]
+        };
+        let enough = |new: &[Vec<f64>]| {
+            let [x, y] = pooled(new);
+            let r = ratio(&x, &y);
+            new[0].len() >= EARLIEST && (r.low > 1.0 || r.high < 1.0)
+        };
+        let new = if swapped {
+            in_turns(&mut [&mut b, &mut a], LIMITS, &enough, &|_, _| ())?
+        } else {
+            in_turns(&mut [&mut a, &mut b], LIMITS, &enough, &|_, _| ())?
+        };
+        seen = pooled(&new);
+    }
+    Ok(ratio(&seen[0], &seen[1]))
+}
+
+/// The regions in groups that are measured together, the costliest first, and how many regions there are.
+fn by_cost(task: &Task<'_>, regions: &Regions) -> Result<(Vec<Vec<Vec<NodeId>>>, usize)> {
+    let model = task.prepared;
+    let connected = regions.connected();
+    let output = |n: NodeId| model.node(n).outputs().iter().copied().flatten().next();
+    let watched: Vec<(NodeId, ValueId)> = connected
+        .iter()
+        .flatten()
+        .filter(|&&n| model.node(n).graph() == model.main())
+        .filter_map(|&n| Some((n, output(n)?)))
+        .collect();
+    let values: Vec<ValueId> = watched.iter().map(|(_, v)| *v).collect();
+    let session = task.runtime.load(model, &values)?;
+    let mut products = std::collections::HashMap::new();
+    let given = |v: ValueId| task.feeds.iter().find(|(name, _)| name == model.value(v).name()).map(|(_, t)| t.clone());
+    let inputs: Vec<_> = model.required_inputs().into_iter().filter_map(given).collect();
+    session.run_observed(&inputs, &mut |i, value| {
+        products.insert(watched[i].0, cost(model, watched[i].0, value.dims()));
+        Ok(())
+    })?;
+    drop(session);
+    let total = |region: &Vec<NodeId>| region.iter().map(|n| products.get(n).copied().unwrap_or(0.0)).sum::<f64>();
+    let mut costly: Vec<(f64, Vec<NodeId>)> = connected.into_iter().map(|r| (total(&r), r)).collect();
+    costly.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: then in the graph's order
+    let mut sorted: Vec<Vec<NodeId>> = costly.into_iter().map(|(_, r)| r).collect();
+    let count = sorted.len();
+    let rest = if count > MOST_REGIONS { sorted.split_off(MOST_REGIONS - 1) } else { Vec::new() };
+    let mut groups: Vec<Vec<Vec<NodeId>>> = sorted.into_iter().map(|r| vec![r]).collect();
+    if !rest.is_empty() {
+        groups.push(rest);
+    }
+    Ok((groups, count))
+}
+
+/// Multiplications of a node that makes an output of this shape, roughly.
+fn cost(model: &Model, node: NodeId, output: &[usize]) -> f64 {
+    let outputs = output.iter().product::<usize>() as f64;
+    let Some(weight) = model.constant_input(node, 1).filter(|w| w.rank() > 1) else { return outputs };
+    let channels = if model.node(node).is("Conv") { weight.dims()[0] } else { output.last().copied().unwrap_or(1) };
+    outputs * (weight.len() / channels.max(1)).max(1) as f64
+}
