@@ -33,6 +33,8 @@ pub struct Config {
     pub preset: Option<String>,
     /// The runtime to quantize for: a name or a file.
     pub target: String,
+    /// Where the ranges of data come from.
+    pub mode: Mode,
     /// How activations are quantized.
     pub activation: Activation,
     /// How weights are quantized.
@@ -60,6 +62,7 @@ impl Default for Config {
         Self {
             preset: None,
             target: "onnxruntime-cpu".to_owned(),
+            mode: Mode::Static,
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,
@@ -72,6 +75,17 @@ impl Default for Config {
             rules: Vec::new(),
         }
     }
+}
+
+/// Where the ranges of data come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// From calibration data.
+    #[default]
+    Static,
+    /// From the data themselves, at run time.
+    Dynamic,
 }
 
 /// How activations are quantized.

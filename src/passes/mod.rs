@@ -94,7 +94,8 @@ passes! {
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
     Adjust: correct_bias;
-    Insert: insert_quantization, quantize_lstm, store_weights;
+    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights;
+    Lower: fuse_dynamic_products;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 

@@ -49,10 +49,21 @@ impl Plan {
             match entry.becomes {
                 Form::Integer => self.check_integer(model, target, name, entry, id)?,
                 Form::Absorbed => self.check_absorbed(model, name, entry, id)?,
-                Form::Dynamic | Form::Float => {}
+                Form::Dynamic => self.check_dynamic(model, target, name, entry, id)?,
+                Form::Float => {}
             }
         }
         Ok(())
+    }
+
+    fn check_dynamic(&self, model: &Model, target: &Target, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        let why = match target.dynamic_kernel(model, id) {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(reason)) => reason,
+            None => format!("no kernel of {} quantizes its data at run time", target.name),
+        };
+        let text = format!("it cannot become dynamic: {why}");
+        Err(self.wrong(name, entry, &text).help("let the node be integer or float"))
     }
 
     fn wrong(&self, name: &str, entry: &NodePlan, text: &str) -> Error {

@@ -5,6 +5,7 @@
 
 mod check;
 mod decide;
+mod fragile;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 mod names;
 mod store;
 
-pub use decide::{Scheme, decide};
+pub use decide::{Scheme, decide, dynamic_weight};
+pub use fragile::fragile_weights;
 pub use names::named_values;
 pub use store::store_float_weights;
 

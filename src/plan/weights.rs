@@ -6,8 +6,8 @@ use crate::{
     ir::Tensor,
     quant::{
         bias::weight_scales_for_bias,
-        granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
-        params::{QParams, QuantTarget},
+        granularity::{Granularity, QuantizedWeight, channel_params, quantize_weight, quantize_with},
+        params::{QParams, QuantTarget, Range},
     },
 };
 
@@ -24,6 +24,23 @@ impl Weight {
         let target = QuantTarget { dtype: self.dtype, symmetric: self.symmetric, reduce_range: self.reduce_range };
         let params = q.params.iter().zip(&scales).map(|(p, &scale)| QParams { scale, ..*p }).collect();
         quantize_with(&tensor.to_f32()?, tensor.dims(), Granularity::from_axis(self.axis), target, params)
+    }
+}
+
+impl Weight {
+    /// The codes of a weight of a node whose data are quantized at run time. Channels of a symmetric weight have one zero
+    /// point, also those of zeros; one channel has its scale as the whole weight.
+    pub fn quantize_alike(&self, tensor: &Tensor) -> Result<QuantizedWeight> {
+        let axis = self.axis.filter(|&a| tensor.dims().get(a) != Some(&1));
+        let granularity = Granularity::from_axis(axis);
+        let target = QuantTarget { dtype: self.dtype, symmetric: self.symmetric, reduce_range: self.reduce_range };
+        let values = tensor.to_f32()?;
+        let mut params = channel_params(&values, tensor.dims(), granularity, target)?;
+        if self.symmetric {
+            let middle = target.params(Range::new(-1.0, 1.0))?.zero_point;
+            params.iter_mut().for_each(|p| p.zero_point = middle);
+        }
+        quantize_with(&values, tensor.dims(), granularity, target, params)
     }
 }
 

@@ -11,10 +11,12 @@ use crate::{
 
 mod costs;
 mod dynamic;
+mod products;
 mod recurrent;
 
 pub use costs::{Convolution, Costs};
 pub use dynamic::{DynamicKernel, ZeroPoints};
+pub use products::{DynamicCosts, ProductTimes};
 pub use recurrent::{Layer, RecurrentCosts};
 
 /// A runtime on a kind of machine.

@@ -125,6 +125,10 @@ fn candidate<'a>(
     let (kernel, reason, data, host) = (None, String::new(), Vec::new(), None);
     let mut c = Candidate { id, spec, kernel, quantizes: false, passed_through, reason, data, outputs, host };
     match conditions(model, target, shapes, id, spec, &mut c.data) {
+        Ok(_) if wishes.at_run_time(model, id) => {
+            c.data.clear();
+            c.reason = "no kernel that quantizes its data at run time".to_owned();
+        }
         Ok(kernel) => {
             c.quantizes = kernel.output == Output::Required || required_by_reader(model, types, kernel, id);
             c.kernel = Some(kernel);
