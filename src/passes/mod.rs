@@ -87,6 +87,7 @@ macro_rules! passes {
 // Order carries meaning: a pass sees what those above it left.
 passes! {
     Prepare: inline_functions, remove_empty_inputs, eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
+        raise_dynamic_products,
         eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
         lift_dims_to_inputs, eliminate_noop, deduplicate_nodes, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
         flush_denormals, convert_flat_pools, eliminate_transpose_pairs,

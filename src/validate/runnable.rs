@@ -3,7 +3,7 @@
 use crate::{
     error::{ErrorKind, Result},
     ir::Model,
-    passes::{Context, convert_opset, inline_functions, remove_empty_inputs},
+    passes::{Context, convert_opset, inline_functions, raise_dynamic_products, remove_empty_inputs},
 };
 
 /// Does `work` with the model in its plain form, and if the runtime refuses that, with its operators upgraded: runtimes
@@ -17,7 +17,8 @@ pub(super) fn in_runnable_form<T>(model: &Model, work: impl Fn(&Model) -> Result
         Err(error) if error.kind() == ErrorKind::Runtime => error,
         done => return done,
     };
-    match convert_opset::run(&mut plain, &mut cx) {
+    let upgraded = convert_opset::run(&mut plain, &mut cx);
+    match upgraded.and_then(|n| Ok(n + raise_dynamic_products::run(&mut plain, &mut cx)?)) {
         Ok(1..) => work(&plain).or(Err(error)),
         _ => Err(error),
     }
