@@ -291,7 +291,7 @@ impl Run<'_, '_> {
                 shapes
             }
         };
-        let mut wishes = dynamic::wishes(model, &job.settings.target, self.resolved)?;
+        let mut wishes = dynamic::wishes(model, &job.settings.target, self.resolved, dataset.is_some())?;
         let mut placement = placement::place(model, &job.settings.target, &shapes, &wishes);
         let mut few = samples.clone();
         thin(&mut few, dynamic::MEASURED);

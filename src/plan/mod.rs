@@ -16,7 +16,7 @@ mod names;
 mod store;
 
 pub use decide::{Scheme, decide, dynamic_weight};
-pub use fragile::fragile_weights;
+pub use fragile::{fragile_weights, gated_products};
 pub use names::named_values;
 pub use store::store_float_weights;
 
