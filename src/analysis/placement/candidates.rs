@@ -159,7 +159,7 @@ fn conditions<'a>(
         match (spec.role(i), constant) {
             (Role::Weight, Some(t)) if t.dtype() == DType::Float && weight_fits(spec, t.rank()) => {}
             (Role::Weight, Some(t)) => return Err(format!("its weight is {t:?}, which has no integer kernel")),
-            (Role::Weight, None) => return Err("its second operand is not constant".to_owned()),
+            (Role::Weight, None) => return Err(super::not_constant(model, v).to_owned()),
             (Role::Bias, Some(t)) if t.dtype() == DType::Float => {}
             (Role::Bias, _) => return Err("its bias is not a float constant".to_owned()),
             (Role::Data, None) if shapes.is_float(v) => data.push(v),

@@ -143,7 +143,7 @@ fn inputs(model: &Model, known: &Known<'_>, spec: &OpSpec, id: NodeId) -> Result
             (Role::Weight, Some(t)) if t.dtype() == DType::Float => {}
             (Role::Weight, Some(t)) => return Err(format!("its weight is {t:?}, which has no integer kernel")),
             (Role::Weight, None) if spec.class == Class::Product => {
-                return Err("its second operand is not constant".to_owned());
+                return Err(super::not_constant(model, v).to_owned());
             }
             (Role::Weight, None) => return Err("its weights are not constant".to_owned()),
             (Role::Data, _) if !known.is_float(v) => return Err("it does not compute in float".to_owned()),

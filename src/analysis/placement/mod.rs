@@ -87,6 +87,14 @@ fn holders(model: &Model, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
     std::iter::successors(Some(node), |&n| model.graph(model.node(n).graph()).parent)
 }
 
+/// Why a product whose weight is computed is not quantized.
+fn not_constant(model: &Model, weight: ValueId) -> &'static str {
+    match model.producer(weight).is_some_and(|n| model.node(n).is("DequantizeLinear")) {
+        true => "it is quantized already, and stays as it is",
+        false => "its second operand is not constant",
+    }
+}
+
 /// What becomes of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {

@@ -88,7 +88,7 @@ fn product<'t>(
             return Err("its bias is not constant".to_owned());
         }
         let &[outputs, inputs, ref taps @ ..] = w else { return Err(odd()) };
-        if taps.is_empty() || weight.len() == 0 {
+        if taps.is_empty() || weight.is_empty() {
             return Err(odd());
         }
         let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(1).max(1);
