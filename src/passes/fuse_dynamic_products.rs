@@ -82,7 +82,7 @@ fn fuse(model: &mut Model, node: NodeId) -> Result<bool> {
     let Some(out) = n.output(0) else { return Ok(false) };
     let (name, rank) = (model.value(out).name().to_owned(), model.value(w.codes).constant().map_or(2, Tensor::rank));
     // Channels of a convolution's output lie along axis 1.
-    let along_channels = |t: &Tensor| t.reshaped([vec![t.len()], vec![1; rank - 2]].concat());
+    let along_channels = |t: &Tensor| t.reshaped([vec![t.len()], vec![1; rank.saturating_sub(2)]].concat());
     let w_scale = match (scales, model.value(w.scale).constant()) {
         (Scales::Each, Some(t)) if conv => {
             let t = along_channels(t)?;

@@ -242,7 +242,8 @@ fn channel_bias(model: &mut Model, last: NodeId, weight: ValueId) -> Result<Opti
     let Some(v) = model.node(add).input(1 - i.min(1)) else { return Ok(None) };
     let Some(t) = model.value(v).constant().filter(|t| t.dtype() == DType::Float) else { return Ok(None) };
     let at = (t.rank() + 1).checked_sub(dims.len());
-    if t.len() != dims[0] || at.is_none_or(|at| t.dims().get(at) != Some(&dims[0])) || t.rank() > dims.len() {
+    let (Some(&channels), at) = (dims.first(), (t.rank() + 1).checked_sub(dims.len())) else { return Ok(None) };
+    if t.len() != channels || at.is_none_or(|at| t.dims().get(at) != Some(&channels)) || t.rank() > dims.len() {
         return Ok(None);
     }
     let (t, graph) = (t.reshaped(vec![t.len()])?, model.node(add).graph());

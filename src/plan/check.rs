@@ -3,7 +3,7 @@
 use super::{Form, NodePlan, Plan, named_values};
 use crate::{
     error::{Error, Result},
-    ir::{DType, Model, NodeId, ValueId},
+    ir::{DType, Model, NodeId, Tensor, ValueId},
     ops::{self, Role},
     quant::params::type_range,
     target::{Output, Target},
@@ -57,8 +57,18 @@ impl Plan {
     }
 
     fn check_dynamic(&self, model: &Model, target: &Target, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        let node = model.node(id);
+        let spec = ops::spec(model, id);
+        let rank =
+            spec.and_then(|s| s.index_of(Role::Weight)).and_then(|i| model.constant_input(id, i)).map(Tensor::rank);
+        let channels = spec.zip(rank).and_then(|(s, rank)| s.weight_axis(node, rank));
+        let axis = entry.weight.as_ref().and_then(|w| w.axis);
         let why = match target.dynamic_kernel(model, id) {
-            Some(Ok(_)) => return Ok(()),
+            Some(Ok(_)) if axis.is_none() || axis == channels => return Ok(()),
+            Some(Ok(_)) => {
+                let want = channels.map_or("none".into(), |a| a.to_string());
+                format!("axis of its weight is {}, the axis of its output channels is {want}", axis.unwrap_or_default())
+            }
             Some(Err(reason)) => reason,
             None => format!("no kernel of {} quantizes its data at run time", target.name),
         };
@@ -201,7 +211,17 @@ mod tests {
             p.check(&m, &target).unwrap_err().to_string()
         };
         let node = |p: &mut Plan, name: &str, f: &dyn Fn(&mut NodePlan)| f(p.nodes.get_mut(name).unwrap());
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 11] = [
+            (&|p| node(p, "r", &|n| n.becomes = Form::Dynamic), "no kernel of onnxruntime-cpu"),
+            (
+                &|p| {
+                    node(p, "c", &|n| {
+                        n.becomes = Form::Dynamic;
+                        n.weight.as_mut().unwrap().axis = Some(1);
+                    });
+                },
+                "cannot become dynamic: axis of its weight is 1",
+            ),
             (&|p| p.target = "foo".into(), "\"foo\""),
             (&|p| p.activations.get_mut("r").unwrap().zero_point = 300, "300"),
             (&|p| p.activations.get_mut("r").unwrap().zero_point = 128, "from -12.8 to 12.7"),
