@@ -212,7 +212,13 @@ mod tests {
         };
         let node = |p: &mut Plan, name: &str, f: &dyn Fn(&mut NodePlan)| f(p.nodes.get_mut(name).unwrap());
         let cases: [(Change, &str); 11] = [
-            (&|p| node(p, "r", &|n| n.becomes = Form::Dynamic), "no kernel of onnxruntime-cpu"),
+            (
+                &|p| {
+                    node(p, "c", &|n| n.becomes = Form::Float);
+                    node(p, "r", &|n| n.becomes = Form::Dynamic);
+                },
+                "no kernel of onnxruntime-cpu",
+            ),
             (
                 &|p| {
                     node(p, "c", &|n| {
