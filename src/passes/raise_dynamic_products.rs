@@ -241,7 +241,6 @@ fn channel_bias(model: &mut Model, last: NodeId, weight: ValueId) -> Result<Opti
     let Some((add, i)) = reader.filter(|(n, _)| model.node(*n).is("Add")) else { return Ok(None) };
     let Some(v) = model.node(add).input(1 - i.min(1)) else { return Ok(None) };
     let Some(t) = model.value(v).constant().filter(|t| t.dtype() == DType::Float) else { return Ok(None) };
-    let at = (t.rank() + 1).checked_sub(dims.len());
     let (Some(&channels), at) = (dims.first(), (t.rank() + 1).checked_sub(dims.len())) else { return Ok(None) };
     if t.len() != channels || at.is_none_or(|at| t.dims().get(at) != Some(&channels)) || t.rank() > dims.len() {
         return Ok(None);

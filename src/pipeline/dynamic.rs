@@ -111,7 +111,7 @@ pub(super) fn fragile_data(
 fn least(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     let middle = all.get(all.len() / 2).copied().unwrap_or(LEAST);
-    (middle - BEHIND).min(ENOUGH).max(LEAST)
+    (middle - BEHIND).clamp(LEAST, ENOUGH)
 }
 
 /// A matrix product with its weight in float and as rounded.
