@@ -2,6 +2,7 @@
 
 mod before;
 mod convert;
+mod dynamic;
 mod finish;
 mod measure;
 
@@ -17,7 +18,7 @@ use crate::{
     calibrate::{
         check_count, check_inputs,
         collect::{Watch, collect},
-        dataset::{Dataset, DatasetOptions, InputSpec},
+        dataset::{Dataset, DatasetOptions, InputSpec, Split},
         means::{Axis, ChannelMeans},
         observers::{self, Observer},
         table::Table,
@@ -289,38 +290,53 @@ struct Run<'a, 'm> {
 impl Run<'_, '_> {
     fn make_plan(&mut self, dataset: Option<&Dataset>) -> Result<Outcome> {
         let (job, model) = (self.job, self.model);
-        let dataset = dataset.ok_or_else(|| {
-            Error::config("static quantization needs calibration data")
-                .help("give --calibration with an .npz file, a folder of .npy files, or a folder of pictures")
-        })?;
-        let (split, note) = dataset.split();
-        let mut samples = match job.evaluation {
-            Some(_) => (0..dataset.len()).collect(),
+        if dataset.is_none() && job.settings.config.needs_data() {
+            return Err(before::no_data(&job.settings.config));
+        }
+        let (samples, split) = match dataset {
+            Some(data) => self.samples(data)?,
+            None => (Vec::new(), Split::default()),
+        };
+        self.clock.step("place");
+        let sample = |i: usize| dataset.ok_or_else(|| Error::bug("a sample of no data")).and_then(|d| d.sample(i));
+        let shapes = match samples.first() {
+            Some(&first) => trace_shapes(job.runtime, model, &sample(first)?).map_err(|e| e.sample(first))?,
             None => {
-                self.diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
-                split.calibration
+                let (shapes, note) = dynamic::shapes_without_data(model);
+                self.diagnostics.extend(note.filter(|_| job.evaluation.is_none()));
+                shapes
             }
         };
-        thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
-        self.diagnostics.extend(check_count(samples.len()));
-        let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
-        self.diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
-        self.clock.step("place");
-        let first = *samples.first().ok_or_else(|| Error::data("there is no calibration sample"))?;
-        let shapes = trace_shapes(job.runtime, model, &dataset.sample(first)?).map_err(|e| e.sample(first))?;
-        let placement = placement::place(model, &job.settings.target, &shapes, &self.resolved.wishes);
+        let mut wishes = dynamic::wishes(model, &job.settings.target, self.resolved, dataset.is_some())?;
+        let mut placement = placement::place(model, &job.settings.target, &shapes, &wishes);
+        let mut few = samples.clone();
+        thin(&mut few, dynamic::MEASURED);
+        let free = |n| !wishes.ignore_cost && !wishes.forces(model, n);
+        let lost = dynamic::fragile_data(
+            job.runtime,
+            model,
+            &job.settings.target,
+            &placement,
+            &self.resolved.scheme,
+            free,
+            few.into_iter().map(sample),
+        )?;
+        if !lost.is_empty() {
+            wishes.keep_float.extend(lost);
+            placement = placement::place(model, &job.settings.target, &shapes, &wishes);
+        }
         let (float, placed) = (placement.float_time / 1e3, placement.placed_time / 1e3);
         log::info!(
             "by the cost model, the nodes with integer kernels take {float:.1} us in float, {placed:.1} us as placed"
         );
         self.clock.step("calibrate");
         let mut table = job.ranges.clone().unwrap_or_default();
-        let watches = self.watches(&placement, &table);
+        let watches = if samples.is_empty() { Vec::new() } else { self.watches(&placement, &table) };
         let watches = match watches.is_empty() {
             true => watches,
             false => {
                 let progress = |done, total| job.progress.part(done, total);
-                collect(job.runtime, model, watches, &samples, &|i| dataset.sample(i), &progress)?
+                collect(job.runtime, model, watches, &samples, &sample, &progress)?
             }
         };
         self.clock.step("decide");
@@ -357,6 +373,29 @@ impl Run<'_, '_> {
         Ok(Outcome { plan, placement, table, samples, proof_samples: split.validation, held_out: split.held_out })
     }
 
+    /// The samples to calibrate on, and how the data are split.
+    fn samples(&mut self, dataset: &Dataset) -> Result<(Vec<usize>, Split)> {
+        let job = self.job;
+        let (split, note) = dataset.split();
+        let mut samples = match job.evaluation {
+            Some(_) => (0..dataset.len()).collect(),
+            None => {
+                self.diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
+                split.calibration.clone()
+            }
+        };
+        thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
+        if job.settings.config.needs_data() {
+            self.diagnostics.extend(check_count(samples.len()));
+        }
+        let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
+        self.diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
+        match samples.is_empty() {
+            true => Err(Error::data("there is no calibration sample")),
+            false => Ok((samples, split)),
+        }
+    }
+
     /// Says so where ranges were asked of a method that has none to choose.
     fn idle_observer(&self, placement: &Placement, table: &Table, none_observed: bool) -> Option<Diagnostic> {
         let observer = &self.job.settings.config.activation.observer;
@@ -390,7 +429,8 @@ impl Run<'_, '_> {
     /// What layers read whose weights will be rounded and whose biases shall be corrected for it.
     fn layer_inputs(&self, placement: &Placement) -> Vec<(ValueId, Axis)> {
         let (model, r) = (self.model, self.resolved);
-        let rounded = |decision: &Decision| r.store_float_weights || matches!(decision, Decision::Integer(_));
+        let integer = |decision: &Decision| matches!(decision, Decision::Integer(_) | Decision::Dynamic(_));
+        let rounded = |decision: &Decision| r.store_float_weights || integer(decision);
         let layers = placement.nodes.iter().filter(|(_, d)| r.correct_bias && rounded(d));
         let input = |&(node, _): &(NodeId, Decision)| {
             let n = model.node(node);

@@ -209,6 +209,29 @@ fn other_forms() {
 }
 
 #[test]
+fn data_quantized_at_run_time() {
+    let place = Place::new();
+    golden!("dynamic", place.run("quantize model.onnx -o out.onnx --mode dynamic"));
+    golden!(
+        "dynamic_everywhere",
+        place.run("quantize model.onnx -o out.onnx --preset int8-dynamic --everywhere --evaluation data.npz --dump-plan p.yaml")
+    );
+    let bytes = place.bytes("out.onnx");
+    assert_eq!(place.run("quantize model.onnx -o out.onnx --plan p.yaml -q").code, 0);
+    assert!(place.bytes("out.onnx") == bytes, "the plan holds all of it");
+    // Static here, dynamic there, float elsewhere.
+    place.write(
+        "mixed.yaml",
+        "rules:\n- {nodes: head, precision: int8-dynamic, force: true}\n- {nodes: conv1, precision: float}\n",
+    );
+    golden!("dynamic_mixed", place.quantize("--config mixed.yaml"));
+    place.write("mixed.yaml", "mode: dynamic\nrules:\n- {nodes: conv2, precision: int8}\n");
+    golden!("dynamic_mixed_without_data", place.run("quantize model.onnx -o out.onnx --config mixed.yaml"));
+    let done = place.quantize("--config mixed.yaml");
+    assert!(done.code == 0 && done.out.contains("1 of 8 compute in integers, 1 absorbed"), "{}{}", done.out, done.err);
+}
+
+#[test]
 fn the_same_input_gives_the_same_bytes() {
     let place = Place::new();
     let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");

@@ -2,4 +2,5 @@
 
 pub mod constants;
 pub mod placement;
+pub mod stand_ins;
 pub mod types;

@@ -1,6 +1,6 @@
 //! What a configuration must keep to, whatever the model.
 
-use super::{Config, Rule, suggest};
+use super::{Activation, Config, Mode, Precision, Rule, suggest};
 use crate::{
     calibrate::observers,
     diagnostics::Diagnostic,
@@ -58,6 +58,11 @@ impl Config {
 }
 
 impl Config {
+    /// Whether anything may need ranges from calibration.
+    pub fn needs_data(&self) -> bool {
+        self.mode == Mode::Static || self.rules.iter().any(|r| r.precision == Some(Precision::Int8))
+    }
+
     /// Whether anything is observed by this method: everything, or what a rule selects.
     pub fn uses_observer(&self, name: &str) -> bool {
         let of_rule = |r: &Rule| r.activation.as_ref().and_then(|a| a.observer.as_deref()) == Some(name);
@@ -71,12 +76,16 @@ impl Config {
             "percentile" => c.percentile != default.percentile,
             _ => c.averaging != default.averaging,
         };
+        let at_run_time = (!self.needs_data() && self.activation != Activation::default()).then(|| {
+            let text = "no effect of activation: with mode: dynamic, data are quantized at run time, to uint8";
+            Diagnostic::warning("settings_without_effect", text)
+        });
         let idle = observers::READERS.iter().filter(|(key, method)| changed(key) && !self.uses_observer(method));
-        idle.map(|(key, method)| {
+        let idle = idle.map(|(key, method)| {
             let text = format!("no effect of calibration.{key}: no value is observed by {method}");
             Diagnostic::warning("settings_without_effect", text).help(format!("set observer: {method}"))
-        })
-        .collect()
+        });
+        at_run_time.into_iter().chain(idle).collect()
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Config {
     pub format: Format,
     /// The target's processor to quantize for; the target's own if `null`.
     pub cpu: Option<String>,
+    /// Where the ranges of data come from.
+    pub mode: Mode,
     /// How activations are quantized.
     pub activation: Activation,
     /// How weights are quantized.
@@ -68,6 +70,7 @@ impl Default for Config {
             target: "onnxruntime-cpu".to_owned(),
             format: Format::Qdq,
             cpu: None,
+            mode: Mode::Static,
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,
@@ -81,6 +84,17 @@ impl Default for Config {
             rules: Vec::new(),
         }
     }
+}
+
+/// Where the ranges of data come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// From calibration data.
+    #[default]
+    Static,
+    /// From the data themselves, at run time.
+    Dynamic,
 }
 
 /// How activations are quantized.

@@ -24,7 +24,7 @@ pub struct Rule {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many::strings")]
     pub values: Vec<String>,
 
-    /// Float, or int8 again after an earlier rule said float.
+    /// Float; or int8 with ranges from calibration, or from run time (`int8-dynamic`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
     /// Quantize wherever there is a kernel, even where that does not pay.
@@ -44,12 +44,14 @@ pub struct Span(pub String, pub String);
 
 /// Whether nodes compute in integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// They stay float.
     Float,
-    /// They compute in integers where that pays.
+    /// They compute in integers where that pays, on data quantized with ranges from calibration.
     Int8,
+    /// They compute in integers where that pays, on data that are quantized at run time.
+    Int8Dynamic,
 }
 
 /// What differs from [`super::Activation`].

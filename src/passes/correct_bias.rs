@@ -67,6 +67,9 @@ fn rounded(model: &Model, plan: &Plan, node: NodeId, weight: &Tensor, bias: &[f3
     let name = |v| model.value(v).name();
     let n = model.node(node);
     let entry = n.output(0).and_then(|v| plan.nodes.get(name(v)));
+    if let Some(how) = entry.filter(|e| e.becomes == Form::Dynamic).and_then(|e| e.weight.as_ref()) {
+        return how.quantize_alike(weight)?.dequantized().map(Some);
+    }
     if let Some(entry) = entry.filter(|e| e.becomes == Form::Integer) {
         let Some(how) = &entry.weight else { return Ok(None) };
         let input = n.input(0).and_then(|v| plan.activations.get(name(v))).map(|a| a.params());

@@ -91,7 +91,7 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Raise: raise_qoperators, raise_matmul_nbits;
+    Raise: raise_qoperators, raise_dynamic_products, raise_matmul_nbits;
     Prepare: inline_functions, remove_empty_inputs, eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
         eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
         lift_dims_to_inputs, eliminate_noop, deduplicate_nodes, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
@@ -100,8 +100,8 @@ passes! {
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
     Adjust: correct_bias;
-    Insert: insert_quantization, quantize_lstm, store_weights;
-    Lower: fuse_into_qoperators, fuse_into_matmul_nbits;
+    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights;
+    Lower: fuse_dynamic_products, fuse_into_qoperators, fuse_into_matmul_nbits;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 

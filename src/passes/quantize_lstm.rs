@@ -20,6 +20,8 @@ use crate::{
     },
 };
 
+/// Dynamic nodes of another pass; an Add is what that made of a Gemm.
+const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv", "Add"];
 const DOMAIN: &str = "com.microsoft";
 const KERNEL: &str = "DynamicQuantizeLSTM";
 /// All that the kernel knows: `layout` is not among them.
@@ -53,7 +55,7 @@ fn quantize_all(model: &mut Model, plan: &Plan) -> Result<usize> {
         let node = model.node(id);
         let fail = |text: &str| Err(Error::config(text).node(model.node_label(id), &node.op_type));
         match &entry.weight {
-            _ if node.op_type == KERNEL => {}
+            _ if node.op_type == KERNEL || PRODUCTS.contains(&node.op_type.as_str()) => {}
             _ if !node.is("LSTM") => return fail("the plan makes this node dynamic, which only LSTM can be"),
             None => return fail("the plan makes this node dynamic, but says nothing of its weight"),
             Some(weight) => drop(found.insert(id, weight)),

@@ -1,5 +1,7 @@
 //! Stores the weights of float nodes in 8 bits, as the plan says. The runtime computes them back to float once, when it
-//! loads the file: ONNX Runtime folds Cast and Mul of constants, but not DequantizeLinear.
+//! loads the file: ONNX Runtime folds Cast and Mul of constants, but not DequantizeLinear. Tables of Gather are no exception:
+//! codes with a DequantizeLinear behind the Gather take less memory and load sooner, but each run takes longer (1 us for 64
+//! rows of 384 numbers, of 5), and have one scale for the whole table.
 //!
 //! ```text
 //! before: y = LSTM(x, w, r)

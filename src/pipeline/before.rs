@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Job;
 use crate::{
     calibrate::{Table, dataset},
-    config::{Config, suggest},
+    config::{Config, Mode, suggest},
     diagnostics::{Diagnostic, count},
     error::{Error, Result},
     files::{self, Files},
@@ -108,12 +108,23 @@ pub(super) fn check_ranges(table: &Table, forms: [&Model; 2]) -> Result<()> {
     }
 }
 
+/// Nothing can be calibrated.
+pub(super) fn no_data(config: &Config) -> Error {
+    let help = "give --calibration with an .npz file, a folder of .npy files, or a folder of pictures";
+    match config.mode {
+        Mode::Static => Error::config("static quantization needs calibration data")
+            .help(format!("{help}; or --mode dynamic, which needs none")),
+        Mode::Dynamic => Error::config("a rule has precision: int8, which needs calibration data").help(help),
+    }
+}
+
 /// Settings that a plan leaves without effect.
 pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
     let default = Config::default();
     let keys = [
         ("target", config.target != default.target),
         ("cpu", config.cpu != default.cpu),
+        ("mode", config.mode != default.mode),
         ("activation", config.activation != default.activation),
         ("weight", config.weight != default.weight),
         ("everywhere", config.everywhere != default.everywhere),

@@ -65,9 +65,8 @@ pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut
     let mut model = original.clone();
     cx.options.qoperator = (format == Format::Qoperator).then(|| target.integer_ops());
     passes::raise(&mut model, cx)?;
-    if format == Format::Qoperator {
-        passes::run_stage(Stage::Lower, &mut model, cx)?;
-    }
+    // What is quantized at run time has integer operators in both.
+    passes::run_stage(Stage::Lower, &mut model, cx)?;
     if has_channel_scales(&model) && model.opset("").is_some_and(|v| v < convert_opset::NEEDED) {
         convert_opset::run(&mut model, cx)?;
     }

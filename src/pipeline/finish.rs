@@ -47,7 +47,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         saturation: Saturation::of(&q.plan),
         measured: q.measured.take(),
         size: Size { before: size(&job.model, &q.original), after: size(&job.output, &q.model) },
-        calibration: job.plan.is_none().then(|| calibration(&q)),
+        calibration: (job.plan.is_none() && !q.samples.is_empty()).then(|| calibration(&q)),
         proof,
         diagnostics: q.diagnostics,
         stages: clock.stages.iter().map(|&(name, seconds)| report::Stage { name, seconds }).collect(),

@@ -3,7 +3,7 @@
 use super::{Form, NodePlan, Plan, named_values};
 use crate::{
     error::{Error, Result},
-    ir::{DType, Model, NodeId, ValueId},
+    ir::{DType, Model, NodeId, Tensor, ValueId},
     ops::{self, Role},
     quant::{params::type_range, saturation::Pairs},
     target::{Output, Target},
@@ -57,10 +57,31 @@ impl Plan {
             match entry.becomes {
                 Form::Integer => self.check_integer(model, target, name, entry, id)?,
                 Form::Absorbed => self.check_absorbed(model, name, entry, id)?,
-                Form::Dynamic | Form::Float => {}
+                Form::Dynamic => self.check_dynamic(model, target, name, entry, id)?,
+                Form::Float => {}
             }
         }
         Ok(())
+    }
+
+    fn check_dynamic(&self, model: &Model, target: &Target, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        let node = model.node(id);
+        let spec = ops::spec(model, id);
+        let rank =
+            spec.and_then(|s| s.index_of(Role::Weight)).and_then(|i| model.constant_input(id, i)).map(Tensor::rank);
+        let channels = spec.zip(rank).and_then(|(s, rank)| s.weight_axis(node, rank));
+        let axis = entry.weight.as_ref().and_then(|w| w.axis);
+        let why = match target.dynamic_kernel(model, id) {
+            Some(Ok(_)) if axis.is_none() || axis == channels => return Ok(()),
+            Some(Ok(_)) => {
+                let want = channels.map_or("none".into(), |a| a.to_string());
+                format!("axis of its weight is {}, the axis of its output channels is {want}", axis.unwrap_or_default())
+            }
+            Some(Err(reason)) => reason,
+            None => format!("no kernel of {} quantizes its data at run time", target.name),
+        };
+        let text = format!("it cannot become dynamic: {why}");
+        Err(self.wrong(name, entry, &text).help("let the node be integer or float"))
     }
 
     fn wrong(&self, name: &str, entry: &NodePlan, text: &str) -> Error {
@@ -207,7 +228,23 @@ mod tests {
             p.check(&m, &target).unwrap_err().to_string()
         };
         let node = |p: &mut Plan, name: &str, f: &dyn Fn(&mut NodePlan)| f(p.nodes.get_mut(name).unwrap());
-        let cases: [(Change, &str); 11] = [
+        let cases: [(Change, &str); 13] = [
+            (
+                &|p| {
+                    node(p, "c", &|n| n.becomes = Form::Float);
+                    node(p, "r", &|n| n.becomes = Form::Dynamic);
+                },
+                "no kernel of onnxruntime-cpu",
+            ),
+            (
+                &|p| {
+                    node(p, "c", &|n| {
+                        n.becomes = Form::Dynamic;
+                        n.weight.as_mut().unwrap().axis = Some(1);
+                    });
+                },
+                "cannot become dynamic: axis of its weight is 1",
+            ),
             (&|p| p.target = "foo".into(), "\"foo\""),
             (&|p| p.cpu = Some("z80".into()), "\"z80\""),
             (&|p| node(p, "c", &|n| n.weight.as_mut().unwrap().pair_axes = vec![2, 3]), "axes [2, 3]"),

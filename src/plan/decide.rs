@@ -98,11 +98,7 @@ pub fn decide(
             Decision::Dynamic(kernel) => {
                 entry.becomes = Form::Dynamic;
                 entry.kernel = Some(kernel.clone());
-                entry.weight = weight(model, scheme, *id);
-                let row = target.dynamic_kernel(model, *id).and_then(Result::ok);
-                if let Some(w) = entry.weight.as_mut().filter(|w| w.axis.is_some()) {
-                    w.symmetric |= row.is_some_and(|k| k.zero_points == ZeroPoints::PerWeight);
-                }
+                entry.weight = dynamic_weight(model, target, scheme, *id);
             }
             Decision::Absorbed(_) => entry.becomes = Form::Absorbed,
             Decision::Float(reason) => {
@@ -155,4 +151,17 @@ fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weight> {
     let axis = if per_channel { spec.weight_axis(model.node(id), tensor.rank()) } else { None };
     let (symmetric, reduce_range) = (types.symmetric, types.reduce_range);
     Some(Weight { dtype: types.dtype, axis, symmetric, reduce_range, pair_axes: Vec::new() })
+}
+
+/// How the weight of a node is quantized whose data are quantized at run time.
+pub fn dynamic_weight(model: &Model, target: &Target, scheme: &Scheme, id: NodeId) -> Option<Weight> {
+    let mut weight = weight(model, scheme, id)?;
+    if let Some(Ok(row)) = target.dynamic_kernel(model, id) {
+        weight.symmetric |= weight.axis.is_some() && row.zero_points == ZeroPoints::PerWeight;
+        // Unless the user asks for another type at this very node.
+        if let Some(dtype) = row.weight.filter(|_| !scheme.weights.contains_key(&id)) {
+            weight.dtype = dtype;
+        }
+    }
+    Some(weight)
 }

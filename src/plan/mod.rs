@@ -5,6 +5,7 @@
 
 mod check;
 mod decide;
+mod fragile;
 mod saturation;
 mod weights;
 
@@ -16,7 +17,8 @@ mod names;
 mod regions;
 mod store;
 
-pub use decide::{Scheme, decide};
+pub use decide::{Scheme, decide, dynamic_weight};
+pub use fragile::{fragile_weights, gated_products};
 pub use names::named_values;
 pub use regions::Regions;
 pub use store::store_float_weights;

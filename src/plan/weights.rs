@@ -6,8 +6,8 @@ use crate::{
     ir::Tensor,
     quant::{
         bias::weight_scales_for_bias,
-        granularity::{Granularity, QuantizedWeight, quantize_weight, quantize_with},
-        params::{QParams, QuantTarget},
+        granularity::{Granularity, QuantizedWeight, channel_params, quantize_weight, quantize_with},
+        params::{QParams, QuantTarget, Range},
         saturation::{self, Pairs},
     },
 };
@@ -44,6 +44,21 @@ impl Weight {
         }
         let pairs = Pairs::along(tensor.dims(), &self.pair_axes)?;
         saturation::without_saturation(&tensor.to_f32()?, self.target(), q, &pairs)
+    }
+
+    /// The codes of a weight of a node whose data are quantized at run time. Channels of a symmetric weight have one zero
+    /// point, also those of zeros; one channel has its scale as the whole weight.
+    pub fn quantize_alike(&self, tensor: &Tensor) -> Result<QuantizedWeight> {
+        let axis = self.axis.filter(|&a| tensor.dims().get(a) != Some(&1));
+        let granularity = Granularity::from_axis(axis);
+        let target = self.target();
+        let values = tensor.to_f32()?;
+        let mut params = channel_params(&values, tensor.dims(), granularity, target)?;
+        if self.symmetric {
+            let middle = target.params(Range::new(-1.0, 1.0))?.zero_point;
+            params.iter_mut().for_each(|p| p.zero_point = middle);
+        }
+        self.without_saturation(tensor, quantize_with(&values, tensor.dims(), granularity, target, params)?)
     }
 }
 

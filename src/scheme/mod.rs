@@ -16,7 +16,7 @@ use crate::{
         Observer,
         observers::{self, Method},
     },
-    config::{self, Config, FloatWeights, Precision, Rule, suggest},
+    config::{self, Config, FloatWeights, Mode, Precision, Rule, suggest},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{Model, NodeId, ValueId},
@@ -119,12 +119,15 @@ impl Settings {
     /// or as the prepared model has them.
     pub fn resolve(&self, original: &Model, model: &Model) -> Result<Resolved> {
         let (original, now) = (&Outline::of(original), Outline::of(model));
-        let a = &self.config.activation;
+        // Nothing is quantized to the activations' type where all of it is quantized at run time.
+        let at_run_time = config::Activation::default();
+        let a = if self.config.needs_data() { &self.config.activation } else { &at_run_time };
         let mut out = Resolved {
             wishes: Wishes {
                 symmetric: a.symmetric,
                 ignore_cost: self.config.everywhere,
                 wide: a.target().dtype.bits() > 8,
+                dynamic: self.config.mode == Mode::Dynamic,
                 ..Wishes::default()
             },
             scheme: plan::Scheme {
@@ -181,7 +184,10 @@ impl Settings {
                 Some(Precision::Float) => {
                     out.wishes.keep_float.insert(node, format!("rule {} ({}) keeps it float", i + 1, rule.selectors()));
                 }
-                Some(Precision::Int8) => drop(out.wishes.keep_float.remove(&node)),
+                Some(form) => {
+                    out.wishes.keep_float.remove(&node);
+                    out.wishes.dynamic_nodes.insert(node, form == Precision::Int8Dynamic);
+                }
                 None => {}
             }
             match rule.force {

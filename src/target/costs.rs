@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::RecurrentCosts;
+use super::{DynamicCosts, RecurrentCosts};
 
 /// Parameters of the cost model; `configs/targets/*.yaml` explains each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +39,7 @@ pub struct Costs {
     pub float_softmax: f64,
     pub integer_softmax: f64,
     pub recurrent: RecurrentCosts,
+    pub dynamic: DynamicCosts,
 }
 
 /// The shape of a convolution.

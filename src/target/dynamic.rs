@@ -5,18 +5,22 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{Scalar, Target, check_form};
-use crate::ir::{Model, NodeId};
+use crate::ir::{DType, Model, NodeId};
 
-/// One row: an operator, the one kernel that stands for it, and the conditions.
+/// One row: an operator, the kernel that its form with data quantized at run time becomes, and the conditions.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DynamicKernel {
     /// `op_type` in ai.onnx.
     pub op: String,
-    /// The kernel: an operator, too.
+    /// The kernel.
     pub kernel: String,
-    /// The kernel's domain.
-    pub domain: String,
+    /// The kernel where several nodes read the same quantized data.
+    #[serde(default)]
+    pub shared_kernel: Option<String>,
+    /// The type of the weight's codes, where the kernel is slow with others.
+    #[serde(default)]
+    pub weight: Option<DType>,
     /// What the weight's zero points may be.
     #[serde(default)]
     pub zero_points: ZeroPoints,

@@ -12,12 +12,14 @@ use crate::{
 mod costs;
 mod cpus;
 mod dynamic;
+mod products;
 mod recurrent;
 mod written;
 
 pub use costs::{Convolution, Costs};
 pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
+pub use products::{DynamicCosts, ProductTimes};
 pub use recurrent::{Layer, RecurrentCosts};
 pub use written::{IntegerOp, IntegerOps};
 

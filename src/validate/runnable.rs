@@ -3,7 +3,7 @@
 use crate::{
     error::{ErrorKind, Result},
     ir::Model,
-    passes::{Context, convert_opset, inline_functions, raise, remove_empty_inputs},
+    passes::{Context, convert_opset, inline_functions, lift_constants, raise, raise_qoperators, remove_empty_inputs},
     runtime::Runtime,
 };
 
@@ -18,14 +18,18 @@ pub(super) fn in_runnable_form<T>(
     let mut plain = model.clone();
     inline_functions::run(&mut plain, &mut cx)?;
     remove_empty_inputs::run(&mut plain, &mut cx)?;
-    if !runtime.has_integer_operators() {
-        raise(&mut plain, &mut cx)?;
+    let raises = !runtime.has_integer_operators();
+    if raises {
+        // Integer products stay: they are exact as they are, and their float form is so but for rounding.
+        lift_constants::run(&mut plain, &mut cx)?;
+        raise_qoperators::run(&mut plain, &mut cx)?;
     }
     let error = match work(&plain) {
         Err(error) if error.kind() == ErrorKind::Runtime => error,
         done => return done,
     };
-    match convert_opset::run(&mut plain, &mut cx) {
+    let upgraded = convert_opset::run(&mut plain, &mut cx);
+    match upgraded.and_then(|n| Ok(if raises { n + raise(&mut plain, &mut cx)? } else { n })) {
         Ok(1..) => work(&plain).or(Err(error)),
         _ => Err(error),
     }

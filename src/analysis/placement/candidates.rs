@@ -125,6 +125,10 @@ fn candidate<'a>(
     let (kernel, reason, data, host) = (None, String::new(), Vec::new(), None);
     let mut c = Candidate { id, spec, kernel, quantizes: false, passed_through, reason, data, outputs, host };
     match conditions(model, target, shapes, id, spec, &mut c.data) {
+        Ok(_) if wishes.at_run_time(model, id) => {
+            c.data.clear();
+            c.reason = "no kernel that quantizes its data at run time".to_owned();
+        }
         Ok(kernel) => {
             c.quantizes = kernel.output == Output::Required || required_by_reader(model, types, kernel, id);
             c.kernel = Some(kernel);
@@ -155,7 +159,7 @@ fn conditions<'a>(
         match (spec.role(i), constant) {
             (Role::Weight, Some(t)) if t.dtype() == DType::Float && weight_fits(spec, t.rank()) => {}
             (Role::Weight, Some(t)) => return Err(format!("its weight is {t:?}, which has no integer kernel")),
-            (Role::Weight, None) => return Err("its second operand is not constant".to_owned()),
+            (Role::Weight, None) => return Err(super::not_constant(model, v).to_owned()),
             (Role::Bias, Some(t)) if t.dtype() == DType::Float => {}
             (Role::Bias, _) => return Err("its bias is not a float constant".to_owned()),
             (Role::Data, None) if shapes.is_float(v) => data.push(v),

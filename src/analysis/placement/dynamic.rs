@@ -8,7 +8,7 @@ use crate::{
     analysis::types::{self, Types},
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, OpSpec, Role},
-    target::{Layer, Target},
+    target::{DynamicKernel, Layer, Target},
 };
 
 /// What becomes of one node whose operator has such a kernel.
@@ -21,7 +21,8 @@ pub(super) struct Choice {
     pub(super) times: (f64, f64),
 }
 
-/// Every node whose operator has a row, in order. Nodes in `integer` have a better kernel already.
+/// Every node whose operator has a row, in order; products only where they are to be quantized at run time. Nodes in
+/// `integer` have a better kernel already.
 pub(super) fn choose(
     model: &Model,
     target: &Target,
@@ -29,17 +30,24 @@ pub(super) fn choose(
     wishes: &Wishes,
     integer: impl Fn(NodeId) -> bool,
 ) -> Vec<Choice> {
-    let has_row = |&n: &NodeId| target.dynamic_kernel(model, n).is_some() && !integer(n);
-    let nodes: Vec<NodeId> = model.nodes_below(model.main()).into_iter().filter(has_row).collect();
+    let recurrent = |n: NodeId| ops::spec(model, n).is_some_and(|s| s.class == Class::Recurrent);
+    let asked = |&n: &NodeId| {
+        let row = target.dynamic_kernel(model, n).is_some() && !integer(n);
+        row && (recurrent(n) || wishes.at_run_time(model, n))
+    };
+    let nodes: Vec<NodeId> = model.nodes_below(model.main()).into_iter().filter(asked).collect();
     if nodes.is_empty() {
         return Vec::new();
     }
     let known = Known { shapes, types: types::infer(model), names: names(model) };
-    nodes.into_iter().map(|id| choice(model, target, &known, wishes, id)).collect()
+    let (layers, products): (Vec<NodeId>, Vec<NodeId>) = nodes.into_iter().partition(|&n| recurrent(n));
+    let mut choices: Vec<_> = layers.into_iter().map(|id| choice(model, target, &known, wishes, id)).collect();
+    choices.extend(super::products::choose(model, target, &known, wishes, &products));
+    choices
 }
 
 /// What is known of values.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     shapes: &'a Shapes,
     types: Types,
     /// How many values bear a name.
@@ -47,17 +55,22 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    fn is_float(&self, v: ValueId) -> bool {
+    pub(super) fn is_float(&self, v: ValueId) -> bool {
         self.shapes.is_float(v) || self.types.dtype(v) == Some(DType::Float)
     }
 
     /// The dims that are known: of the sample, or from the graph alone; values inside bodies are in no sample.
-    fn dim(&self, v: ValueId, axis: usize) -> Option<usize> {
+    pub(super) fn dim(&self, v: ValueId, axis: usize) -> Option<usize> {
         let sampled = self.shapes.dims(v).and_then(|d| d.get(axis).copied());
         sampled.or_else(|| match self.types.shape(v)?.get(axis)? {
             types::SymDim::Known(n) => Some(*n),
             _ => None,
         })
+    }
+
+    /// The number of dims.
+    pub(super) fn rank(&self, v: ValueId) -> Option<usize> {
+        self.shapes.dims(v).map(<[_]>::len).or_else(|| self.types.rank(v))
     }
 }
 
@@ -83,7 +96,7 @@ fn choice(model: &Model, target: &Target, known: &Known<'_>, wishes: &Wishes, id
     }
 }
 
-/// The kernel that the node could become, with the node's times in float and as that kernel; else why there is none.
+/// The kernel that the layer could become, with its times in float and as that kernel; else why there is none.
 fn kernel(
     model: &Model,
     target: &Target,
@@ -91,6 +104,19 @@ fn kernel(
     wishes: &Wishes,
     id: NodeId,
 ) -> Result<(String, (f64, f64)), String> {
+    let row = row(model, target, known, wishes, id)?;
+    let layer = layer(model, known, id).ok_or("its weights do not fit its attributes or its data")?;
+    Ok((row.kernel.clone(), target.costs.recurrent.layer(layer)))
+}
+
+/// The node's row of the target, if nothing speaks against it but costs.
+pub(super) fn row<'t>(
+    model: &Model,
+    target: &'t Target,
+    known: &Known<'_>,
+    wishes: &Wishes,
+    id: NodeId,
+) -> Result<&'t DynamicKernel, String> {
     if let Some(rule) = wishes.keeps_float(model, id) {
         return Err(rule.to_owned());
     }
@@ -106,14 +132,7 @@ fn kernel(
     if in_body && out.is_some_and(|v| known.names.get(model.value(v).name()).is_some_and(|&n| n > 1)) {
         return Err("the plan cannot name it: another graph of the model has a value of its output's name".to_owned());
     }
-    let times = match spec.class {
-        Class::Recurrent => {
-            let layer = layer(model, known, id).ok_or("its weights do not fit its attributes or its data")?;
-            target.costs.recurrent.layer(layer)
-        }
-        _ => return Err("nothing is known of its cost".to_owned()),
-    };
-    Ok((row.kernel.clone(), times))
+    Ok(row)
 }
 
 /// Weights must be constants, and all of it float.
@@ -123,6 +142,9 @@ fn inputs(model: &Model, known: &Known<'_>, spec: &OpSpec, id: NodeId) -> Result
         match (spec.role(i), model.value(v).constant()) {
             (Role::Weight, Some(t)) if t.dtype() == DType::Float => {}
             (Role::Weight, Some(t)) => return Err(format!("its weight is {t:?}, which has no integer kernel")),
+            (Role::Weight, None) if spec.class == Class::Product => {
+                return Err(super::not_constant(model, v).to_owned());
+            }
             (Role::Weight, None) => return Err("its weights are not constant".to_owned()),
             (Role::Data, _) if !known.is_float(v) => return Err("it does not compute in float".to_owned()),
             _ => {}

@@ -5,13 +5,15 @@
 //!    pair stands only where it becomes an integer kernel or joins two of them.
 //! 3. [`cut`]: which of them gain by the target's cost model, their conversions counted, as a minimum cut.
 //! 4. [`search`]: the same under the rules of 2, by small steps from there.
-//! 5. [`dynamic`]: what is left and has a kernel that quantizes its data at run time, in subgraphs too.
+//! 5. [`dynamic`]: what is left and has a kernel that quantizes its data at run time, in subgraphs too: recurrent layers,
+//!    and [`products`] where they are to do so.
 
 mod candidates;
 mod cost;
 mod cut;
 mod dynamic;
 mod flow;
+mod products;
 mod search;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -57,12 +59,21 @@ pub struct Wishes {
     pub symmetric_values: BTreeSet<ValueId>,
     /// Activations shall have more than 8 bits.
     pub wide: bool,
+    /// Products quantize their data at run time, and nothing has ranges from calibration.
+    pub dynamic: bool,
+    /// The same, or the opposite, for single nodes.
+    pub dynamic_nodes: BTreeMap<NodeId, bool>,
 }
 
 impl Wishes {
     /// The words of the rule that keeps a node in float: its own, or that of a node in whose body it stands.
     pub fn keeps_float(&self, model: &Model, node: NodeId) -> Option<&str> {
         holders(model, node).find_map(|n| self.keep_float.get(&n)).map(String::as_str)
+    }
+
+    /// Whether what a node computes in integers shall be quantized at run time, not with ranges from calibration.
+    pub fn at_run_time(&self, model: &Model, node: NodeId) -> bool {
+        holders(model, node).find_map(|n| self.dynamic_nodes.get(&n).copied()).unwrap_or(self.dynamic)
     }
 
     /// Whether a node, or a node in whose body it stands, shall be quantized whatever it costs.
@@ -74,6 +85,14 @@ impl Wishes {
 /// A node, the node in whose body it stands, and so on to the main graph.
 fn holders(model: &Model, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
     std::iter::successors(Some(node), |&n| model.graph(model.node(n).graph()).parent)
+}
+
+/// Why a product whose weight is computed is not quantized.
+fn not_constant(model: &Model, weight: ValueId) -> &'static str {
+    match model.producer(weight).is_some_and(|n| model.node(n).is("DequantizeLinear")) {
+        true => "it is quantized already, and stays as it is",
+        false => "its second operand is not constant",
+    }
 }
 
 /// What becomes of a node.

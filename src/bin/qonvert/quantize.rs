@@ -1,4 +1,4 @@
-//! `qonvert quantize`: from a float model to a static INT8 model.
+//! `qonvert quantize`: from a float model to an INT8 model.
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -37,6 +37,8 @@ Examples:
   qonvert quantize model.onnx -o out.onnx --calibration data.npz \\
       --keep-float \"/head/*\" --min-sqnr 20
       Keep some nodes in float; exit code 1 if the answers are too far from the original's.
+  qonvert quantize model.onnx -o out.onnx --mode dynamic --evaluation data.npz
+      Quantize data at run time: no calibration data are needed, here some are given to compare on.
 
 `qonvert inspect --nodes MODEL` lists the names for --keep-float.
 `--dump-config FILE` writes every setting, to change and use again with --config.",
@@ -48,8 +50,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Typical inputs: an .npz file (one array for each input, samples along axis 0), a folder of .npy or .npz files, or
-    /// a folder of pictures. Some are kept back to compare the result with the original
-    #[arg(long, value_name = "DATA", required_unless_present = "plan")]
+    /// a folder of pictures. Some are kept back to compare the result with the original. Not needed with --mode dynamic
+    #[arg(long, value_name = "DATA")]
     calibration: Option<PathBuf>,
     /// Ranges from `qonvert calibrate` or written by hand; values that are missing are calibrated; may be given often
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
@@ -84,7 +86,7 @@ pub struct Args {
     /// Carry out this plan, perhaps edited, instead of making one
     #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with_all = [
         "ranges", "target", "samples", "observer", "percentile", "activation_type", "weight_type", "per_tensor", "symmetric",
-        "reduce_range", "keep_float", "everywhere", "no_bias_correction",
+        "reduce_range", "keep_float", "everywhere", "no_bias_correction", "mode",
     ])]
     plan: Option<PathBuf>,
     /// Measure in ONNX Runtime (which must be installed) and put back into float what does not gain on this machine; takes up

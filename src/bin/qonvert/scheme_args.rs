@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Rule, StackTraces},
+    config::{Config, FloatWeights, Format, Mode, Rule, StackTraces},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -18,9 +18,12 @@ pub struct SchemeArgs {
     /// YAML file with presets, types and rules for single layers; `--dump-config` writes one to start from
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<PathBuf>,
-    /// What to start from: int8 (the default), int8-symmetric, int8-per-tensor, int8-reduce-range, or a file
+    /// What to start from: int8 (the default), int8-dynamic, int8-symmetric, int8-per-tensor, int8-reduce-range, or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     pub preset: Option<String>,
+    /// static: ranges of data come from calibration; dynamic: from the data themselves at run time, no data are needed here
+    #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Configuration")]
+    pub mode: Option<Mode>,
     /// What runs the model: a name (onnxruntime-cpu) or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     pub target: Option<String>,
@@ -136,6 +139,7 @@ impl SchemeArgs {
         set(&mut config.target, self.target.clone());
         set(&mut config.format, self.format);
         config.cpu = self.cpu.clone().or(config.cpu.take());
+        set(&mut config.mode, self.mode);
         match self.samples {
             Some(0) => config.calibration.samples = None,
             Some(n) => config.calibration.samples = Some(n),
@@ -189,6 +193,14 @@ pub fn format(name: &str) -> Result<Format, String> {
         "qdq" => Ok(Format::Qdq),
         "qoperator" => Ok(Format::Qoperator),
         _ => Err("write qdq (QuantizeLinear and DequantizeLinear) or qoperator (QLinearConv and the like)".to_owned()),
+    }
+}
+
+fn mode(name: &str) -> Result<Mode, String> {
+    match name {
+        "static" => Ok(Mode::Static),
+        "dynamic" => Ok(Mode::Dynamic),
+        _ => Err("write static or dynamic".to_owned()),
     }
 }
 

@@ -11,7 +11,7 @@ const EVERY: usize = 8;
 const MOST: usize = 32;
 
 /// Numbers of samples, each list in ascending order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Split {
     /// Those that ranges are taken from.
     pub calibration: Vec<usize>,

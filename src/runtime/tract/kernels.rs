@@ -73,6 +73,14 @@ pub(super) fn round_trip<T: Code>(x: &[f32], y: &mut [f32], scale: f32, zero_poi
     }
 }
 
+/// Scale and zero point of `DynamicQuantizeLinear`: all numbers and 0 over the codes of uint8.
+pub(super) fn dynamic_params(x: &[f32]) -> (f32, u8) {
+    let (lo, hi) = x.iter().fold((0.0f32, 0.0f32), |(lo, hi), &v| (lo.min(v), hi.max(v)));
+    let scale = if hi == lo { 1.0 } else { (hi - lo) / 255.0 };
+    let zero_point = (0.0 - lo / scale).clamp(0.0, 255.0).round_ties_even();
+    (scale, zero_point as u8)
+}
+
 /// How scales lie over a tensor: `outer × axis × inner`, `block` neighbours along the axis share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Runs {
@@ -177,5 +185,14 @@ mod tests {
         assert_eq!(blocks.iter().map(|r| r.2).collect::<Vec<_>>(), [0, 1, 0, 1, 2, 3]);
         assert_eq!(Runs::new(&[2, 3], &[4], 1, 0), None);
         assert_eq!(Runs::new(&[2, 3], &[3], 5, 0), None);
+    }
+
+    #[test]
+    fn the_range_always_holds_zero() {
+        assert_eq!(dynamic_params(&[0.0, 0.0]), (1.0, 0));
+        assert_eq!(dynamic_params(&[]), (1.0, 0));
+        assert_eq!(dynamic_params(&[1.0, 2.55]), (2.55 / 255.0, 0));
+        assert_eq!(dynamic_params(&[-1.0, -2.55]), (2.55 / 255.0, 255));
+        assert_eq!(dynamic_params(&[-1.0, 1.0]), (2.0 / 255.0, 127)); // in f32, 1 / (2 / 255) is just under 127.5
     }
 }

@@ -9,6 +9,7 @@
 
 mod branch;
 mod corrected;
+mod dynamic;
 mod failure;
 mod kernels;
 mod pieces;
@@ -77,6 +78,7 @@ fn parse(model: &Model, observe: &[ValueId]) -> Result<InferenceModel> {
 fn framework() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
     quantize::register(&mut onnx.op_register);
+    dynamic::register(&mut onnx.op_register);
     branch::register(&mut onnx.op_register);
     recurrent::register(&mut onnx.op_register);
     corrected::register(&mut onnx.op_register);

@@ -12,7 +12,7 @@
 //! Products are summed up in int32 and scaled in float; gates and states are float all along. What is left is the last digit
 //! of `exp` and `tanh`, for which ONNX Runtime has its own polynomials; now and then it moves a code by one.
 
-use super::super::kernels;
+use super::super::kernels::{self, dynamic_params};
 
 /// A matrix.
 #[derive(Debug)]
@@ -45,14 +45,6 @@ pub(super) enum Numbers {
         /// One, or one for each column.
         scales: Vec<f32>,
     },
-}
-
-/// Scale and zero point of `DynamicQuantizeLinear`: all numbers and 0 over the codes of uint8.
-pub(super) fn dynamic_params(x: &[f32]) -> (f32, u8) {
-    let (lo, hi) = x.iter().fold((0.0f32, 0.0f32), |(lo, hi), &v| (lo.min(v), hi.max(v)));
-    let scale = if hi == lo { 1.0 } else { (hi - lo) / 255.0 };
-    let zero_point = (0.0 - lo / scale).clamp(0.0, 255.0).round_ties_even();
-    (scale, zero_point as u8)
 }
 
 /// Products of rows of numbers, quantized together, with a weight.
@@ -115,18 +107,4 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
     }
     sums.iter().sum::<f32>() + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_range_always_holds_zero() {
-        assert_eq!(dynamic_params(&[0.0, 0.0]), (1.0, 0));
-        assert_eq!(dynamic_params(&[]), (1.0, 0));
-        assert_eq!(dynamic_params(&[1.0, 2.55]), (2.55 / 255.0, 0));
-        assert_eq!(dynamic_params(&[-1.0, -2.55]), (2.55 / 255.0, 255));
-        assert_eq!(dynamic_params(&[-1.0, 1.0]), (2.0 / 255.0, 127)); // in f32, 1 / (2 / 255) is just under 127.5
-    }
 }
