@@ -31,6 +31,7 @@ pub mod diagnostics;
 pub mod error;
 pub mod files;
 pub mod ir;
+pub mod kernels;
 pub mod onnx_file;
 pub mod ops;
 pub mod passes;

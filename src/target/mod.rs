@@ -11,10 +11,12 @@ use crate::{
 
 mod costs;
 mod dynamic;
+mod loading;
 mod recurrent;
 
 pub use costs::{Convolution, Costs};
 pub use dynamic::{DynamicKernel, ZeroPoints};
+pub use loading::{Chain, WeightAxis, WeightOnly};
 pub use recurrent::{Layer, RecurrentCosts};
 
 /// A runtime on a kind of machine.
@@ -40,6 +42,18 @@ pub struct Target {
     /// between a DequantizeLinear and a QuantizeLinear.
     #[serde(default)]
     pub requantized: Vec<String>,
+    /// Clamps that the runtime itself removes in front of a QuantizeLinear whose codes end where they cut.
+    #[serde(default)]
+    pub seen_through: Vec<String>,
+    /// Kernels for float data and weights in few bits.
+    #[serde(default)]
+    pub weight_only: Vec<WeightOnly>,
+    /// What becomes of integer products that the file spells out.
+    #[serde(default)]
+    pub chains: Vec<Chain>,
+    /// Operators that compute in integers as they stand in a file, with their domain in front where it is not ONNX's.
+    #[serde(default)]
+    pub integer: Vec<String>,
     /// Why other operators stay float.
     pub never: BTreeMap<String, String>,
     /// Times of kernels.
@@ -72,6 +86,15 @@ pub struct Kernel {
     /// Input and output must have the same scale and zero point.
     #[serde(default)]
     pub same_scale: bool,
+    /// The types of its data.
+    #[serde(default = "loading::eight_bits")]
+    pub codes: Vec<DType>,
+    /// Along which axis the scales of its weight may lie.
+    #[serde(default)]
+    pub weight_axis: WeightAxis,
+    /// Whether the bias must have the scale of the data times that of the weight.
+    #[serde(default)]
+    pub bias_scale: bool,
     /// The first operator set whose form of the operator has the kernel.
     #[serde(default)]
     pub min_opset: i64,
@@ -88,6 +111,8 @@ pub enum Output {
     Required,
     /// There is one either way.
     Optional,
+    /// It never is: the output holds whole numbers of its own.
+    Whole,
 }
 
 /// What a kernel asks of the weight.

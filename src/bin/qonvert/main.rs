@@ -59,7 +59,7 @@ macro_rules! subcommands {
     };
 }
 
-subcommands! { quantize, calibrate, inspect, compare }
+subcommands! { quantize, calibrate, inspect, kernels, compare }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,0 +1,96 @@
+//! A product of float data with a weight of few bits becomes a kernel that reads the codes.
+
+use crate::{
+    ir::{DType, NodeId},
+    kernels::scratch::{Fate, Scratch},
+    target::WeightOnly,
+};
+
+pub(super) fn run(s: &mut Scratch) {
+    for n in s.nodes() {
+        let node = s.m.node(n);
+        if s.kernels.contains_key(&n) || !node.in_onnx_domain() {
+            continue;
+        }
+        let Some(row) = s.target.weight_only.iter().find(|r| r.op == node.op_type).cloned() else { continue };
+        let Some(d) = s.dequantize_at(n, 1) else { continue };
+        match conditions(s, n, d, &row) {
+            Ok(()) => fuse(s, n, d, &row),
+            Err(why) => {
+                // Between 8-bit conversions the reason is the other kernel's.
+                s.why.entry(n).or_insert(why);
+                if s.dequantize_at(n, 0).is_none() {
+                    s.note(n, conditions(s, n, d, &row).err().unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+fn conditions(s: &Scratch, n: NodeId, d: NodeId, row: &WeightOnly) -> Result<(), String> {
+    let (node, from) = (s.m.node(n), s.m.node(d));
+    let eight = |n: NodeId| s.codes_of(n).is_some_and(|t| matches!(t, DType::Int8 | DType::Uint8));
+    if s.dequantize_at(n, 0).is_some_and(eight) {
+        return Err("its data are dequantized from 8 bits".to_owned());
+    }
+    if node.output(0).is_some_and(|v| s.m.value(v).readers().any(|(r, i)| i == 0 && s.is_quantize(r) && eight(r))) {
+        return Err("its output is quantized, but its data are not".to_owned());
+    }
+    for (name, want) in [("transA", 0), ("transB", 0)] {
+        if node.int(name).unwrap_or(0) != want {
+            return Err(format!("{} has no form with {name}", row.kernel));
+        }
+    }
+    if node.float("alpha").unwrap_or(1.0) != 1.0 || node.float("beta").unwrap_or(1.0) != 1.0 {
+        return Err(format!("{} has no form with alpha or beta", row.kernel));
+    }
+    let codes = from.input(0).filter(|&v| s.is_constant(v)).ok_or("its weight is not a constant")?;
+    let dtype = s.dtype(codes).ok_or("the type of its codes is not known")?;
+    if !row.bits.contains(&dtype.bits()) || !dtype.is_integer() {
+        return Err(format!("{} takes no weights in {dtype}", row.kernel));
+    }
+    if s.types().rank(codes).is_some_and(|r| r != 2) {
+        return Err(format!("{} takes matrices only", row.kernel));
+    }
+    if s.m.value(codes).uses().len() != 1 {
+        return Err("its weight has other readers".to_owned());
+    }
+    let block = from.int("block_size").unwrap_or(0);
+    let axis = from.int("axis").unwrap_or(1).rem_euclid(2);
+    if block != 0 {
+        let size = usize::try_from(block).unwrap_or(0);
+        if axis != 0 {
+            return Err("the blocks of its weight do not lie along its input channels".to_owned());
+        }
+        if !size.is_power_of_two() || size < row.least_block {
+            return Err(format!("{} takes no blocks of {block}", row.kernel));
+        }
+    } else if !super::groups::has_one_scale(s, d) && axis != 1 {
+        return Err("the scales of its weight do not lie along its output channels".to_owned());
+    }
+    Ok(())
+}
+
+fn fuse(s: &mut Scratch, n: NodeId, d: NodeId, row: &WeightOnly) {
+    let codes = s.m.node(d).input(0);
+    s.m.set_input(n, 1, codes);
+    s.remove(d, Fate::Part(n));
+    let out = s.m.node(n).output(0);
+    // An Add of a constant row behind it becomes its bias.
+    let bias = out.and_then(|v| s.sole_reader(v)).filter(|&(r, i)| {
+        let beside = s.m.node(r).input(1 - i.min(1));
+        let row = beside.is_some_and(|v| s.is_constant(v) && s.types().rank(v) == Some(1));
+        s.m.node(r).is("Add") && row && s.m.node(n).input(2).is_none()
+    });
+    if let (Some((add, i)), Some(out)) = (bias, out) {
+        let sum = s.m.node(add).output(0);
+        s.m.set_input(add, i, None);
+        if let Some(sum) = sum
+            && s.m.replace_all_uses(sum, out)
+        {
+            s.remove(add, Fate::Part(n));
+        }
+    }
+    s.kernels.insert(n, row.kernel.clone());
+    s.why.remove(&n);
+}
