@@ -1,6 +1,8 @@
-//! Running models: one trait, one file per runtime.
+//! Running models: one trait, one folder per runtime.
 
 mod guard;
+mod inputs;
+pub mod onnxruntime;
 pub mod tract;
 
 use std::borrow::Cow;

@@ -4,11 +4,7 @@ use std::{collections::HashMap, error::Error as StdError, fmt};
 
 use tract_onnx::{pb::NodeProto, prelude::*};
 
-use crate::{
-    error::Error,
-    ir::{Model, Type},
-    runtime::guard::catch,
-};
+use crate::{error::Error, ir::Model, runtime::guard::catch};
 
 /// What a user can do about a model that the runtime cannot run.
 pub(super) const HELP: &str = "the model must run once for calibration and proof: replace the operator in the export, \
@@ -173,18 +169,6 @@ impl StdError for Cause {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.inner.as_deref().map(|c| c as &(dyn StdError + 'static))
     }
-}
-
-/// A declared shape as the user writes it: `1x3x?xseq`.
-pub(super) fn shape_text(ty: Option<&Type>) -> String {
-    use crate::ir::Dim;
-    let Some(shape) = ty.and_then(Type::shape) else { return "of any shape".to_owned() };
-    let dim = |d: &Dim| match d {
-        Dim::Unknown => "?".to_owned(),
-        Dim::Known(n) => n.to_string(),
-        Dim::Named(name) => name.clone(),
-    };
-    format!("[{}]", shape.dims.iter().map(dim).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

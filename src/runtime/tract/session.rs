@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tract_onnx::prelude::{DatumType, InferenceModel};
 
 use super::{
-    failure::{Failure, Operators, shape_text},
+    failure::{Failure, Operators},
     plan::{Key, Plan, Stop},
     tensors,
 };
 use crate::{
     error::{Error, Result},
-    ir::{DType, Dim, Model, Tensor, Type, ValueId},
-    runtime::{Observer, Session},
+    ir::{Model, Tensor, ValueId},
+    runtime::{
+        Observer, Session,
+        inputs::{self, Input},
+    },
 };
 
 /// Plans kept at most, and bytes of weights in them: each plan holds its own packed copy.
@@ -46,22 +49,12 @@ enum Parsed {
     Kept(Box<InferenceModel>),
 }
 
-struct Input {
-    name: String,
-    dtype: Option<DType>,
-    ty: Option<Type>,
-}
-
 impl TractSession {
     pub(super) fn new(model: &Model, observe: &[ValueId], parsed: InferenceModel) -> Self {
-        let input = |v: ValueId| {
-            let value = model.value(v);
-            Input { name: value.name().to_owned(), dtype: value.dtype(), ty: value.ty.clone() }
-        };
         let weights: usize =
             model.value_ids().iter().filter_map(|&v| model.value(v).initializer()).map(Tensor::byte_len).sum();
         Self {
-            inputs: model.required_inputs().into_iter().map(input).collect(),
+            inputs: Input::of(model),
             outputs: parsed.outputs.len() - observe.len(),
             operators: Operators::of(model),
             plans: Mutex::default(),
@@ -89,28 +82,6 @@ impl TractSession {
         }
     }
 
-    fn check(&self, given: &[Tensor]) -> Result<()> {
-        if given.len() != self.inputs.len() {
-            let (want, have) = (self.inputs.len(), given.len());
-            return Err(Error::data(format!("the model has {want} inputs, {have} tensors were given")));
-        }
-        for (input, tensor) in self.inputs.iter().zip(given) {
-            if let Some(dtype) = input.dtype.filter(|&d| d != tensor.dtype()) {
-                let message = format!("the model's input is of type {dtype}, the data of type {}", tensor.dtype());
-                return Err(Error::data(message).value(&input.name));
-            }
-            let Some(shape) = input.ty.as_ref().and_then(Type::shape) else { continue };
-            let fits = |(dim, &have): (&Dim, &usize)| dim.known().is_none_or(|want| want == have);
-            if shape.dims.len() != tensor.rank() || !shape.dims.iter().zip(tensor.dims()).all(fits) {
-                let (want, have) = (shape_text(input.ty.as_ref()), tensor.dims());
-                return Err(
-                    Error::data(format!("the model's input has shape {want}, the data {have:?}")).value(&input.name)
-                );
-            }
-        }
-        Ok(())
-    }
-
     /// The plan for a key, made by the first thread that asks; others wait for it.
     fn plan(&self, key: Key, types: &[DatumType]) -> Slot {
         let slot = {
@@ -135,7 +106,7 @@ impl TractSession {
 
 impl Session for TractSession {
     fn run_observed(&self, inputs: &[Tensor], observer: &mut Observer<'_>) -> Result<Vec<Tensor>> {
-        self.check(inputs)?;
+        inputs::check(&self.inputs, inputs)?;
         let named = |(input, t): (&Input, &Tensor)| tensors::to_tract(t).map_err(|e| e.value(&input.name));
         let fed: Vec<_> = self.inputs.iter().zip(inputs).map(named).collect::<Result<_>>()?;
         let types: Vec<DatumType> = fed.iter().map(|t| t.datum_type()).collect();
