@@ -14,6 +14,8 @@ mod steps;
 mod summary;
 mod words;
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 pub use summary::{Stays, Summary};
@@ -77,12 +79,15 @@ pub struct Prediction {
     pub nodes: Vec<NodeKernel>,
     /// The graph as the runtime would run it, as far as integers go: float fusions are not followed.
     pub loaded: Model,
-    pub(crate) types: scratch::Dtypes,
+    types: scratch::Dtypes,
+    /// Its nodes that are computed when the file is loaded.
+    folded: HashSet<NodeId>,
 }
 
 /// Predicts what a target's runtime makes of each node of a model.
 pub fn predict(model: &Model, target: &Target) -> Prediction {
     let mut scratch = scratch::Scratch::of(model, target);
     steps::run(&mut scratch);
+    log::debug!("the graph as loaded:\n{}", crate::ir::text::print(&scratch.m));
     words::tell(model, scratch)
 }

@@ -116,7 +116,8 @@ impl<'a> Scratch<'a> {
     /// The only use of a value, if a node is it.
     pub(super) fn sole_reader(&self, v: ValueId) -> Option<(NodeId, usize)> {
         match self.m.value(v).uses() {
-            [Use::Input(n, i)] => Some((*n, *i)),
+            // What a subgraph reads is an input of the node that holds the subgraph.
+            [Use::Input(n, i)] if self.m.node(*n).graph() == self.m.value(v).graph() => Some((*n, *i)),
             _ => None,
         }
     }

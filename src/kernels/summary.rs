@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Becomes, Prediction};
-use crate::ir::NodeId;
 
 /// How many nodes become what.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -43,7 +42,7 @@ impl Prediction {
         let mut out = Summary::default();
         for n in self.loaded.nodes_below(self.loaded.main()) {
             let op = &self.loaded.node(n).op_type;
-            if is_conversion(op) && !self.is_folded(n) {
+            if is_conversion(op) && !self.folded.contains(&n) {
                 *out.conversions.entry(op.clone()).or_default() += 1;
             }
         }
@@ -66,10 +65,6 @@ impl Prediction {
         out.stays = stays.into_iter().map(stay).collect();
         out.stays.sort_by_key(|s| std::cmp::Reverse(s.nodes)); // stable: then by operator
         out
-    }
-
-    fn is_folded(&self, n: NodeId) -> bool {
-        self.nodes.iter().any(|k| k.id == n && k.becomes == Becomes::Folded)
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) fn tell(model: &Model, s: Scratch) -> Prediction {
     });
     let nodes = model.nodes_below(model.main());
     let nodes = nodes.into_iter().map(|id| tell_node(model, &s, &copies, id)).collect();
-    Prediction { nodes, loaded: s.m, types: s.dtypes }
+    let folded = s.fates.iter().filter(|(_, f)| **f == Fate::Folded).map(|(&n, _)| n).collect();
+    Prediction { nodes, loaded: s.m, types: s.dtypes, folded }
 }
 
 fn tell_node(model: &Model, s: &Scratch, copies: &HashMap<NodeId, Vec<NodeId>>, id: NodeId) -> NodeKernel {

@@ -14,7 +14,7 @@ use crate::{
 
 pub(super) fn run(s: &mut Scratch) {
     for n in s.nodes() {
-        let node = s.m.node(n);
+        let Some(node) = s.m.try_node(n) else { continue };
         let Some(row) = s.target.chains.iter().find(|c| node.is(&c.product)).cloned() else { continue };
         let why = match &row.kernel {
             None => Some(format!("{} stays a chain of nodes: it has no kernel with the conversion to float", row.product)),
@@ -48,7 +48,7 @@ fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
     let (Some(out), Some(sum)) = (out, sum) else { return Err("its output is missing".to_owned()) };
     let outer = s.sole_reader(out).filter(|&(add, i)| {
         let beside = s.m.node(add).input(1 - i.min(1));
-        s.m.node(add).is("Add") && beside.is_some_and(|v| s.is_constant(v) && s.types().rank(v) == Some(1))
+        s.m.node(add).is("Add") && beside.is_some_and(|v| s.is_constant(v) && s.types().known_shape(v).is_some_and(|d| d.len() == 1 && d[0] > 1))
     });
     // What follows reads the sums, which are float now.
     s.m.set_input(cast, 0, None);

@@ -146,7 +146,7 @@ fn scales(s: &Scratch, n: NodeId, row: &Kernel, group: &Group) -> Result<(), Str
         let fits = match role {
             Some(Role::Weight) if row.weight_axis == WeightAxis::Channels => has_one_scale(s, d) || is_per_channel(s, n, d, i),
             Some(Role::Weight | Role::Bias) => true,
-            _ => s.params(d).is_some(),
+            _ => s.params(d).is_some() || made_scale(s, d),
         };
         if !fits && role == Some(Role::Weight) {
             return Err("the scales of its weight do not lie along its output channels".to_owned());
@@ -171,6 +171,11 @@ fn scales(s: &Scratch, n: NodeId, row: &Kernel, group: &Group) -> Result<(), Str
 pub(super) fn has_one_scale(s: &Scratch, d: NodeId) -> bool {
     let scale = s.m.node(d).input(1);
     scale.is_some_and(|v| s.tensor(v).map_or(s.constants.contains(&v), |t| t.len() == 1))
+}
+
+/// Whether the scale is one that a step made, so that its number is not known.
+fn made_scale(s: &Scratch, d: NodeId) -> bool {
+    s.m.node(d).input(1).is_some_and(|v| s.constants.contains(&v) && s.tensor(v).is_none())
 }
 
 /// Whether the scales of input `i` lie along the output channels.

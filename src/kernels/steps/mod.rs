@@ -7,6 +7,7 @@ mod conditions;
 mod fold;
 mod gemm;
 mod groups;
+mod layout;
 mod merge;
 mod pairs;
 mod propagate;
@@ -29,9 +30,11 @@ pub(super) fn run(s: &mut Scratch) {
     unique::run(s);
     conditions::run(s);
     fold::run(s);
+    pairs::run(s);
     merge::run(s);
     codes::run(s);
     groups::run(s);
     weight_only::run(s);
+    layout::run(s);
     chains::run(s);
 }

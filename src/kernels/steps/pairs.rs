@@ -24,13 +24,18 @@ fn shorten(s: &mut Scratch, d: NodeId) -> Option<()> {
     let first = s.m.producer(codes).filter(|&n| s.is_quantize(n))?;
     let second = s.sole_quantize(s.m.node(d).output(0)?)?;
     let out = s.m.node(second).output(0)?;
-    let (last, _) = s.sole_reader(out).filter(|&(n, _)| s.is_dequantize(n))?;
+    let last: Vec<_> = s.m.value(out).readers().map(|(n, _)| n).collect();
     s.sole_reader(codes)?;
-    let dtype = s.params(first)?.dtype;
-    if [d, second, last].into_iter().any(|n| s.params(n).map(|p| p.dtype) != Some(dtype)) {
+    if last.is_empty() || s.m.value(out).is_graph_output() || !last.iter().all(|&n| s.is_dequantize(n)) {
         return None;
     }
-    s.m.set_input(last, 0, Some(codes));
+    let dtype = s.params(first)?.dtype;
+    if [d, second].iter().chain(&last).any(|&n| s.params(n).map(|p| p.dtype) != Some(dtype)) {
+        return None;
+    }
+    for last in last {
+        s.m.set_input(last, 0, Some(codes));
+    }
     s.remove(second, Fate::Gone);
     s.remove(d, Fate::Gone);
     Some(())

@@ -1,7 +1,7 @@
 //! A product of float data with a weight of few bits becomes a kernel that reads the codes.
 
 use crate::{
-    ir::{DType, NodeId},
+    ir::{DType, NodeId, ValueId},
     kernels::scratch::{Fate, Scratch},
     target::WeightOnly,
 };
@@ -17,10 +17,9 @@ pub(super) fn run(s: &mut Scratch) {
         match conditions(s, n, d, &row) {
             Ok(()) => fuse(s, n, d, &row),
             Err(why) => {
-                // Between 8-bit conversions the reason is the other kernel's.
-                s.why.entry(n).or_insert(why);
-                if s.dequantize_at(n, 0).is_none() {
-                    s.note(n, conditions(s, n, d, &row).err().unwrap_or_default());
+                // Between conversions of the data, too, the reason is the other kernel's.
+                if s.dequantize_at(n, 0).is_none() || !s.why.contains_key(&n) {
+                    s.note(n, why);
                 }
             }
         }
@@ -52,11 +51,11 @@ fn conditions(s: &Scratch, n: NodeId, d: NodeId, row: &WeightOnly) -> Result<(),
     if s.types().rank(codes).is_some_and(|r| r != 2) {
         return Err(format!("{} takes matrices only", row.kernel));
     }
-    if s.m.value(codes).uses().len() != 1 {
-        return Err("its weight has other readers".to_owned());
+    if from.inputs().iter().flatten().any(|&v| is_shared(s, v)) {
+        return Err("its weight, scale or zero point has other readers".to_owned());
     }
     let block = from.int("block_size").unwrap_or(0);
-    let axis = from.int("axis").unwrap_or(1).rem_euclid(2);
+    let axis = from.int("axis").unwrap_or(1);
     if block != 0 {
         let size = usize::try_from(block).unwrap_or(0);
         if axis != 0 {
@@ -66,9 +65,32 @@ fn conditions(s: &Scratch, n: NodeId, d: NodeId, row: &WeightOnly) -> Result<(),
             return Err(format!("{} takes no blocks of {block}", row.kernel));
         }
     } else if !super::groups::has_one_scale(s, d) && axis != 1 {
-        return Err("the scales of its weight do not lie along its output channels".to_owned());
+        return Err(wrong_axis(axis, row));
     }
     Ok(())
+}
+
+/// Whether other nodes read a constant, or a scalar of the same number: the runtime keeps one of these.
+fn is_shared(s: &Scratch, v: ValueId) -> bool {
+    let Some(number) = s.tensor(v).filter(|t| t.dtype() == DType::Float).and_then(|t| t.scalar_f32()) else {
+        return s.m.value(v).uses().len() > 1;
+    };
+    let mut uses = 0;
+    for other in s.m.value_ids() {
+        let value = s.m.value(other);
+        let same = || value.constant().is_some_and(|t| t.dtype() == DType::Float && t.scalar_f32() == Some(number));
+        if other == v || (!value.uses().is_empty() && same()) {
+            uses += value.uses().len();
+        }
+    }
+    uses > 1
+}
+
+fn wrong_axis(axis: i64, row: &WeightOnly) -> String {
+    match axis {
+        0 => "the scales of its weight do not lie along its output channels".to_owned(),
+        axis => format!("the axis of its weight's scales is written {axis}: {} takes only 1", row.kernel),
+    }
 }
 
 fn fuse(s: &mut Scratch, n: NodeId, d: NodeId, row: &WeightOnly) {
