@@ -88,6 +88,5 @@ pub struct Prediction {
 pub fn predict(model: &Model, target: &Target) -> Prediction {
     let mut scratch = scratch::Scratch::of(model, target);
     steps::run(&mut scratch);
-    log::debug!("the graph as loaded:\n{}", crate::ir::text::print(&scratch.m));
     words::tell(model, scratch)
 }

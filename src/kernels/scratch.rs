@@ -127,15 +127,22 @@ impl<'a> Scratch<'a> {
         self.sole_reader(v).filter(|&(n, i)| i == 0 && self.is_quantize(n)).map(|(n, _)| n)
     }
 
+    /// The initial value, if nobody can override it. Up to IR 3 every initializer was listed as an input, too, and the
+    /// runtime takes such models to mean constants.
+    fn initial(&self, v: ValueId) -> Option<&Tensor> {
+        let value = self.m.value(v);
+        value.constant().or_else(|| value.initializer().filter(|_| self.m.ir_version < 4))
+    }
+
     /// Whether the value is the same at every inference.
     pub(super) fn is_constant(&self, v: ValueId) -> bool {
-        self.m.value(v).constant().is_some() || self.constants.contains(&v)
+        self.initial(v).is_some() || self.constants.contains(&v)
     }
 
     /// A constant's elements, where they are known.
     pub(super) fn tensor(&self, v: ValueId) -> Option<Tensor> {
         let made = || self.m.producer(v).and_then(|n| constant_tensor(self.m.node(n)));
-        self.m.value(v).constant().cloned().or_else(made)
+        self.initial(v).cloned().or_else(made)
     }
 
     /// The element type of the codes of a conversion.

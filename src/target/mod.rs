@@ -101,6 +101,12 @@ pub struct Kernel {
     /// Attributes that must have this value, where they are present.
     #[serde(default)]
     pub attributes: BTreeMap<String, Scalar>,
+    /// The same, where the node has a bias.
+    #[serde(default)]
+    pub bias_attributes: BTreeMap<String, Scalar>,
+    /// The same for placement, which leaves forms that hardly occur in float, though there is a kernel.
+    #[serde(default)]
+    pub placed: BTreeMap<String, Scalar>,
 }
 
 /// Whether a kernel's output must be quantized.
@@ -197,14 +203,25 @@ impl Target {
         parse(&std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the target", e))?)
     }
 
-    /// The integer kernel for a node by its operator, attributes and opset; else why there is none.
+    /// The integer kernel that placement may choose for a node by its operator, attributes and opset; else why there is
+    /// none.
     pub fn kernel(&self, model: &Model, id: NodeId) -> Result<&Kernel, String> {
+        let row = self.fused_kernel(model, id)?;
+        check_form(model, id, row.min_opset, &row.placed)?;
+        Ok(row)
+    }
+
+    /// The integer kernel that the runtime makes of a node between conversions; else why there is none.
+    pub fn fused_kernel(&self, model: &Model, id: NodeId) -> Result<&Kernel, String> {
         let node = model.node(id);
         let row =
             self.kernels.iter().find(|k| node.is(&k.op)).ok_or_else(|| {
                 self.never.get(&node.op_type).cloned().unwrap_or_else(|| "no integer kernel".to_owned())
             })?;
         check_form(model, id, row.min_opset, &row.attributes)?;
+        if node.input(2).is_some() {
+            check_form(model, id, row.min_opset, &row.bias_attributes)?;
+        }
         Ok(row)
     }
 

@@ -1,11 +1,16 @@
 //! `qonvert kernels`: what each node of a model becomes in the runtime.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use qonvert::{
     files,
+    ir::Model,
     kernels::{self, check},
     onnx_file::{self, ReadOptions},
+    runtime::onnxruntime::OnnxRuntime,
     target::Target,
 };
 
@@ -31,8 +36,14 @@ pub struct Args {
     /// Write all as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Compare with the graph that ONNX Runtime saved (its session option `optimized_model_filepath`)
+    /// ONNX Runtime's library, to compare with the graph that it makes itself; else that of ORT_DYLIB_PATH or of a Python wheel
     #[arg(long, value_name = "FILE")]
+    onnxruntime_lib: Option<PathBuf>,
+    /// Do not look for ONNX Runtime
+    #[arg(long, conflicts_with = "onnxruntime_lib")]
+    no_runtime: bool,
+    /// Compare with a graph that ONNX Runtime saved (its session option `optimized_model_filepath`)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["onnxruntime_lib", "no_runtime"])]
     optimized: Option<PathBuf>,
     /// Read a file of a newer IR version than qonvert knows
     #[arg(long)]
@@ -44,10 +55,8 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let target = Target::load(&args.target)?;
     let prediction = kernels::predict(&model, &target);
     let summary = prediction.summary();
-    let differences = match &args.optimized {
-        Some(path) => Some(check::differences(&prediction, &onnx_file::read(path)?, &target)),
-        None => None,
-    };
+    let own = own_graph(args, &model)?;
+    let differences = own.as_ref().map(|(graph, _)| check::differences(&prediction, graph, &target));
     if let Some(path) = &args.json {
         let json = serde_json::json!({
             "model": args.model.display().to_string(),
@@ -60,13 +69,38 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     }
     let mut text = if args.nodes { prediction.render_nodes() + "\n" } else { String::new() };
     text += &summary.render();
-    text += &match &differences {
-        None => format!("\nfrom the table of {}; not compared with the runtime\n", target.name),
-        Some(d) if d.is_empty() => "\nONNX Runtime's own graph has the same\n".to_owned(),
-        Some(d) => format!("\nerror: ONNX Runtime's own graph differs; this is an error of qonvert's\n  {}\n", d.join("\n  ")),
+    text += &match (&differences, &own) {
+        (Some(d), Some((_, who))) if d.is_empty() => format!("\nas in the graph of {who}\n"),
+        (Some(d), Some((_, who))) => {
+            let list = d.join("\n  ");
+            format!("\nerror: the graph of {who} differs, which is an error of qonvert's\n  {list}\n")
+        }
+        _ => format!("\nfrom the table of {}; not compared with the runtime\n", target.name),
     };
     if !common.quiet {
         crate::print(&text)?;
     }
     Ok(if differences.is_none_or(|d| d.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The graph that ONNX Runtime makes of the model, and whose it is; `None` where there is no ONNX Runtime.
+fn own_graph(args: &Args, model: &Model) -> anyhow::Result<Option<(Model, String)>> {
+    if let Some(path) = &args.optimized {
+        return Ok(Some((onnx_file::read(path)?, path.display().to_string())));
+    }
+    // The table of another runtime cannot be checked with this one.
+    if args.no_runtime || (args.target != "onnxruntime-cpu" && args.onnxruntime_lib.is_none()) {
+        return Ok(None);
+    }
+    let named = args.onnxruntime_lib.is_some() || std::env::var_os("ORT_DYLIB_PATH").is_some();
+    let runtime = match OnnxRuntime::open(args.onnxruntime_lib.as_deref().map(Path::new)) {
+        Ok(runtime) => runtime,
+        Err(e) if named => return Err(e.into()),
+        Err(e) => {
+            log::info!("{e}");
+            return Ok(None);
+        }
+    };
+    let graph = runtime.optimized_graph(model)?;
+    Ok(Some((graph, format!("ONNX Runtime {}", runtime.version()))))
 }

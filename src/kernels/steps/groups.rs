@@ -22,7 +22,7 @@ pub(super) fn run(s: &mut Scratch) {
         if s.m.try_node(n).is_none() || s.is_quantize(n) || s.is_dequantize(n) || !stands_beside(s, n) {
             continue;
         }
-        let found = s.target.kernel(&s.m, n).map(Kernel::clone).and_then(|k| Ok((group(s, n, &k)?, k)));
+        let found = s.target.fused_kernel(&s.m, n).map(Kernel::clone).and_then(|k| Ok((group(s, n, &k)?, k)));
         match found {
             Ok((group, row)) => fuse(s, n, &group, &row),
             Err(why) => s.note(n, why),

@@ -22,9 +22,9 @@ pub(super) fn run(s: &mut Scratch) {
     unique::run(s);
     fold::run(s);
     merge::run(s);
-    clamps::run(s);
     pairs::run(s);
     gemm::run(s);
+    unique::run(s);
     propagate::run(s);
     requantize::run(s);
     unique::run(s);
@@ -32,6 +32,7 @@ pub(super) fn run(s: &mut Scratch) {
     fold::run(s);
     pairs::run(s);
     merge::run(s);
+    clamps::run(s);
     codes::run(s);
     groups::run(s);
     weight_only::run(s);

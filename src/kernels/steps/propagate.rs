@@ -28,22 +28,26 @@ fn passes(s: &Scratch, n: NodeId) -> bool {
     node.in_onnx_domain() && s.target.passes_through(&node.op_type) && !old
 }
 
-/// The one node that reads a value as its data, if conversions move past it.
-fn next(s: &Scratch, v: ValueId) -> Option<NodeId> {
-    let (n, i) = s.sole_reader(v)?;
-    (i == 0 && passes(s, n)).then_some(n)
+/// The nodes that read a value as their data and that conversions move past.
+fn next(s: &Scratch, v: ValueId) -> Vec<NodeId> {
+    let graph = s.m.value(v).graph();
+    let readers = s.m.value(v).readers().filter(|&(n, i)| i == 0 && s.m.node(n).graph() == graph && passes(s, n));
+    let mut nodes: Vec<_> = readers.map(|(n, _)| n).collect();
+    nodes.sort_unstable();
+    nodes
 }
 
 fn forward(s: &mut Scratch, d: NodeId) {
-    let Some(mut v) = s.m.node(d).output(0).filter(|_| s.params(d).is_some()) else { return };
-    while let Some(n) = next(s, v) {
-        let Some(out) = s.m.node(n).output(0) else { return };
-        let readers = s.m.value(out).uses().to_vec();
-        let quantized = |u: &Use| matches!(u, Use::Input(q, 0) if s.is_quantize(*q));
-        if readers.is_empty() || readers.iter().any(quantized) {
-            return;
+    let mut stack: Vec<_> = s.m.node(d).output(0).filter(|_| s.params(d).is_some()).into_iter().collect();
+    while let Some(v) = stack.pop() {
+        for n in next(s, v) {
+            let Some(out) = s.m.node(n).output(0) else { continue };
+            let uses = s.m.value(out).uses();
+            let quantized = |u: &Use| matches!(u, Use::Input(q, 0) if s.is_quantize(*q));
+            if !uses.is_empty() && !uses.iter().any(quantized) {
+                stack.push(pair_behind(s, d, n, out));
+            }
         }
-        v = pair_behind(s, d, n, out);
     }
 }
 
