@@ -12,6 +12,8 @@ mod render;
 mod scratch;
 mod steps;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::HashSet;

@@ -13,7 +13,9 @@ impl Summary {
         let mut out = String::new();
         let total = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
         // Writing into a string cannot fail.
-        for (label, counts) in [("integer", &self.integer), ("on codes", &self.moves), ("conversions", &self.conversions)] {
+        for (label, counts) in
+            [("integer", &self.integer), ("on codes", &self.moves), ("conversions", &self.conversions)]
+        {
             let list: Vec<_> = by_count(counts).into_iter().map(|(k, n)| format!("{k} {n}")).collect();
             let list = if list.is_empty() { String::new() } else { format!("  {}", list.join(", ")) };
             let _ = writeln!(out, "{label:<12}{:>5}{list}", total(counts));
@@ -31,6 +33,27 @@ impl Summary {
             let _ = writeln!(out, "{:<12}{:>5}  computed when the file is loaded", "folded", self.folded);
         }
         out
+    }
+}
+
+impl Summary {
+    /// Kernels and conversions in one line; `None` where there are neither.
+    pub fn line(&self) -> Option<String> {
+        let list = |counts: &BTreeMap<String, usize>| -> Vec<String> {
+            by_count(counts).into_iter().map(|(k, n)| format!("{k} {n}")).collect()
+        };
+        let moves: usize = self.moves.values().sum();
+        let mut parts = Vec::new();
+        if !self.integer.is_empty() {
+            parts.push(list(&self.integer).join(", "));
+        }
+        if moves > 0 {
+            parts.push(format!("{moves} more move codes"));
+        }
+        if !self.conversions.is_empty() {
+            parts.push(format!("conversions at every run: {}", list(&self.conversions).join(", ")));
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
 

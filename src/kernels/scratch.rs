@@ -193,7 +193,8 @@ impl<'a> Scratch<'a> {
 
     /// Makes a new DequantizeLinear like `like` of a value of codes, in front of `reader`; returns its output.
     pub(super) fn dequantize_like(&mut self, like: NodeId, codes: ValueId, reader: NodeId) -> ValueId {
-        let (params, attributes) = (self.m.node(like).inputs().get(1..).unwrap_or_default().to_vec(), self.attributes(like));
+        let (params, attributes) =
+            (self.m.node(like).inputs().get(1..).unwrap_or_default().to_vec(), self.attributes(like));
         let name = format!("{}_dequantized", self.m.value(codes).name());
         let spec = NodeSpec::new("DequantizeLinear").input(codes).inputs(params).output(name).attrs(attributes);
         let n = self.m.insert(spec, Place::Before(reader));
@@ -217,7 +218,13 @@ impl<'a> Scratch<'a> {
     }
 
     /// A DequantizeLinear of codes that are new constants, in front of a node; for what the runtime quantizes by itself.
-    pub(super) fn constant_dequantize(&mut self, name: &str, codes: DType, scale: Option<ValueId>, reader: NodeId) -> ValueId {
+    pub(super) fn constant_dequantize(
+        &mut self,
+        name: &str,
+        codes: DType,
+        scale: Option<ValueId>,
+        reader: NodeId,
+    ) -> ValueId {
         let graph = self.m.node(reader).graph();
         let (code, place) = (self.m.add_value(graph, &format!("{name}_quantized")), Place::Before(reader));
         self.constants.insert(code);

@@ -61,7 +61,11 @@ impl Prediction {
                 *stays.entry((&node.op, reason)).or_default() += 1;
             }
         }
-        let stay = |((op, reason), nodes): ((&str, &str), usize)| Stays { op: op.to_owned(), reason: reason.to_owned(), nodes };
+        let stay = |((op, reason), nodes): ((&str, &str), usize)| Stays {
+            op: op.to_owned(),
+            reason: reason.to_owned(),
+            nodes,
+        };
         out.stays = stays.into_iter().map(stay).collect();
         out.stays.sort_by_key(|s| std::cmp::Reverse(s.nodes)); // stable: then by operator
         out

@@ -45,7 +45,8 @@ fn tell_node(model: &Model, s: &Scratch, copies: &HashMap<NodeId, Vec<NodeId>>, 
         (Some(&Fate::Part(host)), None) => {
             told.becomes = Becomes::Part;
             let host = last_host(s, host);
-            told.kernel = s.m.try_node(host).map(|n| s.kernels.get(&host).cloned().unwrap_or_else(|| n.op_type.clone()));
+            told.kernel =
+                s.m.try_node(host).map(|n| s.kernels.get(&host).cloned().unwrap_or_else(|| n.op_type.clone()));
             told.within = model.try_node(host).map(|_| model.node_label(host));
         }
         (Some(Fate::Gone) | None, None) => {}

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::{
     diagnostics::Diagnostic,
+    kernels,
     plan::{Form, Plan},
 };
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// What became of the nodes.
     pub nodes: Nodes,
+    /// What the runtime makes of the written file, as predicted: integer kernels, and conversions that run each time.
+    pub kernels: Option<kernels::Summary>,
     /// Bytes of model and weights.
     pub size: Size,
     /// What calibration saw; `None` if the plan was given.

@@ -17,7 +17,9 @@ pub(super) fn run(s: &mut Scratch) {
         let Some(node) = s.m.try_node(n) else { continue };
         let Some(row) = s.target.chains.iter().find(|c| node.is(&c.product)).cloned() else { continue };
         let why = match &row.kernel {
-            None => Some(format!("{} stays a chain of nodes: it has no kernel with the conversion to float", row.product)),
+            None => {
+                Some(format!("{} stays a chain of nodes: it has no kernel with the conversion to float", row.product))
+            }
             Some(_) => fuse(s, n, &row).err(),
         };
         if let Some(why) = why {
@@ -37,7 +39,8 @@ fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
     let cast = cast.ok_or("no Cast to float alone reads its sums")?;
     let mul = then(s, s.m.node(cast).output(0), "Mul").ok_or("no Mul by the scales alone reads its sums")?;
     let casted = s.m.node(cast).output(0);
-    let scale = s.m.node(mul).inputs().iter().copied().flatten().find(|&v| Some(v) != casted).ok_or("its scale is missing")?;
+    let scale =
+        s.m.node(mul).inputs().iter().copied().flatten().find(|&v| Some(v) != casted).ok_or("its scale is missing")?;
     let scales = s.m.producer(scale).filter(|&p| s.m.node(p).is("Mul") && s.sole_reader(scale).is_some());
     let scales = scales.ok_or("its scale is not the product of two scales that it alone reads")?;
     let (a, b) = (s.m.node(scales).input(0), s.m.node(scales).input(1));
@@ -48,7 +51,9 @@ fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
     let (Some(out), Some(sum)) = (out, sum) else { return Err("its output is missing".to_owned()) };
     let outer = s.sole_reader(out).filter(|&(add, i)| {
         let beside = s.m.node(add).input(1 - i.min(1));
-        s.m.node(add).is("Add") && beside.is_some_and(|v| s.is_constant(v) && s.types().known_shape(v).is_some_and(|d| d.len() == 1 && d[0] > 1))
+        s.m.node(add).is("Add")
+            && beside
+                .is_some_and(|v| s.is_constant(v) && s.types().known_shape(v).is_some_and(|d| d.len() == 1 && d[0] > 1))
     });
     // What follows reads the sums, which are float now.
     s.m.set_input(cast, 0, None);
@@ -68,7 +73,10 @@ fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
     if let Some((add, i)) = outer {
         s.m.set_input(add, i, None);
         if let Some(total) = s.m.node(add).output(0)
-            && (s.m.value(total).is_graph_output() || { s.m.take_output_name(total, sum); true })
+            && (s.m.value(total).is_graph_output() || {
+                s.m.take_output_name(total, sum);
+                true
+            })
             && s.m.replace_all_uses(total, sum)
         {
             s.remove(add, Fate::Part(n));

@@ -30,7 +30,11 @@ pub(super) fn run(s: &mut Scratch) {
 
 fn folds(s: &Scratch, n: NodeId) -> bool {
     let node = s.m.node(n);
-    if s.is_dequantize(n) || RANDOM.contains(&node.op_type.as_str()) || node.subgraphs().next().is_some() || !node.in_onnx_domain() {
+    if s.is_dequantize(n)
+        || RANDOM.contains(&node.op_type.as_str())
+        || node.subgraphs().next().is_some()
+        || !node.in_onnx_domain()
+    {
         return false;
     }
     let sized = node.is("Shape") && node.input(0).is_some_and(|v| s.types().known_shape(v).is_some());
@@ -81,7 +85,8 @@ fn forget_inputs(s: &mut Scratch, n: NodeId) {
 /// The input that is the output of a node that does nothing.
 fn nothing(s: &Scratch, n: NodeId) -> Option<usize> {
     let node = s.m.node(n);
-    let same_type = || node.is("Cast") && node.input(0).and_then(|v| s.dtype(v)) == node.output(0).and_then(|v| s.dtype(v));
+    let same_type =
+        || node.is("Cast") && node.input(0).and_then(|v| s.dtype(v)) == node.output(0).and_then(|v| s.dtype(v));
     let dropout = || {
         let trains = node.input(2).is_some_and(|v| s.tensor(v).and_then(|t| t.scalar_i64()) != Some(0));
         node.is("Dropout") && !trains && node.output(1).is_none_or(|v| s.m.value(v).uses().is_empty())

@@ -22,7 +22,7 @@ pub(super) fn run(s: &mut Scratch) {
         if s.m.try_node(n).is_none() || s.is_quantize(n) || s.is_dequantize(n) || !stands_beside(s, n) {
             continue;
         }
-        let found = s.target.fused_kernel(&s.m, n).map(Kernel::clone).and_then(|k| Ok((group(s, n, &k)?, k)));
+        let found = s.target.fused_kernel(&s.m, n).cloned().and_then(|k| Ok((group(s, n, &k)?, k)));
         match found {
             Ok((group, row)) => fuse(s, n, &group, &row),
             Err(why) => s.note(n, why),
@@ -34,7 +34,8 @@ pub(super) fn run(s: &mut Scratch) {
 fn stands_beside(s: &Scratch, n: NodeId) -> bool {
     let node = s.m.node(n);
     let quantized = |v: crate::ir::ValueId| s.m.value(v).readers().any(|(r, i)| i == 0 && s.is_quantize(r));
-    (0..node.inputs().len()).any(|i| s.dequantize_at(n, i).is_some()) || node.outputs().iter().flatten().any(|&v| quantized(v))
+    (0..node.inputs().len()).any(|i| s.dequantize_at(n, i).is_some())
+        || node.outputs().iter().flatten().any(|&v| quantized(v))
 }
 
 /// Whether an input of an operator is to be codes.
@@ -69,7 +70,9 @@ fn missing(s: &Scratch, n: NodeId, i: usize) -> String {
     let role = ops::spec(&s.m, n).map(|o| o.role(i));
     let constant = s.m.node(n).input(i).is_some_and(|v| s.is_constant(v));
     match (role, constant) {
-        (Some(Role::Bias), _) => "its bias is float, and it is quantized only between quantized data and output".to_owned(),
+        (Some(Role::Bias), _) => {
+            "its bias is float, and it is quantized only between quantized data and output".to_owned()
+        }
         (Some(Role::Weight), true) => "its weight is float".to_owned(),
         (_, true) => "its constant operand is float".to_owned(),
         _ => format!("its input {i} is not quantized"),
@@ -89,7 +92,9 @@ fn outputs(s: &Scratch, n: NodeId, row: &Kernel) -> Result<(Vec<NodeId>, Option<
     {
         return match super::clamps::is_redundant(s, clamp, q) {
             true => Ok((vec![q], Some(clamp))),
-            false => Err(format!("the codes of its output do not end where the {} behind it cuts", s.m.node(clamp).op_type)),
+            false => {
+                Err(format!("the codes of its output do not end where the {} behind it cuts", s.m.node(clamp).op_type))
+            }
         };
     }
     let total: usize = outputs.iter().map(|&v| quantized(v)).sum();
@@ -144,7 +149,9 @@ fn scales(s: &Scratch, n: NodeId, row: &Kernel, group: &Group) -> Result<(), Str
             return Err("its codes have a scale for each block".to_owned());
         }
         let fits = match role {
-            Some(Role::Weight) if row.weight_axis == WeightAxis::Channels => has_one_scale(s, d) || is_per_channel(s, n, d, i),
+            Some(Role::Weight) if row.weight_axis == WeightAxis::Channels => {
+                has_one_scale(s, d) || is_per_channel(s, n, d, i)
+            }
             Some(Role::Weight | Role::Bias) => true,
             _ => s.params(d).is_some() || made_scale(s, d),
         };

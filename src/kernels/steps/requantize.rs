@@ -49,5 +49,12 @@ fn requantize(s: &mut Scratch, n: NodeId) {
 fn weight_has_channels(s: &Scratch, n: NodeId) -> bool {
     let Some(d) = s.dequantize_at(n, 1) else { return false };
     let constant = s.m.node(d).inputs().iter().flatten().all(|&v| s.is_constant(v));
-    constant && (super::groups::has_one_scale(s, d) || super::groups::is_per_channel(s, n, d, ops::spec(&s.m, n).and_then(|o| o.index_of(Role::Weight)).unwrap_or(1)))
+    constant
+        && (super::groups::has_one_scale(s, d)
+            || super::groups::is_per_channel(
+                s,
+                n,
+                d,
+                ops::spec(&s.m, n).and_then(|o| o.index_of(Role::Weight)).unwrap_or(1),
+            ))
 }

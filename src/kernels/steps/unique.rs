@@ -21,7 +21,7 @@ pub(super) fn run(s: &mut Scratch) {
         }
         let keeps = usize::from(!s.m.value(out).is_graph_output());
         // All that a node's subgraphs read is one input of that node.
-        let mut readers: BTreeMap<(NodeId, Option<usize>), Vec<(NodeId, usize)>> = BTreeMap::new();
+        let mut readers: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (reader, i) in s.m.value(out).readers() {
             let holder = holder(s, reader, s.m.node(n).graph());
             readers.entry((holder, (holder == reader).then_some(i))).or_default().push((reader, i));

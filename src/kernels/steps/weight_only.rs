@@ -1,5 +1,7 @@
 //! A product of float data with a weight of few bits becomes a kernel that reads the codes.
 
+use std::collections::HashMap;
+
 use crate::{
     ir::{DType, NodeId, ValueId},
     kernels::scratch::{Fate, Scratch},
@@ -7,6 +9,7 @@ use crate::{
 };
 
 pub(super) fn run(s: &mut Scratch) {
+    let scalars = Scalars::of(s);
     for n in s.nodes() {
         let node = s.m.node(n);
         if s.kernels.contains_key(&n) || !node.in_onnx_domain() {
@@ -14,7 +17,7 @@ pub(super) fn run(s: &mut Scratch) {
         }
         let Some(row) = s.target.weight_only.iter().find(|r| r.op == node.op_type).cloned() else { continue };
         let Some(d) = s.dequantize_at(n, 1) else { continue };
-        match conditions(s, n, d, &row) {
+        match conditions(s, &scalars, n, d, &row) {
             Ok(()) => fuse(s, n, d, &row),
             Err(why) => {
                 // Between conversions of the data, too, the reason is the other kernel's.
@@ -26,7 +29,7 @@ pub(super) fn run(s: &mut Scratch) {
     }
 }
 
-fn conditions(s: &Scratch, n: NodeId, d: NodeId, row: &WeightOnly) -> Result<(), String> {
+fn conditions(s: &Scratch, scalars: &Scalars, n: NodeId, d: NodeId, row: &WeightOnly) -> Result<(), String> {
     let (node, from) = (s.m.node(n), s.m.node(d));
     let eight = |n: NodeId| s.codes_of(n).is_some_and(|t| matches!(t, DType::Int8 | DType::Uint8));
     if s.dequantize_at(n, 0).is_some_and(eight) {
@@ -51,7 +54,7 @@ fn conditions(s: &Scratch, n: NodeId, d: NodeId, row: &WeightOnly) -> Result<(),
     if s.types().rank(codes).is_some_and(|r| r != 2) {
         return Err(format!("{} takes matrices only", row.kernel));
     }
-    if from.inputs().iter().flatten().any(|&v| is_shared(s, v)) {
+    if from.inputs().iter().flatten().any(|&v| scalars.is_shared(s, v)) {
         return Err("its weight, scale or zero point has other readers".to_owned());
     }
     let block = from.int("block_size").unwrap_or(0);
@@ -68,22 +71,6 @@ fn conditions(s: &Scratch, n: NodeId, d: NodeId, row: &WeightOnly) -> Result<(),
         return Err(wrong_axis(axis, row));
     }
     Ok(())
-}
-
-/// Whether other nodes read a constant, or a scalar of the same number: the runtime keeps one of these.
-fn is_shared(s: &Scratch, v: ValueId) -> bool {
-    let Some(number) = s.tensor(v).filter(|t| t.dtype() == DType::Float).and_then(|t| t.scalar_f32()) else {
-        return s.m.value(v).uses().len() > 1;
-    };
-    let mut uses = 0;
-    for other in s.m.value_ids() {
-        let value = s.m.value(other);
-        let same = || value.constant().is_some_and(|t| t.dtype() == DType::Float && t.scalar_f32() == Some(number));
-        if other == v || (!value.uses().is_empty() && same()) {
-            uses += value.uses().len();
-        }
-    }
-    uses > 1
 }
 
 fn wrong_axis(axis: i64, row: &WeightOnly) -> String {
@@ -115,4 +102,30 @@ fn fuse(s: &mut Scratch, n: NodeId, d: NodeId, row: &WeightOnly) {
     }
     s.kernels.insert(n, row.kernel.clone());
     s.why.remove(&n);
+}
+
+/// How often float scalars of each number are read: the runtime keeps one constant for those that are equal.
+struct Scalars(HashMap<u32, usize>);
+
+impl Scalars {
+    fn of(s: &Scratch) -> Self {
+        let mut uses = HashMap::new();
+        for v in s.m.value_ids() {
+            if let Some(number) = Self::number(s, v) {
+                *uses.entry(number).or_default() += s.m.value(v).uses().len();
+            }
+        }
+        Self(uses)
+    }
+
+    fn number(s: &Scratch, v: ValueId) -> Option<u32> {
+        let scalar = s.m.value(v).constant().filter(|t| t.dtype() == DType::Float && t.len() == 1)?;
+        scalar.scalar_f32().map(f32::to_bits)
+    }
+
+    /// Whether other nodes read a constant, or a scalar of the same number.
+    fn is_shared(&self, s: &Scratch, v: ValueId) -> bool {
+        let uses = Self::number(s, v).and_then(|n| self.0.get(&n).copied());
+        uses.unwrap_or_else(|| s.m.value(v).uses().len()) > 1
+    }
 }
