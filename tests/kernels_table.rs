@@ -53,6 +53,8 @@ const CONSTANTS: &[(&str, &str, &str)] = &[
     ("int4[2,8]", "z4", ""),
     ("int4[32,8]", "w4t", ""),
     ("float[32,1]", "s4t", ""),
+    ("uint8[8,2,8]", "wnb", ""),
+    ("float[16]", "snb", ""),
     ("int64[1]", "axes1", "1"),
     ("int64[2]", "flat", "1, -1"),
     ("int64[1]", "starts", "1"),

@@ -38,7 +38,7 @@ fn words_tell_why() {
     let moved = words(
         "t = Reshape(d, a)\nr = QuantizeLinear(t, s, z)\ny = DequantizeLinear(r, s, z)\na = Constant <value_ints: ints = [-1]> ()",
     );
-    assert_eq!(moved[2], "t: Reshape on codes");
+    assert!(moved.iter().any(|w| w == "t: Reshape on codes"), "{moved:?}");
     let clamp = words("t = Sigmoid(d)\nu = Relu(t)\nr = QuantizeLinear(u, s, z2)\ny = DequantizeLinear(r, s, z2)");
     assert_eq!(clamp[2], "t: float: the codes of its output do not end where the Relu behind it cuts");
     assert_eq!(words("y = Tanh(d)")[2], "y: float: no integer kernel");

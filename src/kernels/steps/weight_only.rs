@@ -8,13 +8,21 @@ use crate::{
     target::WeightOnly,
 };
 
+/// The input of the kernel that is its bias, in a file that has the kernel itself.
+const BIAS: usize = 5;
+
 pub(super) fn run(s: &mut Scratch) {
     let scalars = Scalars::of(s);
     for n in s.nodes() {
-        let node = s.m.node(n);
-        if s.kernels.contains_key(&n) || !node.in_onnx_domain() {
+        let Some(node) = s.m.try_node(n) else { continue };
+        let kernel = s.target.weight_only.iter().any(|r| r.kernel == node.op_type);
+        if kernel && !node.in_onnx_domain() && node.input(BIAS).is_none() {
+            take_bias(s, n);
+        }
+        if s.kernels.contains_key(&n) || !s.m.node(n).in_onnx_domain() {
             continue;
         }
+        let node = s.m.node(n);
         let Some(row) = s.target.weight_only.iter().find(|r| r.op == node.op_type).cloned() else { continue };
         let Some(d) = s.dequantize_at(n, 1) else { continue };
         match conditions(s, &scalars, n, d, &row) {
@@ -84,24 +92,27 @@ fn fuse(s: &mut Scratch, n: NodeId, d: NodeId, row: &WeightOnly) {
     let codes = s.m.node(d).input(0);
     s.m.set_input(n, 1, codes);
     s.remove(d, Fate::Part(n));
-    let out = s.m.node(n).output(0);
-    // An Add of a constant row behind it becomes its bias.
-    let bias = out.and_then(|v| s.sole_reader(v)).filter(|&(r, i)| {
-        let beside = s.m.node(r).input(1 - i.min(1));
-        let row = beside.is_some_and(|v| s.is_constant(v) && s.types().rank(v) == Some(1));
-        s.m.node(r).is("Add") && row && s.m.node(n).input(2).is_none()
-    });
-    if let (Some((add, i)), Some(out)) = (bias, out) {
-        let sum = s.m.node(add).output(0);
-        s.m.set_input(add, i, None);
-        if let Some(sum) = sum
-            && s.m.replace_all_uses(sum, out)
-        {
-            s.remove(add, Fate::Part(n));
-        }
+    if s.m.node(n).input(2).is_none() {
+        take_bias(s, n);
     }
     s.kernels.insert(n, row.kernel.clone());
     s.why.remove(&n);
+}
+
+/// An Add of a constant row behind the kernel becomes its bias.
+fn take_bias(s: &mut Scratch, n: NodeId) -> Option<()> {
+    let out = s.m.node(n).output(0)?;
+    let (add, i) = s.sole_reader(out).filter(|&(r, _)| s.m.node(r).is("Add"))?;
+    let beside = s.m.node(add).input(1 - i.min(1)).filter(|&v| s.is_constant(v))?;
+    let sum = s.m.node(add).output(0).filter(|_| s.types().rank(beside) == Some(1))?;
+    if !s.m.value(sum).is_graph_output() {
+        s.m.take_output_name(sum, out);
+    }
+    if s.m.replace_all_uses(sum, out) {
+        s.m.set_input(add, i, None);
+        s.remove(add, Fate::Part(n));
+    }
+    Some(())
 }
 
 /// How often float scalars of each number are read: the runtime keeps one constant for those that are equal.
