@@ -218,22 +218,15 @@ impl<'a> Scratch<'a> {
     }
 
     /// A DequantizeLinear of codes that are new constants, in front of a node; for what the runtime quantizes by itself.
-    pub(super) fn constant_dequantize(
-        &mut self,
-        name: &str,
-        codes: DType,
-        scale: Option<ValueId>,
-        reader: NodeId,
-    ) -> ValueId {
+    pub(super) fn constant_dequantize(&mut self, name: &str, codes: DType, reader: NodeId) -> ValueId {
         let graph = self.m.node(reader).graph();
-        let (code, place) = (self.m.add_value(graph, &format!("{name}_quantized")), Place::Before(reader));
-        self.constants.insert(code);
-        self.set_dtype(code, codes);
-        let scale = scale.unwrap_or_else(|| {
-            let v = self.m.add_value(graph, &format!("{name}_scale"));
+        let place = Place::Before(reader);
+        let [code, scale] = ["quantized", "scale"].map(|what| {
+            let v = self.m.add_value(graph, &format!("{name}_{what}"));
             self.constants.insert(v);
             v
         });
+        self.set_dtype(code, codes);
         let spec = NodeSpec::new("DequantizeLinear").input(code).input(scale).output(format!("{name}_dequantized"));
         let n = self.m.insert(spec, place);
         let out = self.m.node(n).output(0).expect("just made");

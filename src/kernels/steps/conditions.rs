@@ -20,7 +20,7 @@ fn quantize_scalar(s: &mut Scratch, n: NodeId) -> Option<()> {
     let v = s.m.node(n).input(at)?;
     let scalar = s.tensor(v).is_some_and(|t| t.len() == 1) && s.is_constant(v);
     let (dtype, name) = (s.codes_of(beside).filter(|_| scalar)?, s.m.value(v).name().to_owned());
-    let made = s.constant_dequantize(&name, dtype, None, n);
+    let made = s.constant_dequantize(&name, dtype, n);
     s.m.set_input(n, at, Some(made));
     Some(())
 }

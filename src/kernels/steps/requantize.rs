@@ -1,10 +1,10 @@
 //! The runtime quantizes float weights and biases of some operators itself, where these stand between a DequantizeLinear
 //! of one scale and a QuantizeLinear: weights with one scale to int8, biases to int32.
 
+use super::groups;
 use crate::{
-    ir::{DType, NodeId},
+    ir::{DType, NodeId, ValueId},
     kernels::scratch::Scratch,
-    ops::{self, Role},
 };
 
 pub(super) fn run(s: &mut Scratch) {
@@ -28,33 +28,24 @@ fn is_between(s: &Scratch, n: NodeId) -> bool {
 }
 
 fn requantize(s: &mut Scratch, n: NodeId) {
-    let node = s.m.node(n);
-    let name = |i: usize| node.input(i).map(|v| s.m.value(v).name().to_owned());
-    let is_float = |i: usize| node.input(i).is_some_and(|v| s.is_constant(v) && s.dtype(v) == Some(DType::Float));
-    if let (true, Some(name)) = (is_float(1), name(1)) {
-        let v = s.constant_dequantize(&name, DType::Int8, None, n);
-        s.m.set_input(n, 1, Some(v));
+    quantize_input(s, n, 1, DType::Int8);
+    if weight_has_channels(s, n) {
+        quantize_input(s, n, 2, DType::Int32);
     }
-    let node = s.m.node(n);
-    let (bias, float) = (node.input(2).map(|v| s.m.value(v).name().to_owned()), |s: &Scratch| {
-        s.m.node(n).input(2).is_some_and(|v| s.is_constant(v) && s.dtype(v) == Some(DType::Float))
-    });
-    if let (true, Some(name), true) = (float(s), bias, weight_has_channels(s, n)) {
-        let v = s.constant_dequantize(&name, DType::Int32, None, n);
-        s.m.set_input(n, 2, Some(v));
-    }
+}
+
+/// Puts a DequantizeLinear of new codes in the place of a float constant.
+fn quantize_input(s: &mut Scratch, n: NodeId, i: usize, codes: DType) {
+    let float = |&v: &ValueId| s.is_constant(v) && s.dtype(v) == Some(DType::Float);
+    let Some(v) = s.m.node(n).input(i).filter(float) else { return };
+    let name = s.m.value(v).name().to_owned();
+    let made = s.constant_dequantize(&name, codes, n);
+    s.m.set_input(n, i, Some(made));
 }
 
 /// Whether the weight's codes are constants with one scale, or with one for each output channel.
 fn weight_has_channels(s: &Scratch, n: NodeId) -> bool {
     let Some(d) = s.dequantize_at(n, 1) else { return false };
     let constant = s.m.node(d).inputs().iter().flatten().all(|&v| s.is_constant(v));
-    constant
-        && (super::groups::has_one_scale(s, d)
-            || super::groups::is_per_channel(
-                s,
-                n,
-                d,
-                ops::spec(&s.m, n).and_then(|o| o.index_of(Role::Weight)).unwrap_or(1),
-            ))
+    constant && (groups::has_one_scale(s, d) || groups::is_per_channel(s, n, d, 1))
 }
