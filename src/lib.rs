@@ -32,6 +32,7 @@ pub mod diagnostics;
 pub mod error;
 pub mod files;
 pub mod ir;
+pub mod kernels;
 pub mod onnx_file;
 pub mod ops;
 pub mod passes;

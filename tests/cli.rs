@@ -165,6 +165,7 @@ fn help() {
     golden!("help", place.run("--help"));
     golden!("help_quantize", place.run("quantize --help"));
     golden!("help_calibrate", place.run("help calibrate"));
+    golden!("help_kernels", place.run("kernels --help"));
     golden!("help_inspect", place.run("inspect --help"));
     golden!("help_compare", place.run("compare -h"));
     golden!("help_convert", place.run("convert --help"));
@@ -186,6 +187,7 @@ fn the_main_job() {
     let again = place.quantize("--quiet");
     assert_eq!((again.code, &again.out[..], &again.err[..]), (0, "", ""));
     assert!(place.bytes("out.onnx") == first, "the same input twice gives the same bytes");
+    golden!("kernels", place.run("kernels --no-runtime --nodes out.onnx"));
     golden!("inspect_quantized", place.run("inspect --nodes out.onnx"));
     golden!("compare", place.run("compare model.onnx out.onnx --data data.npz --samples 10"));
 }

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["weights", "ops"],
     &["target"],
     &["runtime", "analysis"],
-    &["calibrate"],
+    &["calibrate", "kernels"],
     &["plan"],
     &["passes"],
     &["validate", "bench"],

@@ -15,6 +15,7 @@ pub use self::{conversion::Conversion, saturation::Saturation};
 use crate::{
     bench::Measured,
     diagnostics::Diagnostic,
+    kernels,
     plan::{Form, Plan},
 };
 
@@ -36,6 +37,8 @@ pub struct Report {
     /// What was measured, if `never_slower` was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
+    /// What the runtime makes of the written file, as predicted: integer kernels, and conversions that run each time.
+    pub kernels: Option<kernels::Summary>,
     /// Bytes of model and weights.
     pub size: Size,
     /// What calibration saw; `None` if the plan was given.

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{Proof, Report, Verdict};
-use crate::diagnostics::Severity;
 pub use crate::diagnostics::count;
+use crate::{diagnostics::Severity, kernels};
 
 /// Lines of reasons and of diagnostics that are shown unless everything is asked for.
 const SHOWN: usize = 8;
@@ -18,6 +18,9 @@ pub fn render(report: &Report, all: bool) -> String {
     collapse(&mut out, report);
     out.push('\n');
     nodes(&mut out, report, limit);
+    if let Some(text) = report.kernels.as_ref().and_then(kernels::Summary::line) {
+        row(&mut out, "kernels", &text);
+    }
     if let Some(s) = &report.saturation {
         row(&mut out, "cpu", &s.text(limit));
     }

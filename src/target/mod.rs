@@ -12,6 +12,7 @@ use crate::{
 mod costs;
 mod cpus;
 mod dynamic;
+mod loading;
 mod products;
 mod recurrent;
 mod written;
@@ -19,6 +20,7 @@ mod written;
 pub use costs::{Convolution, Costs};
 pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
+pub use loading::{Chain, WeightAxis, WeightOnly};
 pub use products::{DynamicCosts, ProductTimes};
 pub use recurrent::{Layer, RecurrentCosts};
 pub use written::{IntegerOp, IntegerOps};
@@ -49,6 +51,18 @@ pub struct Target {
     /// between a DequantizeLinear and a QuantizeLinear.
     #[serde(default)]
     pub requantized: Vec<String>,
+    /// Clamps that the runtime itself removes in front of a QuantizeLinear whose codes end where they cut.
+    #[serde(default)]
+    pub seen_through: Vec<String>,
+    /// Kernels for float data and weights in few bits.
+    #[serde(default)]
+    pub weight_only: Vec<WeightOnly>,
+    /// What becomes of integer products that the file spells out.
+    #[serde(default)]
+    pub chains: Vec<Chain>,
+    /// Operators that compute in integers as they stand in a file, with their domain in front where it is not ONNX's.
+    #[serde(default)]
+    pub integer: Vec<String>,
     /// Why other operators stay float.
     pub never: BTreeMap<String, String>,
     /// Times of kernels.
@@ -87,12 +101,27 @@ pub struct Kernel {
     /// Input and output must have the same scale and zero point.
     #[serde(default)]
     pub same_scale: bool,
+    /// The types of its data.
+    #[serde(default = "loading::eight_bits")]
+    pub codes: Vec<DType>,
+    /// Along which axis the scales of its weight may lie.
+    #[serde(default)]
+    pub weight_axis: WeightAxis,
+    /// Whether the bias must have the scale of the data times that of the weight.
+    #[serde(default)]
+    pub bias_scale: bool,
     /// The first operator set whose form of the operator has the kernel.
     #[serde(default)]
     pub min_opset: i64,
     /// Attributes that must have this value, where they are present.
     #[serde(default)]
     pub attributes: BTreeMap<String, Scalar>,
+    /// The same, where the node has a bias.
+    #[serde(default)]
+    pub bias_attributes: BTreeMap<String, Scalar>,
+    /// The same for placement, which leaves forms that hardly occur in float, though there is a kernel.
+    #[serde(default)]
+    pub placed: BTreeMap<String, Scalar>,
 }
 
 /// Whether a kernel's output must be quantized.
@@ -103,6 +132,8 @@ pub enum Output {
     Required,
     /// There is one either way.
     Optional,
+    /// It never is: the output holds whole numbers of its own.
+    Whole,
 }
 
 /// What a kernel asks of the weight.
@@ -187,14 +218,25 @@ impl Target {
         parse(&std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the target", e))?)
     }
 
-    /// The integer kernel for a node by its operator, attributes and opset; else why there is none.
+    /// The integer kernel that placement may choose for a node by its operator, attributes and opset; else why there is
+    /// none.
     pub fn kernel(&self, model: &Model, id: NodeId) -> Result<&Kernel, String> {
+        let row = self.fused_kernel(model, id)?;
+        check_form(model, id, row.min_opset, &row.placed)?;
+        Ok(row)
+    }
+
+    /// The integer kernel that the runtime makes of a node between conversions; else why there is none.
+    pub fn fused_kernel(&self, model: &Model, id: NodeId) -> Result<&Kernel, String> {
         let node = model.node(id);
         let row =
             self.kernels.iter().find(|k| node.is(&k.op)).ok_or_else(|| {
                 self.never.get(&node.op_type).cloned().unwrap_or_else(|| "no integer kernel".to_owned())
             })?;
         check_form(model, id, row.min_opset, &row.attributes)?;
+        if node.input(2).is_some() {
+            check_form(model, id, row.min_opset, &row.bias_attributes)?;
+        }
         Ok(row)
     }
 

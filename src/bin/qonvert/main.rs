@@ -60,7 +60,7 @@ macro_rules! subcommands {
     };
 }
 
-subcommands! { quantize, calibrate, convert, inspect, compare, bench }
+subcommands! { quantize, calibrate, convert, inspect, kernels, compare, bench }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
