@@ -266,6 +266,7 @@ fn what_is_written_can_be_read_and_written_again() {
     let count = |m: &Model, op: &str| m.all_nodes().iter().filter(|&&n| m.node(n).op_type == op).count();
     let mut again = model.clone();
     let mut cx = Context::default();
+    passes::raise(&mut again, &mut cx).expect("it is raised");
     passes::run_stage_to_end(Stage::Prepare, &mut again, &mut cx).expect("it is prepared");
     assert_eq!((count(&again, "MatMul"), count(&again, "MatMulInteger")), (1, 0), "{}", text::print(&again));
     let x = [numbers(&[4, 37], 5, 1.0)];

@@ -146,7 +146,7 @@ impl NBits {
 
     fn checked(&self, packed: &Tensor, bytes: usize) -> Result<(DType, DType)> {
         let Some(dtypes) = self.dtypes() else { return Err(self.wrong_bits()) };
-        if packed.dtype() != DType::Uint8 || packed.len() != bytes || self.block * self.bits % 8 != 0 {
+        if packed.dtype() != DType::Uint8 || packed.len() != bytes || !(self.block * self.bits).is_multiple_of(8) {
             let of = format!("K {}, N {}, {} bits, blocks of {}", self.k, self.n, self.bits, self.block);
             let found = format!("{} of {}", packed.len(), packed.dtype());
             return Err(Error::malformed(format!("packed codes of {of} are {bytes} of uint8, found {found}")));
