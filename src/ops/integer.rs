@@ -33,6 +33,12 @@ pub enum Slot {
     EachFrom(usize),
     /// The int32 codes of this input, if it has one: their scale is the product of those of inputs 0 and 1.
     Bias(usize),
+    /// Only the codes of this input.
+    OnlyCodes(usize),
+    /// Only its scale.
+    Scale(usize),
+    /// Only its zero point.
+    ZeroPoint(usize),
     /// The input as it is.
     Plain(usize),
     /// Scale and zero point of the output.

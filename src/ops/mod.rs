@@ -60,13 +60,15 @@ pub struct OpSpec {
     pub inputs: &'static [Role],
     /// Where the weight's output channels lie.
     pub channel_axis: ChannelAxis,
-    /// The operator that computes the same with codes.
+    /// The operator that computes the same with codes, and makes codes.
     pub integer: Option<IntegerForm>,
+    /// The operator that computes the same with codes, and makes numbers.
+    pub to_float: Option<IntegerForm>,
 }
 
 impl OpSpec {
     const fn new(name: &'static str, class: Class, inputs: &'static [Role]) -> Self {
-        Self { name, class, inputs, channel_axis: ChannelAxis::None, integer: None }
+        Self { name, class, inputs, channel_axis: ChannelAxis::None, integer: None, to_float: None }
     }
 
     const fn channels(self, channel_axis: ChannelAxis) -> Self {
@@ -75,6 +77,10 @@ impl OpSpec {
 
     const fn written_as(self, integer: IntegerForm) -> Self {
         Self { integer: Some(integer), ..self }
+    }
+
+    const fn to_float_as(self, to_float: IntegerForm) -> Self {
+        Self { to_float: Some(to_float), ..self }
     }
 
     /// The role of input `i`.

@@ -64,11 +64,11 @@ enum Input {
 impl Fusion {
     fn of(model: &Model, types: &Types, has: &IntegerOps, id: NodeId) -> Option<Self> {
         let spec = ops::spec(model, id)?;
-        match spec.integer {
-            Some(form) => Self::computing(model, types, has, id, spec, form),
-            None if spec.class == Class::Movement => Self::moving(model, types, has, id, spec),
-            None => None,
+        if spec.class == Class::Movement {
+            return Self::moving(model, types, has, id, spec);
         }
+        let forms = [spec.integer, spec.to_float];
+        forms.into_iter().flatten().find_map(|form| Self::computing(model, types, has, id, spec, form))
     }
 
     fn computing(
@@ -104,12 +104,27 @@ impl Fusion {
                     }
                     codes.push(dtype);
                 }
+                // Batches of weights have no scales for each column in one.
+                Slot::OnlyCodes(i) => {
+                    let dq = Linear::dequantized(model, node.input(i)?)?;
+                    fits_input(model, spec, id, i, &dq)?;
+                    let matrix = model.value(dq.input).constant().is_none_or(|t| t.rank() == 2);
+                    if !matrix && dq.scales(model)?.len() > 1 {
+                        return None;
+                    }
+                    inputs.push(Input::Value(Some(dq.input)));
+                    codes.push(dq.codes(model, types)?);
+                }
+                Slot::Scale(i) => inputs.push(Input::Value(Some(Linear::dequantized(model, node.input(i)?)?.scale))),
+                Slot::ZeroPoint(i) => inputs.push(Input::Value(Linear::dequantized(model, node.input(i)?)?.zero_point)),
                 Slot::Plain(i) => inputs.push(Input::Value(Some(node.input(i)?))),
                 Slot::Bias(i) => inputs.push(bias(model, id, i)?),
                 Slot::Output => inputs.push(Input::Params(quantized?)),
                 Slot::OptionalOutput => inputs.extend(quantized.map(Input::Params)),
             }
         }
+        let makes_codes = form.inputs.iter().any(|s| matches!(s, Slot::Output | Slot::OptionalOutput));
+        let quantized = quantized.filter(|_| makes_codes);
         codes.push(quantized.map_or(Some(DType::Float), |q| q.codes(model, types))?);
         if !has.has(form.op, &codes) {
             return None;

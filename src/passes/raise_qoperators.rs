@@ -255,6 +255,8 @@ impl Layout {
                         layout.triples.insert(i, Triple::next(&mut rest).ok_or_else(missing)?);
                     }
                 }
+                // Such operators are raised as products by `raise_dynamic_products`.
+                Slot::OnlyCodes(_) | Slot::Scale(_) | Slot::ZeroPoint(_) => return Err(missing()),
                 Slot::Plain(i) => layout.plain.push((i, rest.next().flatten().ok_or_else(missing)?)),
                 Slot::Bias(i) => layout.bias = rest.next().flatten().map(|v| (i, v)),
                 Slot::Output => layout.output = Some((rest.next().flatten().ok_or_else(missing)?, rest.next().flatten())),
@@ -347,6 +349,15 @@ mod tests {
             "y = com.microsoft.QLinearSoftmax<axis = 1, opset = 17>(x, s, z, r, v)",
             true,
         );
+    }
+
+    #[test]
+    fn products_whose_sums_stay_float() {
+        let constants = "float t = {2.0}, int8[3,2] w = {1,2,3,4,5,6}, float s = {0.5}, uint8 z = {3}";
+        let head = |domain: &str| format!("{HEAD}{domain}] > g (uint8[4,3] x) => (float y) <{constants}>");
+        let pairs = "a = DequantizeLinear(x, s, z) b = DequantizeLinear(w, t) y = MatMul(a, b)";
+        let integer = "y = com.microsoft.MatMulIntegerToFloat(x, w, s, t, z)";
+        fused(&format!("{} {{ {pairs} }}", head("")), &format!("{} {{ {integer} }}", head(", \"com.microsoft\" : 1")));
     }
 
     #[test]
