@@ -21,7 +21,8 @@ fn stops_behind(s: &Scratch, d: NodeId) -> bool {
     let (Some(codes), Some(out)) = (node.input(0), node.output(0)) else { return false };
     let Some((pool, 0)) = s.sole_reader(out).filter(|&(n, _)| s.m.node(n).is("MaxPool")) else { return false };
     let behind = s.m.node(pool).output(0).and_then(|v| s.sole_quantize(v)).and_then(|q| s.m.node(q).output(0));
-    let next = behind.and_then(|v| s.sole_reader(v)).is_some_and(|(n, i)| i == 0 && is_convolution(s, n));
+    let Some(behind) = behind.map(|v| s.m.value(v)).filter(|v| !v.is_graph_output()) else { return false };
+    let next = behind.readers().all(|(n, i)| i == 0 && is_convolution(s, n)) && behind.readers().next().is_some();
     next && s.sole_reader(codes).is_some() && made_by_convolution(s, codes)
 }
 
