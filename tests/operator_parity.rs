@@ -55,6 +55,19 @@ fn checked(opset: i64, dims: &[usize], size: f32, constants: &str, call: &str) {
 }
 
 #[test]
+fn numbers_outside_of_a_small_integer_type() {
+    for to in [2, 3, 4, 5] {
+        let text = format!(
+            "<ir_version: 9, opset_import: [\"\" : 13]>
+             g (float[60] x) => (float y) {{ c = Cast <to = {to}> (x) y = Cast <to = 1> (c) }}"
+        );
+        for size in [100.0, 1000.0, 1e6] {
+            check(&text::parse(&text).unwrap(), &numbers(&[60], size), &text);
+        }
+    }
+}
+
+#[test]
 fn functions_far_from_zero() {
     for size in [1.0, 10.0, 300.0] {
         checked(13, &[40], size, "", "Softplus(x)");

@@ -23,7 +23,8 @@ type Parsed = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 /// Puts the corrected operators in the place of tract's, which stay in the register by another name.
 pub(super) fn register(register: &mut OnnxOpRegister) {
     for (op, parse) in [
-        ("Celu", parse_celu as fn(&ParsingContext, &NodeProto) -> Parsed),
+        ("Cast", parse_cast as fn(&ParsingContext, &NodeProto) -> Parsed),
+        ("Celu", parse_celu),
         ("ConstantOfShape", parse_constant_of_shape),
         ("ConvTranspose", conv_transpose::parse),
         ("GlobalLpPool", parse_global_lp_pool),
@@ -41,6 +42,18 @@ pub(super) fn register(register: &mut OnnxOpRegister) {
 fn parsed(cx: &ParsingContext, node: &NodeProto, wiring: Wiring) -> Parsed {
     let (tracts, captured) = tracts::parse(cx, node)?;
     Ok((Box::new(Corrected { tracts, correction: Correction::Wiring(wiring) }), captured))
+}
+
+/// tract's saturates, ONNX Runtime's wraps around. Files that compute zero points by hand meet it.
+fn parse_cast(cx: &ParsingContext, node: &NodeProto) -> Parsed {
+    let to = match node.get_attr_opt::<i64>("to")? {
+        Some(2) => DatumType::U8,
+        Some(3) => DatumType::I8,
+        Some(4) => DatumType::U16,
+        Some(5) => DatumType::I16,
+        _ => return tracts::parse(cx, node),
+    };
+    parsed(cx, node, Wiring::WrappingCast { to })
 }
 
 /// tract's does not scale what it makes of numbers below zero.

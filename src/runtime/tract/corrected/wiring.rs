@@ -3,6 +3,7 @@
 use tract_onnx::{
     prelude::*,
     tract_core::ops::{
+        cast::cast,
         math::{abs, add, div, exp, ln, max, min, mul, neg, pow, sqrt, square, sub},
         nn::{Reduce, Reducer, Softmax, SoftmaxKind, sigmoid},
     },
@@ -26,6 +27,8 @@ pub(super) enum Wiring {
     Softplus,
     /// `x * sigmoid(alpha * x)`.
     Swish { alpha: f32 },
+    /// To an integer type of less than 32 bits: the low bits of what is outside of it.
+    WrappingCast { to: DatumType },
 }
 
 impl Wiring {
@@ -44,6 +47,10 @@ impl Wiring {
         let rank = fact.rank();
         let mut w = Wires { prefix, target, rank, datum: fact.datum_type, made: 0 };
         let y = match self {
+            Self::WrappingCast { to } => {
+                let whole = w.add(cast(DatumType::I32), &[x])?;
+                w.add(cast(*to), &[whole])?
+            }
             Self::Celu { alpha } => {
                 let (zero, one, alpha) = (w.scalar(0.0)?, w.scalar(1.0)?, w.scalar(*alpha)?);
                 let scaled = w.add(div(), &[x, alpha])?;
