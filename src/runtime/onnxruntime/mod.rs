@@ -34,6 +34,7 @@ use self::{
 use super::{Runtime, Session, guard::catch};
 use crate::{
     error::{Error, Result},
+    files::Scratch,
     ir::{Model, ValueId},
     onnx_file,
 };
@@ -92,7 +93,7 @@ impl OnnxRuntime {
     /// The graph that the runtime makes of a model when it loads it on CPU with every optimization: what its nodes are is
     /// what runs. Values and nodes that were fused have the names that the runtime gives them.
     pub fn optimized_graph(&self, model: &Model) -> Result<Model> {
-        let folder = source::folder()?;
+        let folder = Scratch::new()?;
         let path = folder.path().join("optimized.onnx");
         let source = Source::new(model)?;
         let builder = guard(Doing::Load, || {
