@@ -72,10 +72,14 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let mut text = if args.nodes { prediction.render_nodes() + "\n" } else { String::new() };
     text += &summary.render();
     text += &match (&differences, &own) {
-        (Some(d), Some((_, who))) if d.is_empty() => format!("\nas in the graph of {who}\n"),
+        (Some(d), Some((_, who))) if d.is_empty() => format!("\nchecked: the graph of {who} has the same kernels\n"),
         (Some(d), Some((_, who))) => {
             let list = d.join("\n  ");
-            format!("\nerror: the graph of {who} differs, which is an error of qonvert's\n  {list}\n")
+            let why = match args.optimized {
+                Some(_) => "it was made of another model or by another release, or qonvert is wrong",
+                None => "qonvert is wrong, or this release differs from the one that its table was measured on",
+            };
+            format!("\nerror: the graph of {who} differs: {why}\n  {list}\n")
         }
         _ => format!("\nfrom the table of {}; not compared with the runtime\n", target.name),
     };
@@ -108,6 +112,8 @@ fn own_graph(args: &Args, model: &Model) -> anyhow::Result<Option<(Model, String
         return Ok(None);
     }
     let Some(runtime) = args.library.open_if_installed()? else { return Ok(None) };
-    let graph = runtime.optimized_graph(model)?;
+    let version = runtime.version();
+    let refused = |e| anyhow::Error::new(e).context(format!("nothing to compare with in ONNX Runtime {version}; --no-runtime leaves that out"));
+    let graph = runtime.optimized_graph(model).map_err(refused)?;
     Ok(Some((graph, format!("ONNX Runtime {}", runtime.version()))))
 }
