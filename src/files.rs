@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::error::{Error, Result};
 
@@ -121,18 +121,55 @@ fn check_place(called: &str, path: &Path) -> Result<()> {
     Draft::new(path).map(drop)
 }
 
-/// Drafts that are there now, for [`discard_drafts`].
+/// Drafts and scratch folders that are there now, for [`discard_drafts`].
 static DRAFTS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn drafts() -> MutexGuard<'static, Vec<PathBuf>> {
     DRAFTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes files that are not complete. For programs that are about to end in the middle of the work.
+/// Removes files that are not complete, and scratch folders. For programs that are about to end in the middle of the work.
 pub fn discard_drafts() {
-    for path in drafts().drain(..) {
+    remove(drafts().drain(..));
+}
+
+fn remove(paths: impl Iterator<Item = PathBuf>) {
+    for path in paths {
         // What is gone already needs no removing, and nobody is left to be told of the rest.
-        let _ = fs::remove_file(path);
+        if path.is_dir() {
+            // Again if another thread puts a file into it meanwhile.
+            let _ = (0..3).any(|_| fs::remove_dir_all(&path).is_ok());
+        } else {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A folder for files that only this run needs. It is removed with all that is in it.
+#[derive(Debug)]
+pub struct Scratch(TempDir);
+
+impl Scratch {
+    /// A new one where the system keeps such things.
+    pub fn new() -> Result<Self> {
+        let mut all = drafts();
+        let made = tempfile::Builder::new().prefix("qonvert-").tempdir();
+        let folder = made.map_err(|e| Error::io(&std::env::temp_dir(), "make a folder for a while", e))?;
+        all.push(folder.path().to_owned());
+        Ok(Self(folder))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Its files go now, the empty folder when the field is dropped.
+        remove(std::iter::once(self.path().to_owned()));
+        forget(self.path());
     }
 }
 
@@ -265,6 +302,24 @@ mod tests {
         assert!(check("a", "nowhere/b").contains("there is no folder"));
         assert!(check("a", "sub").contains("--dump-plan names a folder"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn scratch_folders_are_gone_in_the_end_and_when_the_program_ends_before() {
+        let listed = |path: &Path| drafts().iter().any(|p| p == path);
+        let scratch = Scratch::new().unwrap();
+        let path = scratch.path().to_owned();
+        fs::write(path.join("model.onnx"), "1").unwrap();
+        assert!(listed(&path));
+        remove([path.clone(), path.join("no such file")].into_iter());
+        assert!(!path.exists(), "an interrupted program leaves it behind");
+        drop(scratch);
+        assert!(!listed(&path));
+        let scratch = Scratch::new().unwrap();
+        let path = scratch.path().to_owned();
+        fs::write(path.join("model.onnx"), "1").unwrap();
+        drop(scratch);
+        assert!(!path.exists() && !listed(&path));
     }
 
     #[test]

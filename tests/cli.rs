@@ -75,6 +75,25 @@ fn help() {
     golden!("no_calibration", place.run("quantize model.onnx -o out.onnx"));
 }
 
+/// What `kernels` reads is not written over: not the model, not its weights, not the other graph.
+#[test]
+fn kernels_writes_over_nothing() {
+    let place = Place::new();
+    fs::copy(place.path("model.onnx"), place.path("own.onnx")).unwrap();
+    assert_eq!(place.run("convert --format qdq model.onnx far.onnx --external-data").code, 0);
+    for (model, json, words) in [
+        ("model.onnx", "model.onnx", "is read as MODEL; writing --json over it"),
+        ("model.onnx", "own.onnx", "is read as --optimized; writing --json over it"),
+        ("far.onnx", "far.onnx.data", "is read as the weights of MODEL; writing --json over it"),
+        ("model.onnx", "nowhere/k.json", "there is no folder"),
+    ] {
+        let before = fs::read(place.path(json)).ok();
+        let done = place.run(&format!("kernels {model} --optimized own.onnx --json {json}"));
+        assert_eq!((done.code, fs::read(place.path(json)).ok()), (2, before), "{json}");
+        assert!(done.err.contains(words), "{words:?} is not in {}", done.err);
+    }
+}
+
 #[test]
 fn the_main_job() {
     let place = Place::new();

@@ -372,6 +372,29 @@ fn nothing_is_left_in_integers_where_nothing_gains() {
     assert!(report.nodes.reasons.iter().any(|r| r.reason.starts_with("measured: ")));
 }
 
+/// Without data what gains is weighed for sizes that stand for those that callers choose; it is measured on the same.
+#[test]
+fn without_data_the_sizes_of_placement_are_measured() {
+    let Some(runtime) = onnx_runtime() else { return };
+    // Only 64 steps can be cut into halves; one step cannot.
+    let m = filled(model(
+        r#""" : 17"#,
+        "g (float[n,steps,256] x, float[256,512] w) => (float y) <int64[4] s = {0, 2, 32, 256}> {
+            cut = Reshape (x, s)
+            y = MatMul (cut, w)
+        }",
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    onnx_file::write(&m, &path, Default::default()).unwrap();
+    let config = Config { never_slower: true, mode: qonvert::config::Mode::Dynamic, ..Config::default() };
+    let settings = Settings::new(config).unwrap();
+    let output = folder.path().join("out.onnx");
+    let job = Job { runtime: &runtime, data: None, ..Job::new(&path, &output, &settings) };
+    let done = pipeline::quantize(&job).unwrap();
+    assert_eq!(done.plan.integer_nodes() + done.plan.nodes.values().filter(|n| n.reason.is_some()).count(), 2);
+}
+
 #[test]
 fn bench_on_the_command_line() {
     if onnx_runtime().is_none() {
@@ -389,7 +412,7 @@ fn bench_on_the_command_line() {
     let (code, out, err) =
         run("bench model.onnx model.onnx --data data.npz --batch 2 --rounds 6 --profile --json bench.json");
     assert_eq!((code, &err[..]), (0, ""), "{out}");
-    assert!(out.contains("inputs: the first 2 samples, stacked of the data: x float[2, 32, 40, 40]"), "{out}");
+    assert!(out.contains("inputs: the first 2 samples of the data, stacked: x float[2, 32, 40, 40]"), "{out}");
     assert!(out.contains("  AveragePool    float           1"), "{out}");
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("bench.json")).unwrap()).unwrap();
@@ -407,7 +430,25 @@ fn bench_on_the_command_line() {
 
     let (code, out, _) = run("bench model.onnx --rounds 3 --dim n=3");
     assert!(code == 0 && out.contains("inputs: made up, since no --data is given: x float[3, 32, 40, 40]"), "{out}");
+    // Weights in another file count, and are not written over.
+    let weights = |external| onnx_file::WriteOptions { external_data: Some(external) };
+    onnx_file::write(&other, &folder.path().join("far.onnx"), weights(true)).unwrap();
+    let (code, _, err) = run("bench far.onnx other.onnx --rounds 3 --json far.json");
+    assert_eq!((code, &err[..]), (0, ""));
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("far.json")).unwrap()).unwrap();
+    assert!(json["models"][0]["bytes"].as_u64().unwrap() > 64 * 4 * 4, "{json}");
+    // What is fixed in one of the models is fixed for all.
+    let one = filled(model(r#""" : 17"#, "g (float[1,64] x, float[64,4] w) => (float[1,4] y) { y = MatMul (x, w) }"));
+    onnx_file::write(&one, &folder.path().join("one.onnx"), Default::default()).unwrap();
     for (line, words) in [
+        (
+            "bench other.onnx one.onnx --batch 3",
+            "value \"x\": the first dim of this input is fixed to 1, a batch needs 3",
+        ),
+        ("bench other.onnx --batch 3 --dim n=2", "a batch of 3 has no effect"),
+        ("bench other.onnx --mean 0.5", "the flags for pictures have no effect: no --data is given"),
+        ("bench far.onnx --json far.onnx.data", "is read as the weights of MODEL; writing --json over it"),
         ("bench model.onnx other.onnx", "other.onnx: takes x float[n, 64], model.onnx takes x float[n, 32, 40, 40]"),
         ("bench model.onnx --dim m=3", "--dim m: no input has a dim of this name"),
         ("bench model.onnx --data data.npz --batch 9", "the data has 4 samples, a batch of 9 needs more"),

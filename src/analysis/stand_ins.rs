@@ -14,6 +14,14 @@ const STEPS: usize = 64;
 
 /// The shapes, and the numbers that were taken, by name: that of the dim, or `input[axis]` where it has none.
 pub fn shapes(model: &Model) -> (Shapes, BTreeMap<String, usize>) {
+    let (filled, taken) = filled(model);
+    let types = types::infer(&filled);
+    let known = |v| Some((v, (types.dtype(v)?, types.known_shape(v)?)));
+    (Shapes(filled.value_ids().into_iter().filter_map(known).collect()), taken)
+}
+
+/// The model with the numbers in the shapes of its inputs, and the numbers.
+pub fn filled(model: &Model) -> (Model, BTreeMap<String, usize>) {
     let mut taken = BTreeMap::new();
     let mut filled = model.clone();
     for v in model.required_inputs() {
@@ -36,9 +44,7 @@ pub fn shapes(model: &Model) -> (Shapes, BTreeMap<String, usize>) {
         let dims = shape.dims.iter().enumerate().map(dim).collect();
         filled.value_mut(v).ty = Some(Type::tensor(dtype, Some(Shape::new(dims))));
     }
-    let types = types::infer(&filled);
-    let known = |v| Some((v, (types.dtype(v)?, types.known_shape(v)?)));
-    (Shapes(filled.value_ids().into_iter().filter_map(known).collect()), taken)
+    (filled, taken)
 }
 
 #[cfg(test)]

@@ -40,10 +40,20 @@ pub fn from_data(data: &Dataset, batch: usize) -> Result<Inputs> {
         let tensor = stacked(&parts, spec).map_err(|e| e.value(&spec.name))?;
         tensors.push((spec.name.clone(), tensor));
     }
-    let which = if batch == 1 { "the first sample".to_owned() } else { format!("the first {batch} samples, stacked") };
-    let mut words = vec![format!("{which} of the data")];
+    if batch > 1 && samples[0].iter().all(|t| t.rank() == 0) {
+        return Err(without_effect(batch));
+    }
+    let which = if batch == 1 { "sample".to_owned() } else { format!("{batch} samples") };
+    let stacked = if batch == 1 { "" } else { ", stacked" };
+    let mut words = vec![format!("the first {which} of the data{stacked}")];
     words.extend(tensors.iter().map(|(name, t)| given(name, t)));
     Ok(Inputs { tensors, words })
+}
+
+/// A batch that no input takes would be measured as another than it is called.
+fn without_effect(batch: usize) -> Error {
+    let text = format!("a batch of {batch} has no effect: no input has a first dim that it could set");
+    Error::config(text).help("leave --batch out")
 }
 
 fn given(name: &str, t: &Tensor) -> String {
@@ -93,6 +103,10 @@ pub fn made_up(specs: &[InputSpec], dims: &BTreeMap<String, usize>, batch: usize
             .help(format!("the inputs' dims with names: {known}")));
     }
     let mut tensors = Vec::new();
+    let said = |d: &Dim| matches!(d, Dim::Named(name) if dims.contains_key(name));
+    if batch > 1 && specs.iter().all(|s| s.dims.iter().flatten().next().is_none_or(said)) {
+        return Err(without_effect(batch));
+    }
     for spec in specs {
         if batch > 1 {
             fixed(spec, batch)?;
@@ -160,6 +174,13 @@ mod tests {
         let fixed = [spec("x", DType::Float, vec![Dim::Known(1)])];
         assert!(made_up(&fixed, &BTreeMap::new(), 1).is_ok());
         assert!(made_up(&fixed, &BTreeMap::new(), 4).unwrap_err().to_string().contains("fixed to 1"));
+        let no_effect = |specs: &[InputSpec], dims: &[(&str, usize)]| {
+            let dims = dims.iter().map(|(n, size)| ((*n).to_owned(), *size)).collect();
+            made_up(specs, &dims, 4).unwrap_err().to_string().contains("a batch of 4 has no effect")
+        };
+        assert!(no_effect(&[spec("x", DType::Float, vec![open("N"), open("T")])], &[("N", 2)]));
+        assert!(no_effect(&[spec("rate", DType::Int64, vec![])], &[]));
+        assert!(no_effect(&[], &[]));
         let huge = [spec("x", DType::Float, vec![Dim::Known(1 << 40)])];
         assert!(made_up(&huge, &BTreeMap::new(), 1).is_err());
     }

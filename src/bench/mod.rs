@@ -13,7 +13,6 @@ mod stats;
 mod turns;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,7 +21,7 @@ use serde::Serialize;
 
 pub use self::{
     feeds::{Inputs, from_data, made_up},
-    never_slower::{BUSY, Measured, PutBack, Task, put_back},
+    never_slower::{BUSY, Measured, PutBack, Task, compared_in, put_back},
     profile::{Kernel, Kind, NodeTime, Profile},
     stats::{Interval, ratio},
     turns::{Limits, in_turns},
@@ -30,6 +29,8 @@ pub use self::{
 use crate::{
     calibrate::InputSpec,
     error::{Error, Result},
+    files::{self, Files},
+    ir::Dim,
     onnx_file::{self, ReadOptions},
     runtime::onnxruntime::{OnnxRuntime, Timed},
 };
@@ -92,53 +93,87 @@ pub struct Speed {
 /// Runs that a profile is made of.
 const PROFILED_RUNS: usize = 12;
 
-/// The inputs of the first model, which those of the others must be, too.
-pub fn input_specs(files: &[PathBuf], options: &Options) -> Result<Vec<InputSpec>> {
-    let mut first: Option<(&Path, Vec<InputSpec>)> = None;
-    for file in files {
-        let model = onnx_file::read_with(file, options.read)?;
-        let specs = InputSpec::of_model(&model).map_err(|e| e.file(file))?;
-        match &first {
-            None => first = Some((file, specs)),
-            Some((other, known)) => same_inputs(known, &specs, other).map_err(|e| e.file(file))?,
-        }
-    }
-    first.map(|(_, specs)| specs).ok_or_else(|| Error::config("there is no model to measure"))
+/// The models that are to be measured, and the inputs that all of them take.
+pub struct Models {
+    files: Vec<PathBuf>,
+    /// Bytes of each, weights in other files with them.
+    bytes: Vec<u64>,
+    inputs: Vec<InputSpec>,
 }
 
-/// Inputs go by name, so their order may differ.
-fn same_inputs(first: &[InputSpec], specs: &[InputSpec], file: &Path) -> Result<()> {
-    let types = |specs: &[InputSpec]| -> BTreeMap<String, (crate::ir::DType, Option<usize>)> {
-        specs.iter().map(|s| (s.name.clone(), (s.dtype, s.dims.as_ref().map(Vec::len)))).collect()
-    };
-    if types(first) == types(specs) {
-        return Ok(());
+impl Models {
+    /// Reads what is to be known of them. `writes` are the files that the run will write, each with the flag that names it.
+    pub fn read(files: &[PathBuf], writes: &Files, options: &Options) -> Result<Self> {
+        let mut all = Self { files: files.to_vec(), bytes: Vec::new(), inputs: Vec::new() };
+        for (i, file) in files.iter().enumerate() {
+            let model = onnx_file::read_with(file, options.read)?;
+            if let Some((called, path)) = writes.written().find(|(_, p)| p.exists() && onnx_file::is_mapped(p)) {
+                return Err(files::over(called, "the weights of MODEL").file(path));
+            }
+            all.bytes.push(onnx_file::size_on_disk(file, &model));
+            let specs = InputSpec::of_model(&model).map_err(|e| e.file(file))?;
+            all.inputs =
+                if i == 0 { specs } else { common(&all.inputs, &specs, &files[0]).map_err(|e| e.file(file))? };
+        }
+        if files.is_empty() {
+            return Err(Error::config("there is no model to measure"));
+        }
+        Ok(all)
     }
-    let words = |specs: &[InputSpec]| specs.iter().map(feeds::words).collect::<Vec<_>>().join(", ");
-    Err(Error::data(format!("takes {}, {} takes {}", words(specs), file.display(), words(first)))
-        .help("models can be measured in turns only on the same inputs"))
+
+    /// The inputs that all take. A dim is open where it is in all of them.
+    pub fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+}
+
+/// The inputs that fit both. They go by name, so their order may differ.
+fn common(first: &[InputSpec], specs: &[InputSpec], file: &Path) -> Result<Vec<InputSpec>> {
+    let both = |a: &InputSpec| {
+        let b = specs.iter().find(|b| b.name == a.name && b.dtype == a.dtype)?;
+        let dims = match (&a.dims, &b.dims) {
+            (Some(a), Some(b)) if a.len() == b.len() => Some(a.iter().zip(b).map(common_dim).collect::<Option<_>>()?),
+            (Some(_), Some(_)) => return None,
+            (a, b) => a.clone().or_else(|| b.clone()),
+        };
+        Some(InputSpec { dims, ..a.clone() })
+    };
+    let found: Option<Vec<InputSpec>> = first.iter().map(both).collect();
+    found.filter(|all| all.len() == specs.len()).ok_or_else(|| {
+        let words = |specs: &[InputSpec]| specs.iter().map(feeds::words).collect::<Vec<_>>().join(", ");
+        Error::data(format!("takes {}, {} takes {}", words(specs), file.display(), words(first)))
+            .help("models can be measured in turns only on the same inputs")
+    })
+}
+
+fn common_dim((a, b): (&Dim, &Dim)) -> Option<Dim> {
+    match (a.known(), b.known()) {
+        (Some(n), Some(m)) if n != m => None,
+        (None, Some(_)) => Some(b.clone()),
+        _ => Some(a.clone()),
+    }
 }
 
 /// Measures model files in turns, on the same inputs.
 pub fn measure(
     runtime: &OnnxRuntime,
-    files: &[PathBuf],
+    models: &Models,
     inputs: &Inputs,
     options: &Options,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Bench> {
-    let feeds = &inputs.tensors[..];
+    let (feeds, files) = (&inputs.tensors[..], &models.files);
     let load = |file: &PathBuf| runtime.timed_file(file, options.threads, feeds);
-    let mut models: Vec<Timed> = files.iter().map(load).collect::<Result<_>>()?;
-    let mut runs: Vec<_> = models.iter_mut().zip(files).map(|(m, f)| move || m.run().map_err(|e| e.file(f))).collect();
+    let mut loaded: Vec<Timed> = files.iter().map(load).collect::<Result<_>>()?;
+    let mut runs: Vec<_> = loaded.iter_mut().zip(files).map(|(m, f)| move || m.run().map_err(|e| e.file(f))).collect();
     let mut turns: Vec<&mut dyn FnMut() -> Result<()>> = runs.iter_mut().map(|r| r as _).collect();
     let seconds = in_turns(&mut turns, options.limits, &|_| false, progress)?;
-    let speed = |(file, times): (&PathBuf, &Vec<f64>)| {
+    let speed = |((file, &bytes), times): ((&PathBuf, &u64), &Vec<f64>)| {
         let json = || runtime.profile_file(file, options.threads, feeds, PROFILED_RUNS);
         let profile = options.profile.then(|| profile::parse(&json()?).map_err(|e| e.file(file))).transpose()?;
         Ok(Speed {
             model: file.display().to_string(),
-            bytes: on_disk(file),
+            bytes,
             milliseconds: stats::quartiles(&times.iter().map(|t| 1e3 * t).collect::<Vec<_>>()),
             speed: ratio(&seconds[0], times),
             profile,
@@ -150,11 +185,36 @@ pub fn measure(
         batch: options.batch,
         inputs: inputs.words.clone(),
         rounds: seconds[0].len(),
-        models: files.iter().zip(&seconds).map(speed).collect::<Result<_>>()?,
+        models: files.iter().zip(&models.bytes).zip(&seconds).map(speed).collect::<Result<_>>()?,
     })
 }
 
-fn on_disk(file: &Path) -> u64 {
-    let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
-    length(file) + length(&onnx_file::data_path(file))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::DType;
+
+    fn spec(name: &str, dims: Option<&[Dim]>) -> InputSpec {
+        InputSpec { name: name.into(), dtype: DType::Float, dims: dims.map(<[Dim]>::to_vec) }
+    }
+
+    #[test]
+    fn a_dim_is_open_where_it_is_in_all_models() {
+        let named = |n: &str| Dim::Named(n.into());
+        let dims = |specs: Option<Vec<InputSpec>>| specs.map(|s| s[0].dims.clone());
+        let both = |a: Option<&[Dim]>, b: Option<&[Dim]>| {
+            dims(common(&[spec("x", a)], &[spec("x", b)], Path::new("a.onnx")).ok())
+        };
+        let (free, fixed) = ([named("N"), Dim::Known(3)], [Dim::Known(1), Dim::Known(3)]);
+        assert_eq!(both(Some(&free), Some(&fixed)), Some(Some(fixed.to_vec())));
+        assert_eq!(both(Some(&fixed), Some(&free)), Some(Some(fixed.to_vec())));
+        assert_eq!(both(Some(&free), None), Some(Some(free.to_vec())));
+        assert_eq!(both(None, Some(&fixed)), Some(Some(fixed.to_vec())));
+        assert_eq!(both(Some(&[Dim::Known(2), Dim::Known(3)]), Some(&fixed)), None);
+        assert_eq!(both(Some(&free[..1]), Some(&fixed)), None);
+        let two = [spec("y", None), spec("x", None)];
+        assert!(common(&[spec("x", None), spec("y", None)], &two, Path::new("a.onnx")).is_ok());
+        let e = common(&[spec("x", None)], &two, Path::new("a.onnx")).unwrap_err().to_string();
+        assert_eq!(e, "takes y float[...], x float[...], a.onnx takes x float[...]");
+    }
 }

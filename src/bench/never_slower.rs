@@ -20,7 +20,7 @@ use crate::{
     plan::{Plan, Regions},
     runtime::{
         Runtime,
-        onnxruntime::{Feeds, OnnxRuntime, Timed},
+        onnxruntime::{Feeds, OnnxRuntime},
     },
 };
 
@@ -41,8 +41,10 @@ const EARLIEST: usize = 6;
 
 /// What is measured, and how its candidates are made.
 pub struct Task<'a> {
-    /// What it is measured in.
-    pub runtime: &'a OnnxRuntime,
+    /// Runs the prepared model once, which shows how large its values are.
+    pub runtime: &'a dyn Runtime,
+    /// How many times as fast as the first model the second is: see [`compared_in`].
+    pub compare: &'a dyn Fn(&Model, &Model) -> Result<Interval>,
     /// The model as it was read.
     pub original: &'a Model,
     /// The model that the plan speaks of.
@@ -94,7 +96,8 @@ pub fn put_back(task: &Task<'_>, plan: &Plan) -> Result<(Plan, Measured)> {
     let mut kept = plan.clone();
     let mut open: Vec<NodeId> = Vec::new();
     let steps = groups.len() + 1;
-    let mut current = Candidate::new(task, &kept)?;
+    let candidate = |plan: &Plan| (task.carry_out)(plan.clone());
+    let mut current = candidate(&kept)?;
     for (i, group) in groups.iter().enumerate() {
         (task.progress)(i, steps);
         if began.elapsed() > BUDGET {
@@ -102,21 +105,21 @@ pub fn put_back(task: &Task<'_>, plan: &Plan) -> Result<(Plan, Measured)> {
             break;
         }
         let nodes = group.concat();
-        let candidate = Candidate::new(task, &regions.without(task.prepared, &kept, &nodes, ""))?;
-        let speed = compare(&|| candidate.load(), &|| current.load())?;
+        let without = candidate(&regions.without(task.prepared, &kept, &nodes, ""))?;
+        let speed = (task.compare)(&without, &current)?;
         note(&mut measured, speed);
         log::info!("measured: {} nodes are {} times as fast as in float", nodes.len(), words(speed));
         if speed.high < 1.0 {
             kept = regions.without(task.prepared, &kept, &nodes, &reason(speed));
             measured.put_back.push(PutBack { nodes: labels(task, &nodes), speed });
-            current = candidate;
+            current = without;
         } else if speed.low <= 1.0 {
             open.extend(nodes);
         }
     }
     if !open.is_empty() {
-        let candidate = Candidate::new(task, &regions.without(task.prepared, &kept, &open, ""))?;
-        let speed = compare(&|| candidate.load(), &|| current.load())?;
+        let without = candidate(&regions.without(task.prepared, &kept, &open, ""))?;
+        let speed = (task.compare)(&without, &current)?;
         note(&mut measured, speed);
         if speed.low <= 1.0 {
             kept = regions.without(task.prepared, &kept, &open, &reason(speed));
@@ -128,9 +131,7 @@ pub fn put_back(task: &Task<'_>, plan: &Plan) -> Result<(Plan, Measured)> {
     if !measured.put_back.is_empty() {
         (task.store_weights)(&mut kept);
     }
-    let original = || task.runtime.timed(task.original, 1, task.feeds);
-    let result = Candidate::new(task, &kept)?;
-    measured.whole = compare(&original, &|| result.load())?;
+    measured.whole = (task.compare)(task.original, &candidate(&kept)?)?;
     let whole = measured.whole;
     note(&mut measured, whole);
     if measured.whole.high < 1.0 && kept.integer_nodes() > 0 {
@@ -138,8 +139,7 @@ pub fn put_back(task: &Task<'_>, plan: &Plan) -> Result<(Plan, Measured)> {
         let all: Vec<NodeId> = groups.concat().concat();
         kept = regions.without(task.prepared, &kept, &all, &reason(measured.whole));
         (task.store_weights)(&mut kept);
-        let result = Candidate::new(task, &kept)?;
-        measured.whole = compare(&original, &|| result.load())?;
+        measured.whole = (task.compare)(task.original, &candidate(&kept)?)?;
     }
     measured.seconds = began.elapsed().as_secs_f64();
     Ok((kept, measured))
@@ -162,32 +162,12 @@ fn labels(task: &Task<'_>, nodes: &[NodeId]) -> Vec<String> {
     nodes.iter().map(|&n| task.prepared.node_label(n)).collect()
 }
 
-/// Loads a model anew.
-type Load<'a> = dyn Fn() -> Result<Timed> + 'a;
-
-/// A model that is loaded for each comparison.
-struct Candidate<'a> {
-    runtime: &'a OnnxRuntime,
-    model: Model,
-    feeds: &'a Feeds,
-}
-
-impl<'a> Candidate<'a> {
-    fn new(task: &Task<'a>, plan: &Plan) -> Result<Self> {
-        Ok(Self { runtime: task.runtime, model: (task.carry_out)(plan.clone())?, feeds: task.feeds })
-    }
-
-    fn load(&self) -> Result<Timed> {
-        self.runtime.timed(&self.model, 1, self.feeds)
-    }
-}
-
-/// How many times as fast as the first the second is. Both are loaded twice, in either order: where their weights happen to
-/// lie can make one copy of a model faster than another for as long as it is loaded.
-fn compare(first: &Load<'_>, second: &Load<'_>) -> Result<Interval> {
+/// How many times as fast as the first the second is, in turns. Both are loaded twice, in either order: where their weights
+/// happen to lie can make one copy of a model faster than another for as long as it is loaded.
+pub fn compared_in(runtime: &OnnxRuntime, feeds: &Feeds, first: &Model, second: &Model) -> Result<Interval> {
     let mut seen = [Vec::new(), Vec::new()];
     for swapped in [false, true] {
-        let (mut a, mut b) = (first()?, second()?);
+        let (mut a, mut b) = (runtime.timed(first, 1, feeds)?, runtime.timed(second, 1, feeds)?);
         let (mut a, mut b) = (|| a.run(), || b.run());
         let pooled = |new: &[Vec<f64>]| {
             let [mut x, mut y] = seen.clone();
@@ -250,4 +230,121 @@ fn cost(model: &Model, node: NodeId, output: &[usize]) -> f64 {
     let Some(weight) = model.constant_input(node, 1).filter(|w| w.rank() > 1) else { return outputs };
     let channels = if model.node(node).is("Conv") { weight.dims()[0] } else { output.last().copied().unwrap_or(1) };
     outputs * (weight.len() / channels.max(1)).max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::{
+        ir::{DType, Tensor, text},
+        plan::{Activation, Form, NodePlan, Readers},
+        runtime::tract::Tract,
+    };
+
+    /// Two regions, `a` and `c`, with a float node between them.
+    fn planned() -> (Model, Plan) {
+        let model = text::parse(
+            "<ir_version: 9, opset_import: [\"\" : 17]> g (float[4] x) => (float[4] c) { a = Neg (x) b = Tanh (a) c = Neg (b) }",
+        );
+        let mut plan = Plan::default();
+        for (name, becomes) in [("a", Form::Integer), ("b", Form::Float), ("c", Form::Integer)] {
+            let op = if name == "b" { "Tanh" } else { "Neg" }.to_owned();
+            let node = NodePlan { name: None, op, becomes, kernel: None, weight: None, reason: None, fenced: false };
+            plan.nodes.insert(name.into(), node);
+        }
+        for v in ["x", "a", "b", "c"] {
+            let a = Activation { dtype: DType::Uint8, scale: 1.0, zero_point: 0, readers: Readers::All };
+            plan.activations.insert(v.into(), a);
+        }
+        (model.unwrap(), plan)
+    }
+
+    /// What is measured where a model takes the time that `seconds` says of its integer nodes, as `ac`; the original's is 1.
+    fn measured(seconds: &dyn Fn(&str) -> f64) -> (Plan, Measured, usize) {
+        let (model, plan) = planned();
+        let made = RefCell::new(Vec::new());
+        let stored = RefCell::new(0);
+        // A candidate is told from others by its number.
+        let carry_out = |plan: Plan| {
+            let mut candidate = model.clone();
+            let integer = plan.nodes.iter().filter(|(_, n)| n.becomes == Form::Integer).map(|(name, _)| name.as_str());
+            made.borrow_mut().push(integer.collect::<String>());
+            candidate.info.producer_name = Some(format!("{}", made.borrow().len() - 1));
+            Ok(candidate)
+        };
+        let time = |m: &Model| match m.info.producer_name.as_deref().map(str::parse::<usize>) {
+            Some(Ok(i)) => seconds(&made.borrow()[i]),
+            _ => 1.0,
+        };
+        let compare = |a: &Model, b: &Model| {
+            let median = time(a) / time(b);
+            Ok(Interval { median, low: median - 0.01, high: median + 0.01 })
+        };
+        let task = Task {
+            runtime: &Tract,
+            compare: &compare,
+            original: &model,
+            prepared: &model,
+            feeds: &[("x".to_owned(), Tensor::from_f32(&[4], &[1.0; 4]))],
+            carry_out: &carry_out,
+            store_weights: &|_| *stored.borrow_mut() += 1,
+            progress: &|_, _| (),
+        };
+        let (plan, measured) = put_back(&task, &plan).unwrap();
+        let stored = *stored.borrow();
+        (plan, measured, stored)
+    }
+
+    fn integer(plan: &Plan) -> String {
+        plan.nodes.iter().filter(|(_, n)| n.becomes == Form::Integer).map(|(name, _)| name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_gains_stays() {
+        let (plan, measured, _) = measured(&|integer| 1.0 - 0.2 * integer.len() as f64);
+        assert_eq!((integer(&plan).as_str(), plan.activations.len()), ("ac", 4));
+        assert_eq!((measured.regions, measured.put_back.len(), measured.slower), (2, 0, None));
+        assert!((measured.whole.median - 1.0 / 0.6).abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_region_goes_back() {
+        let (plan, measured, stored) = measured(&|integer| match integer {
+            "ac" => 0.9,
+            "a" => 0.5,
+            _ => 2.0,
+        });
+        assert_eq!((integer(&plan).as_str(), stored), ("a", 1));
+        assert_eq!(plan.activations.keys().collect::<Vec<_>>(), ["a", "x"]);
+        assert_eq!(measured.put_back[0].nodes, ["c"]);
+        assert!(plan.nodes["c"].reason.as_ref().unwrap().starts_with("measured: 0.56 (0.55 to 0.57) times as fast"));
+        assert_eq!((measured.slower, measured.whole.median), (None, 2.0));
+    }
+
+    #[test]
+    fn what_gains_by_region_but_is_slower_as_a_whole_goes_back() {
+        // Each region gains over its absence, but any conversion at all costs more than both gain.
+        let (plan, measured, stored) = measured(&|integer| match integer {
+            "ac" => 1.5,
+            "" => 1.0,
+            _ => 3.0,
+        });
+        assert_eq!((integer(&plan).as_str(), plan.activations.len(), stored), ("", 0, 1));
+        let slower = measured.slower.unwrap();
+        assert!((slower.median - 1.0 / 1.5).abs() < 1e-9);
+        assert_eq!((measured.whole.median, measured.put_back.len()), (1.0, 0));
+        for name in ["a", "c"] {
+            let reason = plan.nodes[name].reason.as_deref();
+            assert_eq!(reason, Some("measured: 0.67 (0.66 to 0.68) times as fast in integers as in float"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_goes_back_together() {
+        let (plan, measured, _) = measured(&|_| 1.0);
+        assert_eq!(integer(&plan), "");
+        assert_eq!((measured.put_back.len(), measured.put_back[0].nodes.len(), measured.slower), (1, 2, None));
+    }
 }

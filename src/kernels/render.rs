@@ -13,11 +13,13 @@ impl Summary {
         let mut out = String::new();
         let total = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
         // Writing into a string cannot fail.
-        for (label, counts) in
-            [("integer", &self.integer), ("on codes", &self.moves), ("conversions", &self.conversions)]
-        {
+        for (label, words, counts) in [
+            ("integer", "compute in integers", &self.integer),
+            ("on codes", "move 8-bit numbers as they are", &self.moves),
+            ("conversions", "at every run", &self.conversions),
+        ] {
             let list: Vec<_> = by_count(counts).into_iter().map(|(k, n)| format!("{k} {n}")).collect();
-            let list = if list.is_empty() { String::new() } else { format!("  {}", list.join(", ")) };
+            let list = if list.is_empty() { String::new() } else { format!("  {words}: {}", list.join(", ")) };
             let _ = writeln!(out, "{label:<12}{:>5}{list}", total(counts));
         }
         let _ = writeln!(out, "{:<12}{:>5}", "float", self.float);
@@ -28,9 +30,13 @@ impl Summary {
             let more = self.stays.len() - REASONS;
             let _ = writeln!(out, "                   and {more} more reasons; --nodes tells all");
         }
-        if self.parts + self.folded > 0 {
-            let _ = writeln!(out, "{:<12}{:>5}  done by other nodes' kernels", "parts", self.parts);
-            let _ = writeln!(out, "{:<12}{:>5}  computed when the file is loaded", "folded", self.folded);
+        for (label, count, words) in [
+            ("parts", self.parts, "done by other nodes' kernels"),
+            ("folded", self.folded, "computed when the file is loaded"),
+        ] {
+            if count > 0 {
+                let _ = writeln!(out, "{label:<12}{count:>5}  {words}");
+            }
         }
         out
     }

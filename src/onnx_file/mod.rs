@@ -7,6 +7,7 @@ mod encode;
 mod external_data;
 mod map;
 mod read;
+mod size;
 mod sniff;
 mod tensors;
 mod write;
@@ -14,6 +15,7 @@ mod write;
 pub use map::is_mapped;
 pub(crate) use map::release;
 pub use read::{ReadOptions, from_bytes, read, read_with};
+pub use size::size_on_disk;
 pub use write::{Named, WriteOptions, data_path, to_bytes, to_bytes_and_weights, write};
 
 /// The generated protobuf types; the schema is `proto/onnx.proto`.

@@ -193,5 +193,5 @@ fn blame(job: &Job<'_>, q: &Quantized, reference: &Reference<'_>, samples: &[usi
 
 /// Bytes on disk: of the file, and of weights that are not in it.
 fn size(path: &Path, model: &Model) -> u64 {
-    report::inspect::size_on_disk(path, model)
+    onnx_file::size_on_disk(path, model)
 }

@@ -2,10 +2,11 @@
 
 use super::{Clock, Job, Outcome};
 use crate::{
-    bench::{self, Measured},
+    analysis::stand_ins,
+    bench::{self, Inputs, Measured},
     calibrate::{Dataset, InputSpec},
     diagnostics::{Diagnostic, count},
-    error::Result,
+    error::{Error, Result},
     ir::{Model, NodeId},
     passes::{self, Context, Options, Stage},
     plan::{self, Plan},
@@ -38,8 +39,9 @@ pub(super) fn measure(
     let runtime = OnnxRuntime::open(None)?;
     let inputs = match data {
         Some(data) => bench::from_data(data, 1)?,
-        None => bench::made_up(&InputSpec::of_model(original)?, &Default::default(), 1)?,
+        None => made_up(original, &runtime)?,
     };
+    let compare = |a: &Model, b: &Model| bench::compared_in(&runtime, &inputs.tensors, a, b);
     let carry_out = |plan: Plan| {
         let mut model = prepared.clone();
         let mut cx = Context { plan: Some(plan), options: options.clone(), ..Context::default() };
@@ -54,6 +56,7 @@ pub(super) fn measure(
     };
     let task = bench::Task {
         runtime: &runtime,
+        compare: &compare,
         original,
         prepared,
         feeds: &inputs.tensors,
@@ -65,6 +68,19 @@ pub(super) fn measure(
     outcome.plan = plan;
     let noticed = noticed(&measured);
     Ok((Some(measured), noticed))
+}
+
+/// Inputs where there is no data: of the sizes that placement weighed.
+fn made_up(model: &Model, runtime: &OnnxRuntime) -> Result<Inputs> {
+    let (filled, _) = stand_ins::filled(model);
+    let inputs = bench::made_up(&InputSpec::of_model(&filled)?, &Default::default(), 1)?;
+    let runs = runtime.timed(model, 1, &inputs.tensors).and_then(|mut model| model.run());
+    runs.map_err(|e| {
+        let text =
+            format!("never_slower needs a run, and the model fails on inputs that are {}", inputs.words.join(" "));
+        Error::data(text).help("give --calibration with a typical sample").source(e)
+    })?;
+    Ok(inputs)
 }
 
 fn noticed(measured: &Measured) -> Vec<Diagnostic> {

@@ -1,6 +1,6 @@
 //! What is in a model: inputs, outputs, operators, sizes, and the precision of each node.
 
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde::Serialize;
 
@@ -230,14 +230,6 @@ impl Inspection {
             let _ = writeln!(out, "float* computes in float, its constants are stored in few bits");
         }
     }
-}
-
-/// Bytes on disk: of the file, and of the constants if they are more than fit in it, so that they must stand in others.
-pub fn size_on_disk(path: &Path, model: &Model) -> u64 {
-    let file = std::fs::metadata(path).map_or(0, |m| m.len());
-    let constants = model.value_ids().into_iter().filter_map(|v| model.value(v).initializer());
-    let constants: u64 = constants.map(|t| t.byte_len() as u64).sum();
-    if constants > file { file + constants } else { file }
 }
 
 fn or_none(text: String) -> String {

@@ -21,7 +21,8 @@ pub fn render(bench: &Bench, all: bool) -> String {
         count(bench.rounds, "round")
     );
     let (what, tensors) = bench.inputs.split_first().map_or((String::new(), &[][..]), |(w, t)| (w.clone(), t));
-    let _ = writeln!(out, "inputs: {what}: {}\n", tensors.join(", "));
+    let inputs = if tensors.is_empty() { "none".to_owned() } else { format!("{what}: {}", tensors.join(", ")) };
+    let _ = writeln!(out, "inputs: {inputs}\n");
     let width = bench.models.iter().map(|m| m.model.chars().count()).max().unwrap_or(0).clamp(5, 60);
     let head = format!(
         "{:width$}  {:>9}  {:>11}  {:>19}  {:>7}  {:>14}",

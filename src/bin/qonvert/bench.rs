@@ -67,7 +67,12 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let mut config = Config::default();
     args.image.apply(&mut config);
     config.check()?;
-    args.files().check()?;
+    if args.data.is_none() && args.image.is_given() {
+        let text = "the flags for pictures have no effect: no --data is given";
+        return Err(Error::config(text).help("add --data with a folder of pictures, or leave them out").into());
+    }
+    let files = args.files();
+    files.check()?;
     let options = Options {
         threads: common.threads.map_or(1, |n| if n == 0 { rayon::current_num_threads() } else { n }),
         batch: args.batch,
@@ -76,11 +81,12 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         read: ReadOptions { force: args.force },
     };
     let runtime = args.library.open()?;
-    let specs = bench::input_specs(&args.models, &options)?;
+    let models = bench::Models::read(&args.models, &files, &options)?;
+    let specs = models.inputs();
     let inputs = match &args.data {
         Some(path) => {
             let images = DatasetOptions { images: config.calibration.image.options() };
-            let data = Dataset::open(path, &specs, &images)?;
+            let data = Dataset::open(path, specs, &images)?;
             bench::from_data(&data, args.batch).map_err(|e| e.file(path))?
         }
         None => {
@@ -90,12 +96,12 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
                     return Err(Error::config(format!("--dim {name} is given twice")).into());
                 }
             }
-            bench::made_up(&specs, &dims, args.batch)?
+            bench::made_up(specs, &dims, args.batch)?
         }
     };
     let bar = Bar::new(common);
     bar.step("measure");
-    let done = bench::measure(&runtime, &args.models, &inputs, &options, &|done, all| bar.part(done, all));
+    let done = bench::measure(&runtime, &models, &inputs, &options, &|done, all| bar.part(done, all));
     bar.finish();
     let done = done?;
     if let Some(path) = &args.json {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use qonvert::{
     ir::text::{PrintOptions, print_with},
     onnx_file::{self, ReadOptions},
-    report::inspect::{Inspection, size_on_disk},
+    report::inspect::Inspection,
 };
 
 use crate::Common;
@@ -43,7 +43,7 @@ pub fn run(args: &Args, _: &Common) -> anyhow::Result<ExitCode> {
         let max_elements = Some(args.elements).filter(|&n| n > 0);
         print_with(&model, &PrintOptions { max_elements, ..PrintOptions::default() })
     } else {
-        let size = size_on_disk(&args.model, &model);
+        let size = onnx_file::size_on_disk(&args.model, &model);
         let facts = Inspection::of(&model, &args.model.display().to_string(), size);
         if args.json { serde_json::to_string_pretty(&facts)? + "\n" } else { facts.render(args.nodes) }
     };

@@ -6,15 +6,14 @@ use std::{
 };
 
 use qonvert::{
-    files,
+    files::{self, Files},
     ir::Model,
     kernels::{self, check},
     onnx_file::{self, ReadOptions},
-    runtime::onnxruntime::OnnxRuntime,
     target::Target,
 };
 
-use crate::Common;
+use crate::{Common, runtime_args::LibraryArgs};
 
 /// Show what each node of a model becomes in ONNX Runtime: integer kernel, float, conversion, and why
 #[derive(clap::Args)]
@@ -36,9 +35,6 @@ pub struct Args {
     /// Write all as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// ONNX Runtime's library, to compare with the graph that it makes itself; else that of ORT_DYLIB_PATH or of a Python wheel
-    #[arg(long, value_name = "FILE")]
-    onnxruntime_lib: Option<PathBuf>,
     /// Do not look for ONNX Runtime
     #[arg(long, conflicts_with = "onnxruntime_lib")]
     no_runtime: bool,
@@ -48,10 +44,16 @@ pub struct Args {
     /// Read a file of a newer IR version than qonvert knows
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    library: LibraryArgs,
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
+    args.files().check()?;
     let model = onnx_file::read_with(&args.model, ReadOptions { force: args.force })?;
+    if let Some(path) = args.json.as_ref().filter(|path| path.exists() && onnx_file::is_mapped(path)) {
+        return Err(files::over("--json", "the weights of MODEL").file(path).into());
+    }
     let target = Target::load(&args.target)?;
     let prediction = kernels::predict(&model, &target);
     let summary = prediction.summary();
@@ -70,10 +72,14 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let mut text = if args.nodes { prediction.render_nodes() + "\n" } else { String::new() };
     text += &summary.render();
     text += &match (&differences, &own) {
-        (Some(d), Some((_, who))) if d.is_empty() => format!("\nas in the graph of {who}\n"),
+        (Some(d), Some((_, who))) if d.is_empty() => format!("\nchecked: the graph of {who} has the same kernels\n"),
         (Some(d), Some((_, who))) => {
             let list = d.join("\n  ");
-            format!("\nerror: the graph of {who} differs, which is an error of qonvert's\n  {list}\n")
+            let why = match args.optimized {
+                Some(_) => "it was made of another model or by another release, or qonvert is wrong",
+                None => "qonvert is wrong, or this release differs from the one that its table was measured on",
+            };
+            format!("\nerror: the graph of {who} differs: {why}\n  {list}\n")
         }
         _ => format!("\nfrom the table of {}; not compared with the runtime\n", target.name),
     };
@@ -83,24 +89,31 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     Ok(if differences.is_none_or(|d| d.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+impl Args {
+    fn files(&self) -> Files {
+        let mut all = self.library.files();
+        all.read("MODEL", &self.model);
+        self.optimized.iter().for_each(|path| all.read("--optimized", path));
+        if Path::new(&self.target).is_file() {
+            all.read("--target", &self.target);
+        }
+        self.json.iter().for_each(|path| all.write("--json", path));
+        all
+    }
+}
+
 /// The graph that ONNX Runtime makes of the model, and whose it is; `None` where there is no ONNX Runtime.
 fn own_graph(args: &Args, model: &Model) -> anyhow::Result<Option<(Model, String)>> {
     if let Some(path) = &args.optimized {
         return Ok(Some((onnx_file::read(path)?, path.display().to_string())));
     }
     // The table of another runtime cannot be checked with this one.
-    if args.no_runtime || (args.target != "onnxruntime-cpu" && args.onnxruntime_lib.is_none()) {
+    if args.no_runtime || (args.target != "onnxruntime-cpu" && !args.library.is_named()) {
         return Ok(None);
     }
-    let named = args.onnxruntime_lib.is_some() || std::env::var_os("ORT_DYLIB_PATH").is_some();
-    let runtime = match OnnxRuntime::open(args.onnxruntime_lib.as_deref().map(Path::new)) {
-        Ok(runtime) => runtime,
-        Err(e) if named => return Err(e.into()),
-        Err(e) => {
-            log::info!("{e}");
-            return Ok(None);
-        }
-    };
-    let graph = runtime.optimized_graph(model)?;
+    let Some(runtime) = args.library.open_if_installed()? else { return Ok(None) };
+    let version = runtime.version();
+    let refused = |e| anyhow::Error::new(e).context(format!("nothing to compare with in ONNX Runtime {version}; --no-runtime leaves that out"));
+    let graph = runtime.optimized_graph(model).map_err(refused)?;
     Ok(Some((graph, format!("ONNX Runtime {}", runtime.version()))))
 }

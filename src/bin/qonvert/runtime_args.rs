@@ -69,6 +69,24 @@ impl LibraryArgs {
         Ok(OnnxRuntime::open(self.onnxruntime_lib.as_deref())?)
     }
 
+    /// As [`Self::open`], but `None` where nothing is installed and nobody named a library.
+    pub fn open_if_installed(&self) -> anyhow::Result<Option<OnnxRuntime>> {
+        let named = self.is_named() || std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty());
+        match self.open() {
+            Ok(runtime) => Ok(Some(runtime)),
+            Err(e) if named => Err(e),
+            Err(e) => {
+                log::info!("{e}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the flag is given.
+    pub fn is_named(&self) -> bool {
+        self.onnxruntime_lib.is_some()
+    }
+
     /// The file that the flag names.
     pub fn files(&self) -> Files {
         let mut files = Files::default();

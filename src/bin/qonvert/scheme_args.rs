@@ -166,6 +166,12 @@ impl SchemeArgs {
 }
 
 impl ImageArgs {
+    /// Whether any of these flags is there.
+    pub fn is_given(&self) -> bool {
+        let pixels = self.mean.is_some() || self.std.is_some();
+        pixels || self.image_size.is_some() || self.layout.is_some() || self.channels.is_some()
+    }
+
     /// Sets what is given.
     pub fn apply(&self, config: &mut Config) {
         let image = &mut config.calibration.image;

@@ -19,9 +19,19 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 pub(super) const HELP: &str =
     "`pip install onnxruntime` in the active Python environment, or name its library with --onnxruntime-lib FILE";
 
+/// What a user can do where the variable names something else.
+const VARIABLE_HELP: &str =
+    "let ORT_DYLIB_PATH name the library, or unset it: then that of an installed Python wheel is taken";
+
 /// The library file: the given one, else that of `ORT_DYLIB_PATH`, else that of an installed wheel.
 pub(super) fn find(given: Option<&Path>) -> Result<PathBuf> {
     find_in(given, &|name| env::var_os(name))
+}
+
+/// What a user can do where the file that was found is no such library.
+pub(super) fn help(given: Option<&Path>) -> &'static str {
+    let variable = env::var_os(VARIABLE).is_some_and(|path| !path.is_empty());
+    if given.is_none() && variable { VARIABLE_HELP } else { HELP }
 }
 
 fn find_in(given: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
@@ -56,6 +66,13 @@ fn find_in(given: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) ->
             return Ok(library);
         }
     }
+    // Old wheels have everything in one module for Python.
+    if let Some(site) = folders.iter().find(|f| f.join("onnxruntime").join("capi").is_dir()) {
+        let version = wheel_version(site).unwrap_or_else(|| "of unknown version".to_owned());
+        let text =
+            format!("onnxruntime {version} is too old: its Python wheel has no library that other programs can load");
+        return Err(Error::runtime(text).file(site).help("`pip install --upgrade onnxruntime`"));
+    }
     looked.extend(folders.iter().map(|f| f.display().to_string()));
     Err(Error::runtime(format!("ONNX Runtime is not installed, or not where it was looked for: {}", looked.join(", ")))
         .help(HELP))
@@ -63,9 +80,13 @@ fn find_in(given: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) ->
 
 /// What the user named: the library itself, or a folder with it.
 fn named(by: &str, path: &Path) -> Result<PathBuf> {
-    let wrong = |text: &str| Err(Error::config(format!("{by} names no library: {text}")).file(path).help(HELP));
+    let help = if by == VARIABLE { VARIABLE_HELP } else { HELP };
+    let wrong = |text: &str| Err(Error::config(format!("{by} names no library: {text}")).file(path).help(help));
     if path.is_dir() {
-        let found = [path.to_owned(), path.join("capi"), path.join("onnxruntime").join("capi"), path.join("lib")];
+        let wheel = |site: &Path| site.join("onnxruntime").join("capi");
+        let mut found = vec![path.to_owned(), path.join("capi"), wheel(path), path.join("lib")];
+        // A virtual environment.
+        found.extend(site_folders(path).iter().map(|site| wheel(site)));
         return match found.iter().find_map(|folder| library_in(folder)) {
             Some(library) => Ok(library),
             None => wrong(&format!("there is no {} in this folder", pattern())),
@@ -142,19 +163,23 @@ fn pattern() -> String {
 pub(super) fn version(library: &Path) -> Option<String> {
     let real = library.canonicalize().unwrap_or_else(|_| library.to_owned());
     let name = real.file_name()?.to_string_lossy().into_owned();
-    let digits = |text: &str| {
-        let start = text.find(|c: char| c.is_ascii_digit())?;
-        let end = text[start..].find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len() - start);
-        Some(text[start..start + end].trim_end_matches('.').to_owned()).filter(|v| v.contains('.'))
+    digits(&name).or_else(|| wheel_version(real.ancestors().nth(3)?))
+}
+
+/// The version of the wheel among these packages.
+fn wheel_version(site: &Path) -> Option<String> {
+    let wheel = |p: &PathBuf| {
+        let name = p.file_name()?.to_str()?.strip_suffix(".dist-info")?;
+        name.starts_with("onnxruntime").then(|| digits(name)).flatten()
     };
-    digits(&name).or_else(|| {
-        let site = real.ancestors().nth(3)?;
-        let wheel = |p: &PathBuf| {
-            let name = p.file_name()?.to_str()?.strip_suffix(".dist-info")?;
-            name.starts_with("onnxruntime").then(|| digits(name)).flatten()
-        };
-        entries(site).iter().find_map(wheel)
-    })
+    entries(site).iter().find_map(wheel)
+}
+
+/// The first number with dots.
+fn digits(text: &str) -> Option<String> {
+    let start = text.find(|c: char| c.is_ascii_digit())?;
+    let end = text[start..].find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len() - start);
+    Some(text[start..start + end].trim_end_matches('.').to_owned()).filter(|v| v.contains('.'))
 }
 
 #[cfg(test)]
@@ -205,6 +230,24 @@ mod tests {
         let error = look(Some(&folder.path().join("nothing.so")), &[]).unwrap_err();
         assert!(error.to_string().ends_with("--onnxruntime-lib names no library: there is no such file"), "{error}");
         assert!(look(Some(folder.path()), &[]).unwrap_err().to_string().contains("in this folder"));
+    }
+
+    #[test]
+    fn an_old_wheel_and_a_wrong_variable_are_called_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        let site = old.join("lib/python3.11/site-packages");
+        fs::create_dir_all(site.join("onnxruntime/capi")).unwrap();
+        fs::create_dir_all(site.join("onnxruntime-1.17.3.dist-info")).unwrap();
+        let error = look(None, &[("VIRTUAL_ENV", &old)]).unwrap_err();
+        assert!(error.to_string().contains("onnxruntime 1.17.3 is too old"), "{error}");
+        assert_eq!(error.help_text(), Some("`pip install --upgrade onnxruntime`"));
+        // A newer one elsewhere is taken, and an environment can be named as a whole.
+        let library = wheel(&new);
+        assert_eq!(look(None, &[("VIRTUAL_ENV", &old), ("CONDA_PREFIX", &new)]).unwrap(), library);
+        assert_eq!(look(Some(&new), &[]).unwrap(), library);
+        let error = look(None, &[("ORT_DYLIB_PATH", &old.join("no.so")), ("VIRTUAL_ENV", &new)]).unwrap_err();
+        assert!(error.help_text().unwrap().contains("unset it"), "{error}");
     }
 
     #[test]

@@ -34,6 +34,7 @@ use self::{
 use super::{Runtime, Session, guard::catch};
 use crate::{
     error::{Error, Result},
+    files::Scratch,
     ir::{Model, ValueId},
     onnx_file,
 };
@@ -73,7 +74,7 @@ impl OnnxRuntime {
             let text = format!("ONNX Runtime is loaded from {} already", runtime.library.display());
             return Err(Error::config(text).file(&path).help("one process has one ONNX Runtime"));
         }
-        let environment = load(&path).map_err(|e| e.file(&path))?;
+        let environment = load(&path, library::help(library)).map_err(|e| e.file(&path))?;
         let runtime = Self { environment, library: Arc::new(path) };
         log::info!("ONNX Runtime {} from {}", runtime.version(), runtime.library.display());
         Ok(loaded.insert(runtime).clone())
@@ -92,7 +93,7 @@ impl OnnxRuntime {
     /// The graph that the runtime makes of a model when it loads it on CPU with every optimization: what its nodes are is
     /// what runs. Values and nodes that were fused have the names that the runtime gives them.
     pub fn optimized_graph(&self, model: &Model) -> Result<Model> {
-        let folder = source::folder()?;
+        let folder = Scratch::new()?;
         let path = folder.path().join("optimized.onnx");
         let source = Source::new(model)?;
         let builder = guard(Doing::Load, || {
@@ -127,7 +128,7 @@ impl OnnxRuntime {
 }
 
 /// Loads the library; whatever is wrong with it, an error.
-fn load(path: &Path) -> Result<Environment> {
+fn load(path: &Path, help: &str) -> Result<Environment> {
     let logger: ort::logging::LoggerFunction =
         Arc::new(|_, category, _, _, message| log::trace!("ONNX Runtime: {category}: {message}"));
     let made = catch(|| {
@@ -136,7 +137,7 @@ fn load(path: &Path) -> Result<Environment> {
         builder.build().map_err(|e| e.message().to_owned())
     });
     made.and_then(|done| done)
-        .map_err(|text| Error::runtime("cannot be loaded as ONNX Runtime's library").help(library::HELP).source(text))
+        .map_err(|text| Error::runtime("cannot be loaded as ONNX Runtime's library").help(help).source(text))
 }
 
 impl Runtime for OnnxRuntime {

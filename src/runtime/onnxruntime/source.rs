@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use ort::session::{Session, builder::SessionBuilder};
-use tempfile::TempDir;
-
 use super::failure::{Doing, guard};
 use crate::{
-    error::{Error, Result},
+    error::Result,
+    files::Scratch,
     ir::{Model, Tensor},
     onnx_file::{self, WriteOptions},
 };
+use ort::session::{Session, builder::SessionBuilder};
 
 /// Models with more weights go through a file, from which the runtime maps them: bytes would be copied several times, and
 /// protobuf ends at 2 GB.
@@ -22,7 +21,7 @@ pub(super) enum Source {
     File {
         model: PathBuf,
         /// Removed with this value.
-        _folder: TempDir,
+        _folder: Scratch,
     },
 }
 
@@ -39,7 +38,7 @@ impl Source {
         if weights(model) <= MOST_IN_MEMORY {
             return onnx_file::to_bytes(model).map(Self::Bytes);
         }
-        let folder = folder()?;
+        let folder = Scratch::new()?;
         let path = folder.path().join("model.onnx");
         onnx_file::write(model, &path, WriteOptions { external_data: Some(true) })?;
         Ok(Self::File { model: path, _folder: folder })
@@ -56,10 +55,4 @@ impl Source {
 /// Bytes of all weights.
 pub(super) fn weights(model: &Model) -> usize {
     model.value_ids().iter().filter_map(|&v| model.value(v).initializer()).map(Tensor::byte_len).sum()
-}
-
-/// A folder for files that ONNX Runtime reads or writes; gone when it is dropped.
-pub(super) fn folder() -> Result<TempDir> {
-    let made = tempfile::Builder::new().prefix("qonvert-").tempdir();
-    made.map_err(|e| Error::io(&std::env::temp_dir(), "make a folder for ONNX Runtime", e))
 }

@@ -7,11 +7,12 @@ use ort::{session::Session as OrtSession, value::DynValue};
 use super::{
     OnnxRuntime, Purpose,
     failure::{Doing, guard},
-    source::{self, Source},
+    source::Source,
     tensors,
 };
 use crate::{
     error::{Error, Result},
+    files::Scratch,
     ir::{Model, Tensor},
 };
 
@@ -40,7 +41,7 @@ impl OnnxRuntime {
 
     /// Runs a model file so often and returns what the runtime noted of each run and node: its JSON.
     pub fn profile_file(&self, file: &Path, threads: usize, feeds: &Feeds, runs: usize) -> Result<String> {
-        let folder = source::folder()?;
+        let folder = Scratch::new()?;
         let builder = self.builder(threads, Purpose::Speed)?;
         let session =
             guard(Doing::Load, || builder.with_profiling(folder.path().join("profile"))?.commit_from_file(file));
