@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Activation, Form, NodePlan, Plan, Readers, Weight, named_values, saturation};
+use super::{Activation, Form, NodePlan, Plan, Readers, Weight, averages, named_values, saturation};
 use crate::{
-    analysis::placement::{self, Decision, Placement},
+    analysis::{
+        placement::{self, Decision, Placement},
+        types,
+    },
     error::Result,
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Role},
@@ -52,17 +55,14 @@ pub fn decide(
     let mut roots: BTreeMap<ValueId, QParams> = BTreeMap::new();
     let vanishes = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Absorbed(_)));
     let absorbed: BTreeSet<NodeId> = vanishes.map(|(n, _)| *n).collect();
+    for root in placement.roots() {
+        let types = scheme.activations.get(&root).copied().unwrap_or(scheme.activation);
+        let range = within_clamps(model, &absorbed, root, range_of(root, types)?);
+        roots.insert(root, types.params(range).map_err(|e| e.value(model.value(root).name()))?);
+    }
+    averages::widen(model, &types::infer(model), placement, &mut roots);
     for (&v, q) in &placement.values {
-        let params = match roots.get(&q.root) {
-            Some(p) => *p,
-            None => {
-                let types = scheme.activations.get(&q.root).copied().unwrap_or(scheme.activation);
-                let name = model.value(q.root).name();
-                let range = within_clamps(model, &absorbed, q.root, range_of(q.root, types)?);
-                let params = types.params(range).map_err(|e| e.value(name))?;
-                *roots.entry(q.root).or_insert(params)
-            }
-        };
+        let Some(params) = roots.get(&q.root) else { continue };
         let readers = match q.readers {
             placement::Readers::All => Readers::All,
             placement::Readers::Integer => Readers::Integer,
