@@ -28,6 +28,8 @@ pub struct Scheme {
     pub weights: BTreeMap<NodeId, (QuantTarget, bool)>,
     /// Per value, where the user asks for other activations.
     pub activations: BTreeMap<ValueId, QuantTarget>,
+    /// int8 values become uint8 with the same numbers, where the runtime, which computes in uint8, would not do so itself.
+    pub shared_as_uint8: bool,
 }
 
 impl Default for Scheme {
@@ -38,6 +40,7 @@ impl Default for Scheme {
             per_channel: true,
             weights: BTreeMap::new(),
             activations: BTreeMap::new(),
+            shared_as_uint8: false,
         }
     }
 }
@@ -60,9 +63,14 @@ pub fn decide(
         let range = within_clamps(model, &absorbed, root, range_of(root, types)?);
         roots.insert(root, types.params(range).map_err(|e| e.value(model.value(root).name()))?);
     }
+    let integer = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Integer(_)));
+    let integer: BTreeSet<NodeId> = integer.map(|(n, _)| *n).collect();
     averages::widen(model, &types::infer(model), placement, &mut roots);
     for (&v, q) in &placement.values {
-        let Some(params) = roots.get(&q.root) else { continue };
+        let Some(&(mut params)) = roots.get(&q.root) else { continue };
+        if scheme.shared_as_uint8 && params.dtype == DType::Int8 && !is_alone(model, &integer, v, q.readers) {
+            params = params.as_uint8();
+        }
         let readers = match q.readers {
             placement::Readers::All => Readers::All,
             placement::Readers::Integer => Readers::Integer,
@@ -122,6 +130,21 @@ fn within_clamps(model: &Model, absorbed: &BTreeSet<NodeId>, value: ValueId, mut
         next = model.node(clamp).input(0).and_then(|v| model.producer(v));
     }
     range
+}
+
+/// Whether one node alone reads what is quantized, with no constant beside it: the runtime changes the type of such a pair
+/// by itself, but not that of a constant.
+fn is_alone(model: &Model, integer: &BTreeSet<NodeId>, v: ValueId, readers: placement::Readers) -> bool {
+    let reads: Vec<_> = match readers {
+        placement::Readers::All if model.value(v).readers().count() != model.value(v).uses().len() => return false,
+        placement::Readers::All => model.value(v).readers().collect(),
+        placement::Readers::Integer => model.value(v).readers().filter(|(n, _)| integer.contains(n)).collect(),
+    };
+    let &[(reader, _)] = &reads[..] else { return false };
+    let spec = ops::spec(model, reader);
+    let constant =
+        |i: usize| model.constant_input(reader, i).is_some() && spec.is_some_and(|s| s.role(i) == Role::Data);
+    !(0..model.node(reader).inputs().len()).any(constant)
 }
 
 /// Whether a node reads what an integer kernel made, and what it makes is quantized again, clamps and movements between.
