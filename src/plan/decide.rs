@@ -188,3 +188,42 @@ pub fn dynamic_weight(model: &Model, target: &Target, scheme: &Scheme, id: NodeI
     }
     Some(weight)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::testing::model;
+
+    #[test]
+    fn values_that_several_nodes_read_are_uint8() {
+        let m = model(
+            "float[1,2] x \n float[1,2] c = {1, 2} \n a = Sigmoid(x) \n b = Sigmoid(a) \n d = Add(a, b) \n e = Mul(d, c) \n return e",
+        );
+        let target = Target::load("onnxruntime-cpu").unwrap();
+        let mut placement = Placement::default();
+        for n in m.nodes(m.main()) {
+            placement.nodes.push((n, Decision::Integer("K".into())));
+            for v in m.node(n).inputs().iter().chain(m.node(n).outputs()).flatten() {
+                if m.value(*v).constant().is_none() {
+                    let q = placement::Quantized { readers: placement::Readers::All, root: *v };
+                    placement.values.insert(*v, q);
+                }
+            }
+        }
+        let int8 = QuantTarget { dtype: DType::Int8, symmetric: false, reduce_range: false };
+        let mut scheme = Scheme { activation: int8, shared_as_uint8: true, ..Scheme::default() };
+        let plan = |scheme: &Scheme| decide(&m, &target, &placement, scheme, |_, _| Ok(Range::new(-1.0, 3.0))).unwrap();
+        let (mixed, plain) = (plan(&scheme), {
+            scheme.shared_as_uint8 = false;
+            plan(&scheme)
+        });
+        // Two readers, a constant beside it, and no reader but the caller: uint8.
+        for (name, dtype) in
+            [("x", DType::Int8), ("b", DType::Int8), ("a", DType::Uint8), ("d", DType::Uint8), ("e", DType::Uint8)]
+        {
+            let (now, then) = (&mixed.activations[name], &plain.activations[name]);
+            assert_eq!((now.dtype, then.dtype, now.scale), (dtype, DType::Int8, then.scale), "{name}");
+            assert_eq!(now.zero_point - then.zero_point, if dtype == DType::Uint8 { 128 } else { 0 }, "{name}");
+        }
+    }
+}
