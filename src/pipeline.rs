@@ -5,6 +5,7 @@ mod convert;
 mod dynamic;
 mod finish;
 mod measure;
+mod promised;
 
 use std::{
     collections::BTreeMap,
@@ -132,6 +133,8 @@ pub struct Quantized {
     pub diagnostics: Vec<Diagnostic>,
     /// Seconds of each step.
     pub stages: Vec<(&'static str, f64)>,
+    /// What shall compute in integers.
+    promises: Vec<promised::Promise>,
 }
 
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
@@ -179,6 +182,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         measure::measure(job, [&original, &model], &resolved, data, &cx.options, &mut outcome, &mut clock)?;
     cx.diagnostics.extend(noticed);
     clock.step("rewrite");
+    let promises = promised::promises(&model, &outcome.plan);
     cx.plan = Some(outcome.plan);
     for stage in measure::STAGES {
         passes::run_stage(stage, &mut model, &mut cx)?;
@@ -205,6 +209,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         held_out,
         diagnostics: cx.diagnostics,
         stages: clock.stages,
+        promises,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Clock, Job, Quantized, prepare, thin};
+use super::{Clock, Job, Quantized, prepare, promised, thin};
 use crate::{
     analysis::types,
     calibrate::Dataset,
@@ -40,6 +40,9 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
     let options = WriteOptions { external_data: config.external_data.then_some(true) };
     onnx_file::write(&q.model, &job.output, options)?;
     clock.step("");
+    let target = &job.settings.target;
+    let predicted = kernels::predict(&q.model, target);
+    q.diagnostics.splice(0..0, promised::broken(&q.promises, &predicted, &target.name));
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         model: job.model.display().to_string(),
@@ -47,7 +50,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         nodes: Nodes::of(&q.plan),
         saturation: Saturation::of(&q.plan),
         measured: q.measured.take(),
-        kernels: Some(kernels::predict(&q.model, &job.settings.target).summary()),
+        kernels: Some(predicted.summary()),
         size: Size { before: size(&job.model, &q.original), after: size(&job.output, &q.model) },
         calibration: (job.plan.is_none() && !q.samples.is_empty()).then(|| calibration(&q)),
         proof,

@@ -1,11 +1,12 @@
 //! Whether a plan that was given can be carried out on a model and means what it says.
 
-use super::{Form, NodePlan, Plan, named_values};
+use super::{Form, NodePlan, Plan, averages, named_values};
 use crate::{
+    analysis::types::{self, Types},
     error::{Error, Result},
     ir::{DType, Model, NodeId, Tensor, ValueId},
     ops::{self, Role},
-    quant::{params::type_range, saturation::Pairs},
+    quant::{integer::mean_scale, params::type_range, saturation::Pairs},
     target::{Output, Target},
 };
 
@@ -42,7 +43,7 @@ impl Plan {
                 return Err(Error::config(text).value(name));
             }
         }
-        let names = named_values(model);
+        let (names, types) = (named_values(model), types::infer(model));
         for (name, entry) in &self.nodes {
             // Names that the model does not have are reported where the plan is carried out.
             let Some(id) = names.get(name.as_str()).and_then(|&v| model.producer(v)) else { continue };
@@ -55,7 +56,10 @@ impl Plan {
                 ));
             }
             match entry.becomes {
-                Form::Integer => self.check_integer(model, target, name, entry, id)?,
+                Form::Integer => {
+                    self.check_integer(model, target, name, entry, id)?;
+                    self.check_average(model, &types, name, entry, id)?;
+                }
                 Form::Absorbed => self.check_absorbed(model, name, entry, id)?,
                 Form::Dynamic => self.check_dynamic(model, target, name, entry, id)?,
                 Form::Float => {}
@@ -134,6 +138,23 @@ impl Plan {
             return Err(self.wrong(name, entry, text).help("add the value to activations, or let the node be float"));
         }
         Ok(())
+    }
+
+    /// Refuses scales with which the kernel of an average loads and does not run.
+    fn check_average(&self, model: &Model, types: &Types, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        let scale = |v: ValueId| self.activations.get(model.value(v).name()).map(|a| a.scale);
+        let node = model.node(id);
+        let made = node.output(0).map(|v| self.behind_absorbed(model, v)).and_then(scale);
+        let around = node.input(0).and_then(scale).zip(made).zip(averages::averaged(model, types, id));
+        match around.map(|((x, y), count)| mean_scale(x, y, count)) {
+            Some(Err(e)) => {
+                let text = format!("its kernel would not run: {}", e.message());
+                Err(self
+                    .wrong(name, entry, &text)
+                    .help("change the scale of its output; sizes that are not known count as 1"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_absorbed(&self, model: &Model, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
@@ -216,6 +237,23 @@ mod tests {
         plan.nodes.insert("c".into(), node("Conv", Form::Integer, weight));
         plan.nodes.insert("r".into(), node("Relu", Form::Absorbed, None));
         (m, plan, target)
+    }
+
+    #[test]
+    fn averages_whose_kernel_would_not_run_are_refused() {
+        let m = model("float[1,2,4,4] x \n y = GlobalAveragePool(x) \n return y");
+        let target = Target::load("onnxruntime-cpu").unwrap();
+        let mut plan = Plan { target: target.name.clone(), ..Plan::default() };
+        let a = |scale| Activation { dtype: DType::Uint8, scale, zero_point: 0, readers: Readers::All };
+        plan.activations.insert("x".into(), a(0.1));
+        let entry = "{op: GlobalAveragePool, becomes: integer, kernel: QLinearGlobalAveragePool}";
+        plan.nodes.insert("y".into(), serde_yaml::from_str(entry).unwrap());
+        for (scale, good) in [(0.1, true), (0.1 / 16.0 / 255.0, true), (0.1 / 16.0 / 257.0, false)] {
+            plan.activations.insert("y".into(), a(scale));
+            let said = plan.check(&m, &target).map_err(|e| e.to_string());
+            assert_eq!(said.is_ok(), good, "{said:?}");
+            assert!(good || said.unwrap_err().contains("would not run: an average over 16 elements"));
+        }
     }
 
     #[test]

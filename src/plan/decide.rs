@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Activation, Form, NodePlan, Plan, Readers, Weight, named_values, saturation};
+use super::{Activation, Form, NodePlan, Plan, Readers, Weight, averages, named_values, saturation};
 use crate::{
-    analysis::placement::{self, Decision, Placement},
+    analysis::{
+        placement::{self, Decision, Placement},
+        types,
+    },
     error::Result,
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Role},
@@ -25,6 +28,8 @@ pub struct Scheme {
     pub weights: BTreeMap<NodeId, (QuantTarget, bool)>,
     /// Per value, where the user asks for other activations.
     pub activations: BTreeMap<ValueId, QuantTarget>,
+    /// int8 values become uint8 with the same numbers, where the runtime, which computes in uint8, would not do so itself.
+    pub shared_as_uint8: bool,
 }
 
 impl Default for Scheme {
@@ -35,6 +40,7 @@ impl Default for Scheme {
             per_channel: true,
             weights: BTreeMap::new(),
             activations: BTreeMap::new(),
+            shared_as_uint8: false,
         }
     }
 }
@@ -52,17 +58,19 @@ pub fn decide(
     let mut roots: BTreeMap<ValueId, QParams> = BTreeMap::new();
     let vanishes = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Absorbed(_)));
     let absorbed: BTreeSet<NodeId> = vanishes.map(|(n, _)| *n).collect();
+    for root in placement.roots() {
+        let types = scheme.activations.get(&root).copied().unwrap_or(scheme.activation);
+        let range = within_clamps(model, &absorbed, root, range_of(root, types)?);
+        roots.insert(root, types.params(range).map_err(|e| e.value(model.value(root).name()))?);
+    }
+    let integer = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Integer(_)));
+    let integer: BTreeSet<NodeId> = integer.map(|(n, _)| *n).collect();
+    averages::widen(model, &types::infer(model), placement, &mut roots);
     for (&v, q) in &placement.values {
-        let params = match roots.get(&q.root) {
-            Some(p) => *p,
-            None => {
-                let types = scheme.activations.get(&q.root).copied().unwrap_or(scheme.activation);
-                let name = model.value(q.root).name();
-                let range = within_clamps(model, &absorbed, q.root, range_of(q.root, types)?);
-                let params = types.params(range).map_err(|e| e.value(name))?;
-                *roots.entry(q.root).or_insert(params)
-            }
-        };
+        let Some(&(mut params)) = roots.get(&q.root) else { continue };
+        if scheme.shared_as_uint8 && params.dtype == DType::Int8 && !is_alone(model, &integer, v, q.readers) {
+            params = params.as_uint8();
+        }
         let readers = match q.readers {
             placement::Readers::All => Readers::All,
             placement::Readers::Integer => Readers::Integer,
@@ -124,6 +132,21 @@ fn within_clamps(model: &Model, absorbed: &BTreeSet<NodeId>, value: ValueId, mut
     range
 }
 
+/// Whether one node alone reads what is quantized, with no constant beside it: the runtime changes the type of such a pair
+/// by itself, but not that of a constant.
+fn is_alone(model: &Model, integer: &BTreeSet<NodeId>, v: ValueId, readers: placement::Readers) -> bool {
+    let reads: Vec<_> = match readers {
+        placement::Readers::All if model.value(v).readers().count() != model.value(v).uses().len() => return false,
+        placement::Readers::All => model.value(v).readers().collect(),
+        placement::Readers::Integer => model.value(v).readers().filter(|(n, _)| integer.contains(n)).collect(),
+    };
+    let &[(reader, _)] = &reads[..] else { return false };
+    let spec = ops::spec(model, reader);
+    let constant =
+        |i: usize| model.constant_input(reader, i).is_some() && spec.is_some_and(|s| s.role(i) == Role::Data);
+    !(0..model.node(reader).inputs().len()).any(constant)
+}
+
 /// Whether a node reads what an integer kernel made, and what it makes is quantized again, clamps and movements between.
 fn between_codes(model: &Model, target: &Target, placement: &Placement, id: NodeId) -> bool {
     let node = model.node(id);
@@ -164,4 +187,43 @@ pub fn dynamic_weight(model: &Model, target: &Target, scheme: &Scheme, id: NodeI
         }
     }
     Some(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::testing::model;
+
+    #[test]
+    fn values_that_several_nodes_read_are_uint8() {
+        let m = model(
+            "float[1,2] x \n float[1,2] c = {1, 2} \n a = Sigmoid(x) \n b = Sigmoid(a) \n d = Add(a, b) \n e = Mul(d, c) \n return e",
+        );
+        let target = Target::load("onnxruntime-cpu").unwrap();
+        let mut placement = Placement::default();
+        for n in m.nodes(m.main()) {
+            placement.nodes.push((n, Decision::Integer("K".into())));
+            for v in m.node(n).inputs().iter().chain(m.node(n).outputs()).flatten() {
+                if m.value(*v).constant().is_none() {
+                    let q = placement::Quantized { readers: placement::Readers::All, root: *v };
+                    placement.values.insert(*v, q);
+                }
+            }
+        }
+        let int8 = QuantTarget { dtype: DType::Int8, symmetric: false, reduce_range: false };
+        let mut scheme = Scheme { activation: int8, shared_as_uint8: true, ..Scheme::default() };
+        let plan = |scheme: &Scheme| decide(&m, &target, &placement, scheme, |_, _| Ok(Range::new(-1.0, 3.0))).unwrap();
+        let (mixed, plain) = (plan(&scheme), {
+            scheme.shared_as_uint8 = false;
+            plan(&scheme)
+        });
+        // Two readers, a constant beside it, and no reader but the caller: uint8.
+        for (name, dtype) in
+            [("x", DType::Int8), ("b", DType::Int8), ("a", DType::Uint8), ("d", DType::Uint8), ("e", DType::Uint8)]
+        {
+            let (now, then) = (&mixed.activations[name], &plain.activations[name]);
+            assert_eq!((now.dtype, then.dtype, now.scale), (dtype, DType::Int8, then.scale), "{name}");
+            assert_eq!(now.zero_point - then.zero_point, if dtype == DType::Uint8 { 128 } else { 0 }, "{name}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Values go by their names and nodes by the name of their first output, both as in the model after the Prepare passes
 //! (see [`named_values`] for names inside subgraphs).
 
+mod averages;
 mod check;
 mod decide;
 mod fragile;

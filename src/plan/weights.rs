@@ -13,12 +13,15 @@ use crate::{
 };
 
 impl Weight {
-    /// The codes of a weight of an integer node. Where the scale of a symmetric weight is so small that the node's `bias`
-    /// would not fit its 32 bits, next to an input of these parameters, it is raised.
+    /// The codes of a weight of an integer node. Where its scale is so small that the node's `bias` would not fit its 32
+    /// bits, next to an input of these parameters, it is raised and the zero point kept: with a bias in float, a Gemm whose
+    /// output is not quantized would stay float.
     pub fn quantize(&self, tensor: &Tensor, bias: Option<&[f32]>, input: Option<QParams>) -> Result<QuantizedWeight> {
         let q = quantize_weight(tensor, self.dtype, self.axis, self.symmetric, self.reduce_range)?;
         let q = self.without_saturation(tensor, q)?;
-        let (Some(bias), Some(input), true) = (bias, input, self.symmetric) else { return Ok(q) };
+        // Sums of pairs that just do not saturate could do so with codes that are nearer to a zero point other than 0.
+        let free = self.symmetric || self.pair_axes.is_empty();
+        let (Some(bias), Some(input), true) = (bias, input, free) else { return Ok(q) };
         let (scales, raised) = weight_scales_for_bias(bias, input.scale, &q.scales());
         if raised == 0 || scales.len() != q.params.len() {
             return Ok(q);

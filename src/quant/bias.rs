@@ -24,8 +24,7 @@ pub struct QuantizedBias {
 ///
 /// Where a weight's scale is so small that `s_x * s_w` cannot express the bias in 31 bits, the weight's scale is raised
 /// (its codes get coarser: it hardly matters next to such a bias). `s_w` holds one scale or one for each element of
-/// `bias`. Returns the scales to quantize the weight with, and how many of them were raised. Only for symmetric
-/// weights of 8 or 16 bits: with any other the bias must be left in float.
+/// `bias`. Returns the scales to quantize the weight with, its zero points kept, and how many of them were raised.
 pub fn weight_scales_for_bias(bias: &[f32], s_x: f32, s_w: &[f32]) -> (Vec<f32>, usize) {
     let absmax = |b: &[f32]| b.iter().fold(0f64, |m, &b| m.max(f64::from(b).abs()));
     let mut raised = 0;

@@ -121,6 +121,11 @@ pub struct QParams {
 }
 
 impl QParams {
+    /// The parameters whose uint8 codes stand for the same numbers as these int8 codes.
+    pub fn as_uint8(self) -> Self {
+        Self { zero_point: self.zero_point + 128, dtype: DType::Uint8, ..self }
+    }
+
     /// The parameters that spread `range` over the codes of `dtype`.
     ///
     /// The range is widened to hold 0; all is computed in 64 bits and the scale rounded at the end; the zero point is

@@ -16,10 +16,10 @@ use crate::{
         Observer,
         observers::{self, Method},
     },
-    config::{self, Config, FloatWeights, Mode, Precision, Rule, suggest},
+    config::{self, Config, FloatWeights, Format, Mode, Precision, Rule, suggest},
     diagnostics::Diagnostic,
     error::{Error, Result},
-    ir::{Model, NodeId, ValueId},
+    ir::{DType, Model, NodeId, ValueId},
     ops::{Class, OPS},
     plan,
     quant::{QuantTarget, Range},
@@ -134,6 +134,7 @@ impl Settings {
                 activation: a.target(),
                 weight: self.config.weight.target(),
                 per_channel: self.config.weight.per_channel,
+                shared_as_uint8: self.config.format == Format::Qdq && self.target.activation == DType::Uint8,
                 ..plan::Scheme::default()
             },
             observer: observers::by_name(&a.observer)?,
@@ -171,7 +172,13 @@ impl Settings {
         check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
         if out.scheme.activation.dtype.bits() == 8 && out.scheme.activation.dtype != self.target.activation {
             let (name, have, want) = (&self.target.name, out.scheme.activation.dtype, self.target.activation);
-            let text = format!("{name} leaves some of the planned kernels in float with activations of type {have}");
+            let text = match out.scheme.shared_as_uint8 {
+                true => format!(
+                    "{name} computes in {want} and takes {have} only where one node alone reads a value: the others are \
+                     written as {want} with a zero point 128 higher, which are the same numbers"
+                ),
+                false => format!("{name} leaves some of the planned kernels in float with activations of type {have}"),
+            };
             let help = format!("{want} is the type that all of its integer kernels take");
             out.diagnostics.push(Diagnostic::warning("slower_activation_type", text).help(help));
         }

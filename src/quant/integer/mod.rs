@@ -31,7 +31,7 @@ pub use dynamic::{dynamic_quantize_linear, dynamic_quantize_matmul};
 pub use elementwise::{qlinear_add, qlinear_mul};
 pub use gemm::{Bias, Gemm, qgemm, qgemm_float};
 pub use matmul::{matmul_integer, matmul_integer_to_float, qlinear_matmul};
-pub use pooling::{Pool, qlinear_average_pool, qlinear_global_average_pool};
+pub use pooling::{Pool, mean_scale, qlinear_average_pool, qlinear_global_average_pool};
 pub use softmax::qlinear_softmax;
 pub use table::{qlinear_concat, qlinear_leaky_relu, qlinear_sigmoid, qlinear_where};
 

@@ -62,15 +62,7 @@ pub fn qlinear_global_average_pool(x: Codes, y: QParams) -> Result<Computed<i32>
     let out = Output::new(y)?;
     let (planes, spatial) = planes(&x)?;
     let plane = shape::count(spatial, "x")?;
-    let scale = x.params.scale / (y.scale * plane as f32);
-    if !(1.0 / 4_294_967_296.0..256.0).contains(&scale) {
-        return Err(Error::unsupported(format!(
-            "an average over {plane} elements from scale {} to scale {}: {scale} steps of the output a step of the sum, \
-             which must be from 2^-32 to below 256",
-            x.params.scale, y.scale
-        ))
-        .help("give the output a scale nearer to that of the input"));
-    }
+    let scale = mean_scale(x.params.scale, y.scale, plane)?;
     let steps = x.steps();
     let code = |i: usize| {
         let sum = steps[i * plane..][..plane].iter().copied().fold(0, i32::wrapping_add);
@@ -78,6 +70,20 @@ pub fn qlinear_global_average_pool(x: Codes, y: QParams) -> Result<Computed<i32>
     };
     let dims = x.dims.iter().enumerate().map(|(i, &d)| if i < 2 { d } else { 1 }).collect();
     Ok(Computed { values: (0..planes).map(code).collect(), dims })
+}
+
+/// Steps of the output for a step of the sum of `count` codes, by which [`qlinear_global_average_pool`] multiplies. Error:
+/// the kernel refuses it.
+pub fn mean_scale(x: f32, y: f32, count: usize) -> Result<f32> {
+    let scale = x / (y * count as f32);
+    match (1.0 / 4_294_967_296.0..256.0).contains(&scale) {
+        true => Ok(scale),
+        false => Err(Error::unsupported(format!(
+            "an average over {count} elements from scale {x} to scale {y}: {scale} steps of the output a step of the sum, \
+             which must be from 2^-32 to below 256"
+        ))
+        .help("give the output a scale nearer to that of the input")),
+    }
 }
 
 /// N * C, and the spatial dims.
