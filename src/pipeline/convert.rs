@@ -165,3 +165,25 @@ pub fn convert(job: &ConvertJob<'_>) -> Result<Conversion> {
     };
     Ok(Conversion::between(job.format.name(), &original, &model, report))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    /// The codes of what is told of a conversion.
+    fn told(nodes: &str) -> Vec<&'static str> {
+        let head = "<ir_version: 8, opset_import: [\"\" : 17, \"com.microsoft\" : 1]> g (float[2,2] x) => (y)";
+        let model = text::parse(&format!("{head} <float s = {{0.5}}, uint8 z = {{3}}> {{ {nodes} }}")).unwrap();
+        let mut cx = Context::default();
+        notice_what_stays(&model, &model, &mut cx);
+        cx.diagnostics.iter().map(|d| d.code).collect()
+    }
+
+    #[test]
+    fn what_stays_is_told() {
+        assert_eq!(told("y = MatMul(x, x)"), [NOTHING_QUANTIZED]);
+        assert_eq!(told("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)"), [""; 0]);
+        assert_eq!(told("y = com.microsoft.DynamicQuantizeLSTM(x)"), ["one_form"]);
+    }
+}
