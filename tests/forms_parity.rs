@@ -21,7 +21,7 @@ fn count(model: &Model, which: impl Fn(&str) -> bool) -> usize {
 }
 
 fn integer(op: &str) -> bool {
-    op.starts_with("QLinear") || op == "QGemm"
+    op.starts_with("QLinear") || op == "QGemm" || op == "MatMulIntegerToFloat"
 }
 
 /// The scales and zero points of all pairs.

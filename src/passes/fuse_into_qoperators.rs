@@ -8,15 +8,17 @@
 //! Operators that only move elements then move codes, where both sides have one scale and zero point. Driven by the operator
 //! facts ([`crate::ops::IntegerForm`]) and by the types that the target has; what has no integer operator stays as it is.
 
+use std::collections::BTreeMap;
+
 use super::{
     Context,
-    support::pairs::{Linear, import},
+    support::pairs::{Linear, import, moves_codes},
 };
 use crate::{
     analysis::types::{self, Types},
     error::Result,
     ir::{Attr, DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
-    ops::{self, Class, IntegerForm, MICROSOFT, OpSpec, Role, Slot},
+    ops::{self, IntegerForm, MICROSOFT, OpSpec, Role, Slot},
     quant::bias::quantize_bias,
     target::IntegerOps,
 };
@@ -49,6 +51,8 @@ struct Fusion {
     inputs: Vec<Input>,
     /// The QuantizeLinear of each output; empty where the output stays float.
     outputs: Vec<Linear>,
+    /// Outputs that nothing reads, among those, with a name.
+    unused: BTreeMap<usize, String>,
     needs_zero_points: bool,
 }
 
@@ -64,7 +68,7 @@ enum Input {
 impl Fusion {
     fn of(model: &Model, types: &Types, has: &IntegerOps, id: NodeId) -> Option<Self> {
         let spec = ops::spec(model, id)?;
-        if spec.class == Class::Movement {
+        if moves_codes(model, id) {
             return Self::moving(model, types, has, id, spec);
         }
         let forms = [spec.integer, spec.to_float];
@@ -142,8 +146,11 @@ impl Fusion {
             inputs.pop();
         }
         let (op, domain) = (form.op, form.domain);
-        let needs_zero_points = !form.zero_points_are_optional();
-        Some(Self { id, op, domain, attributes, inputs, outputs: quantized.into_iter().collect(), needs_zero_points })
+        // Without one, the runtime takes codes for uint8.
+        let others = codes.iter().any(|&d| d != DType::Uint8 && d != DType::Float);
+        let needs_zero_points = others || !form.zero_points_are_optional();
+        let outputs = quantized.into_iter().collect();
+        Some(Self { id, op, domain, attributes, inputs, outputs, unused: BTreeMap::new(), needs_zero_points })
     }
 
     fn moving(model: &Model, types: &Types, has: &IntegerOps, id: NodeId, spec: &'static OpSpec) -> Option<Self> {
@@ -155,14 +162,19 @@ impl Fusion {
             let q = Linear::only_quantized(model, (*v)?)?;
             (q.per_tensor(model)? == params && q.codes(model, types)? == dtype).then_some(q)
         };
-        let outputs: Vec<Linear> = node.outputs().iter().map(one).collect::<Option<_>>()?;
+        let is_unused = |v: &Option<ValueId>| v.is_none_or(|v| model.value(v).uses().is_empty());
+        let name = |v: Option<ValueId>| format!("{}_quantized", v.map_or("unused", |v| model.value(v).name()));
+        let unused = node.outputs().iter().enumerate().filter(|(_, v)| is_unused(v));
+        let unused: BTreeMap<usize, String> = unused.map(|(i, v)| (i, name(*v))).collect();
+        let outputs: Vec<Linear> =
+            node.outputs().iter().filter(|v| !is_unused(v)).map(one).collect::<Option<_>>()?;
         if outputs.is_empty() || !has.moves(spec.name, dtype, model.opset("").unwrap_or(1)) {
             return None;
         }
         let others = node.inputs().iter().skip(1).map(|&v| Input::Value(v));
         let inputs = std::iter::once(Input::Value(Some(dq.input))).chain(others).collect();
         let attributes = node.attributes.clone();
-        Some(Self { id, op: spec.name, domain: "", attributes, inputs, outputs, needs_zero_points: false })
+        Some(Self { id, op: spec.name, domain: "", attributes, inputs, outputs, unused, needs_zero_points: false })
     }
 
     fn carry_out(self, model: &mut Model, types: &Types) -> Result<bool> {
@@ -197,8 +209,13 @@ impl Fusion {
         } else {
             self.outputs.iter().flat_map(|q| model.take_outputs(q.node)).collect()
         };
-        for v in made {
-            spec = spec.output_value(v);
+        let count = made.len() + self.unused.len();
+        let mut made = made.into_iter();
+        for i in 0..count {
+            spec = match self.unused.get(&i) {
+                Some(name) => spec.output(name),
+                None => spec.output_value(made.next().flatten()),
+            };
         }
         model.insert_named(spec, Place::Before(self.id));
         self.outputs.iter().for_each(|q| model.remove_node(q.node));
@@ -226,6 +243,11 @@ fn bias(model: &Model, id: NodeId, i: usize) -> Option<Input> {
     let scales = |i: usize| Linear::dequantized(model, node.input(i)?)?.scales(model);
     let (data, weight) = (scales(0)?, scales(1)?);
     let &[data] = &data[..] else { return None };
+    // A QGemm multiplies its bias by alpha, too.
+    let data = data * node.float("alpha").unwrap_or(1.0);
+    if !(data.is_finite() && data > 0.0) {
+        return None;
+    }
     let dq = Linear::dequantized(model, value);
     if let Some(dq) = dq.filter(|dq| model.value(dq.input).dtype() == Some(DType::Int32)) {
         let zeros = dq.zero_point.is_none_or(|z| zeros(model, z));

@@ -6,7 +6,7 @@
 #[cfg(test)]
 pub(crate) mod testing;
 
-use crate::{diagnostics::Diagnostic, error::Result, ir::Model, plan::Plan, target::IntegerOps};
+use crate::{diagnostics::Diagnostic, error::Result, ir::Model, ops, plan::Plan, target::IntegerOps};
 
 /// When a pass runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,7 +122,12 @@ pub fn run_stage(stage: Stage, model: &mut Model, cx: &mut Context) -> Result<us
 /// Brings a model that is quantized in any form into Q/DQ form. Scales and zero points stay what they are.
 pub fn raise(model: &mut Model, cx: &mut Context) -> Result<usize> {
     // Scales may be the outputs of Constant nodes.
-    Ok(lift_constants::run(model, cx)? + run_stage(Stage::Raise, model, cx)?)
+    let lifted = lift_constants::run(model, cx)?;
+    let raised = run_stage(Stage::Raise, model, cx)?;
+    if raised > 0 {
+        support::pairs::forget_import(model, ops::MICROSOFT);
+    }
+    Ok(lifted + raised)
 }
 
 /// Runs the passes of a stage until none changes anything (at most 10 rounds: passes that undo each other are a bug).

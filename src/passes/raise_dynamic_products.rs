@@ -53,6 +53,9 @@ fn raise(model: &mut Model, node: NodeId) -> Result<bool> {
                 return Ok(false);
             };
             let data = Codes { codes: a, scale: sa, zero_point: n.input(4) };
+            if several(model, data.zero_point) {
+                return Ok(false);
+            }
             let weight = Codes { codes: b, scale: sb, zero_point: n.input(5) };
             let Some(weight) = weight_scales(model, weight, false)? else { return Ok(false) };
             whole(model, node, data, weight, n_bias(model, node, 6))
@@ -108,6 +111,9 @@ fn chain(model: &mut Model, node: NodeId) -> Result<bool> {
     let conv = n.is("ConvInteger");
     let (Some(a), Some(b), Some(sums)) = (n.input(0), n.input(1), n.output(0)) else { return Ok(false) };
     let (za, zb, attributes) = (n.input(2), n.input(3), n.attributes.clone());
+    if several(model, za) {
+        return Ok(false);
+    }
     let Some((cast, _)) = walk::sole_reader(model, sums).filter(|(c, _)| model.node(*c).is("Cast")) else {
         return Ok(false);
     };
@@ -162,6 +168,11 @@ fn chain(model: &mut Model, node: NodeId) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether there is a zero point for each row, which DequantizeLinear has not beside a scalar.
+fn several(model: &Model, zero_point: Option<ValueId>) -> bool {
+    zero_point.and_then(|v| model.value(v).constant()).is_some_and(|t| t.len() > 1)
+}
+
 /// The only reader of a value, if it is a Mul, with what that multiplies by.
 fn scaled(model: &Model, v: ValueId) -> Option<(NodeId, ValueId)> {
     let (mul, i) = walk::sole_reader(model, v).filter(|(n, _)| model.node(*n).is("Mul"))?;
@@ -187,7 +198,8 @@ fn is_scalar(model: &Model, v: ValueId) -> bool {
 
 /// A weight with its scales as DequantizeLinear takes them, and their axis. `None` where it does not take them.
 fn weight_scales(model: &mut Model, w: Codes, conv: bool) -> Result<Option<(Codes, Option<usize>)>> {
-    if is_scalar(model, w.scale) {
+    let has_axes = |v: ValueId| model.value(v).constant().is_some_and(|t| t.rank() > 0);
+    if is_scalar(model, w.scale) && !w.zero_point.is_some_and(has_axes) {
         return Ok(Some((w, None)));
     }
     let (Some(codes), Some(scale)) = (model.value(w.codes).constant(), model.value(w.scale).constant()) else {
@@ -202,6 +214,17 @@ fn weight_scales(model: &mut Model, w: Codes, conv: bool) -> Result<Option<(Code
     let mut copy = |v: ValueId, t: Tensor| {
         let name = format!("{}_1", model.value(v).name());
         model.add_initializer(graph, &name, t)
+    };
+    // One with more axes than the product gives it more axes, too.
+    if scale.rank() > codes.rank() {
+        return Ok(None);
+    }
+    // One scale beside a zero point for each column.
+    let each = |z: &Tensor| !conv && codes.rank() == 2 && z.len() == codes.dims()[1];
+    let scale = match zeros.as_ref().filter(|z| z.len() > 1 && scale.len() == 1) {
+        Some(z) if each(z) => Tensor::from_f32(&[z.len()], &vec![scale.to_f32()?[0]; z.len()]),
+        Some(_) => return Ok(None),
+        None => scale,
     };
     if scale.len() == 1 && zeros.as_ref().is_none_or(|z| z.len() == 1) {
         let scale = copy(w.scale, scale.reshaped(vec![])?);
@@ -328,6 +351,36 @@ mod tests {
                 y = MatMul(q_DequantizeLinear_Output, w_DequantizeLinear_Output)",
             ),
         );
+    }
+
+    /// DequantizeLinear has as many zero points as scales.
+    #[test]
+    fn one_scale_beside_several_zero_points() {
+        let body = "q, s, z = DynamicQuantizeLinear(x) i = MatMulInteger(q, w, z, u) f = Cast <to = 1> (i) p = Mul(s, t) y = Mul(f, p)";
+        let after = "w_DequantizeLinear_Output = DequantizeLinear <axis = 1> (w, t_1, u_1)
+            q, s, z = DynamicQuantizeLinear(x)
+            q_DequantizeLinear_Output = DequantizeLinear(q, s, z)
+            y = MatMul(q_DequantizeLinear_Output, w_DequantizeLinear_Output)";
+        check(
+            run,
+            &matmul("float t = {2}, int8[2] u = {3, 4}", body),
+            &matmul("float[2] t_1 = {2, 2}, int8[2] u_1 = {3, 4}", after),
+        );
+        let plain = after.replace(" <axis = 1>", "");
+        check(
+            run,
+            &matmul("float t = {2}, int8[1] u = {3}", body),
+            &matmul("float t_1 = {2}, int8 u_1 = {3}", &plain),
+        );
+    }
+
+    /// A zero point for each row of the data, and a scale that gives the product another rank.
+    #[test]
+    fn what_no_float_product_says_stays() {
+        let body = "c = Cast <to = 2> (x) i = MatMulInteger(c, w, o) f = Cast <to = 1> (i) y = Mul(f, t)";
+        check_skipped(run, &matmul("float t = {2}, uint8[2] o = {3, 4}", body), "");
+        let body = "q, s, z = DynamicQuantizeLinear(x) i = MatMulInteger(q, w, z) f = Cast <to = 1> (i) p = Mul(s, t) y = Mul(f, p)";
+        check_skipped(run, &matmul("float[1, 1, 1] t = {2}", body), "");
     }
 
     #[test]

@@ -12,14 +12,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Context,
-    support::pairs::{Linear, forget_import},
+    support::pairs::{Linear, forget_import, moves_codes, stay},
 };
 use crate::{
     analysis::types::{self, Types},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{Attr, Model, Node, NodeId, NodeSpec, Place, Tensor, ValueId},
-    ops::{self, Class, IntegerForm, MICROSOFT, OpSpec, Slot, raised_by},
+    ops::{self, IntegerForm, MICROSOFT, OpSpec, Slot, raised_by},
+    quant::pack::pack,
 };
 
 /// See the module's documentation.
@@ -28,8 +29,13 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     if !ids.iter().any(|&n| is_quantized(model.node(n))) {
         return Ok(0);
     }
-    let mut raiser = Raiser { types: types::infer(model), numbers: HashMap::new(), changes: 0 };
-    let mut odd: BTreeMap<String, usize> = BTreeMap::new();
+    let mut raiser = Raiser { 
+        types: types::infer(model),
+        to_and_fro: cx.options.qoperator.is_some(),
+        numbers: HashMap::new(),
+        changes: 0,
+    };
+    let mut odd: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for id in ids {
         let node = model.node(id);
         let label = (model.node_label(id), node.op_type.clone());
@@ -37,16 +43,16 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             Some((spec, form)) => raiser.computing(model, id, spec, &form),
             None => raiser.moving(model, id),
         };
-        match done.map_err(|e| e.node(label.0, label.1))? {
-            Ok(()) => {}
-            Err(reason) => *odd.entry(reason).or_default() += 1,
+        let done = done.map_err(|e| e.node(label.0.clone(), label.1))?;
+        if let Err(reason) = done {
+            odd.entry(reason).or_default().push(label.0);
         }
     }
     if raiser.changes > 0 {
         forget_import(model, MICROSOFT);
     }
-    for (reason, count) in odd {
-        let text = format!("{} stay as they are: {reason}", crate::diagnostics::count(count, "integer operator"));
+    for (reason, nodes) in odd {
+        let text = format!("{}: {reason}", stay(&nodes, "integer operator"));
         let known = |d: &Diagnostic| d.code == "not_raised" && d.message == text;
         if !cx.diagnostics.iter().any(known) {
             cx.diagnostics.push(Diagnostic::warning("not_raised", text));
@@ -65,6 +71,8 @@ type Raised = Result<std::result::Result<(), String>>;
 
 struct Raiser {
     types: Types,
+    /// Only what becomes the integer operator again: the QOperator format is asked for.
+    to_and_fro: bool,
     /// What was dequantized already, by codes, scale, zero point and axis.
     numbers: HashMap<(ValueId, ValueId, Option<ValueId>, Option<usize>), ValueId>,
     changes: usize,
@@ -76,7 +84,15 @@ impl Raiser {
             (Ok(layout), Ok(attributes)) => (layout, attributes),
             (Err(reason), _) | (_, Err(reason)) => return Ok(Err(reason)),
         };
-        let bias_scale = layout.bias_scale(model);
+        if self.to_and_fro && !layout.is_constant(model) {
+            return Ok(Ok(()));
+        }
+        let bias_scale = match layout.bias_scale(model, model.node(id).float("alpha").unwrap_or(1.0)) {
+            Some(s) if layout.bias.is_some() && !s.to_f32()?.iter().all(|s| s.is_finite() && *s > 0.0) => {
+                return Ok(Err(format!("the scales of the bias of {} are no positive numbers", form.op)));
+            }
+            scale => scale,
+        };
         if layout.bias.is_some() && bias_scale.is_none() {
             return Ok(Err(format!("the scales of {} with a bias are not constant", form.op)));
         }
@@ -93,7 +109,8 @@ impl Raiser {
                     }
                 }
             };
-            let value = self.dequantized(model, id, triple, axis)?;
+            let triple = Triple { zero_point: zero_points_as(model, triple.scale, triple.zero_point)?, ..*triple };
+            let value = self.dequantized(model, id, &triple, axis, false)?;
             inputs.insert(i, value);
         }
         if let (Some((i, codes)), Some(scale)) = (layout.bias, bias_scale) {
@@ -101,7 +118,7 @@ impl Raiser {
             let axis = (scale.len() > 1).then_some(0);
             let scale = model.add_initializer(model.value(codes).graph(), &name, scale);
             let triple = Triple { codes, scale, zero_point: None };
-            let value = self.dequantized(model, id, &triple, axis)?;
+            let value = self.dequantized(model, id, &triple, axis, false)?;
             inputs.insert(i, value);
         }
         let mut float = NodeSpec::new(spec.name).attrs(attributes);
@@ -117,7 +134,9 @@ impl Raiser {
                 let name = base_name(model.value(out).name()).to_owned();
                 let node = named(model, id, float.output(name));
                 let real = model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
-                let spec = NodeSpec::new("QuantizeLinear").inputs([Some(real), Some(scale), zero_point]);
+                let zero_point = zero_points_as(model, scale, zero_point)?;
+                let spec = NodeSpec::new("QuantizeLinear").inputs([Some(real), Some(scale)]);
+                let spec = spec.inputs(zero_point.map(Some));
                 model.insert(spec.output_value(Some(out)), Place::Before(id));
             }
         }
@@ -128,14 +147,15 @@ impl Raiser {
 
     /// A node that moves codes which a QuantizeLinear made.
     fn moving(&mut self, model: &mut Model, id: NodeId) -> Raised {
-        let Some(spec) = ops::spec(model, id).filter(|s| s.class == Class::Movement) else { return Ok(Ok(())) };
+        let Some(spec) = ops::spec(model, id).filter(|_| moves_codes(model, id)) else { return Ok(Ok(())) };
         let node = model.node(id);
         let made = node.input(0).and_then(|v| Linear::of(model, model.producer(v)?, "QuantizeLinear"));
         let Some(q) = made.filter(|q| q.per_tensor(model).is_some()) else { return Ok(Ok(())) };
         let attributes = node.attributes.clone();
         let others: Vec<_> = node.inputs().iter().skip(1).copied().collect();
         let triple = Triple { codes: q.output, scale: q.scale, zero_point: q.zero_point };
-        let numbers = self.dequantized(model, id, &triple, None)?;
+        let microsoft = !model.node(q.node).in_onnx_domain();
+        let numbers = self.dequantized(model, id, &triple, None, microsoft)?;
         let outputs = model.take_outputs(id);
         let mut float = NodeSpec::new(spec.name).attrs(attributes).input(numbers).inputs(others);
         for v in &outputs {
@@ -148,7 +168,13 @@ impl Raiser {
         let reals = model.node(node).outputs().to_vec();
         for (real, codes) in reals.into_iter().zip(outputs) {
             if codes.is_some() {
-                let spec = NodeSpec::new("QuantizeLinear").inputs([real, Some(q.scale), q.zero_point]);
+                // Of the same domain and attributes: they may tell the type of the codes.
+                let like = model.node(q.node);
+                let mut spec = NodeSpec::new("QuantizeLinear").attrs(like.attributes.clone());
+                if let Some(domain) = like.domain.clone().filter(|_| !like.in_onnx_domain()) {
+                    spec = spec.domain(domain);
+                }
+                let spec = spec.inputs([real, Some(q.scale)]).inputs(q.zero_point.map(Some));
                 model.insert(spec.output_value(codes), Place::Before(id));
             }
         }
@@ -157,7 +183,15 @@ impl Raiser {
         Ok(Ok(()))
     }
 
-    fn dequantized(&mut self, model: &mut Model, before: NodeId, t: &Triple, axis: Option<usize>) -> Result<ValueId> {
+    /// The numbers of codes, by a DequantizeLinear of ONNX's domain or ONNX Runtime's, in front of a node.
+    fn dequantized(
+        &mut self,
+        model: &mut Model,
+        before: NodeId,
+        t: &Triple,
+        axis: Option<usize>,
+        microsoft: bool,
+    ) -> Result<ValueId> {
         let key = (t.codes, t.scale, t.zero_point, axis);
         let graph = model.node(before).graph();
         if let Some(&v) = self.numbers.get(&key).filter(|v| model.value(**v).graph() == graph) {
@@ -168,11 +202,30 @@ impl Raiser {
         if let Some(axis) = axis {
             spec = spec.attr("axis", axis as i64);
         }
+        if microsoft {
+            spec = spec.domain(MICROSOFT);
+        }
         let node = model.insert(spec.output(name), Place::Before(before));
         let value = model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
         self.numbers.insert(key, value);
         Ok(value)
     }
+}
+
+/// Zero points in the shape of the scales, as QuantizeLinear and DequantizeLinear have them: integer operators may have one
+/// for all, or one in brackets beside a scalar.
+fn zero_points_as(model: &mut Model, scale: ValueId, zero_point: Option<ValueId>) -> Result<Option<ValueId>> {
+    let Some(v) = zero_point else { return Ok(None) };
+    let (Some(scales), Some(zeros)) = (model.value(scale).constant(), model.value(v).constant()) else {
+        return Ok(zero_point);
+    };
+    let Some(zero) = zeros.scalar_i64().filter(|_| zeros.dims() != scales.dims() && zeros.len() == 1) else {
+        return Ok(zero_point);
+    };
+    let zero = i32::try_from(zero).map_err(|_| Error::malformed(format!("a zero point is {zero}")))?;
+    let tensor = pack(zeros.dtype(), scales.dims(), &vec![zero; scales.len()])?;
+    let name = format!("{}_{}", model.value(v).name(), model.value(scale).name());
+    Ok(Some(model.add_initializer(model.value(v).graph(), &name, tensor)))
 }
 
 /// Inserts a node under the name of one that is to be removed.
@@ -266,12 +319,20 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The scales of the bias: those of input 0 times those of the weight, as the runtime multiplies them.
-    fn bias_scale(&self, model: &Model) -> Option<Tensor> {
+    /// Whether no scale or zero point is computed when the model runs.
+    fn is_constant(&self, model: &Model) -> bool {
+        let triples = self.triples.values().map(|t| (t.scale, t.zero_point));
+        let constant = |v: ValueId| model.value(v).constant().is_some();
+        triples.chain(self.output).all(|(scale, zero_point)| constant(scale) && zero_point.is_none_or(constant))
+    }
+
+    /// The scales of the bias: those of input 0 times those of the weight, as the runtime multiplies them, times what the
+    /// product is multiplied by (a QGemm multiplies its bias, too).
+    fn bias_scale(&self, model: &Model, alpha: f32) -> Option<Tensor> {
         let floats = |i: usize| model.value(self.triples.get(&i)?.scale).constant()?.to_f32().ok();
         let (&[data], weight) = (&floats(0)?[..], floats(1)?) else { return None };
         let dims: Vec<usize> = if weight.len() == 1 { vec![] } else { vec![weight.len()] };
-        Some(Tensor::from_f32(&dims, &weight.iter().map(|w| data * w).collect::<Vec<_>>()))
+        Some(Tensor::from_f32(&dims, &weight.iter().map(|w| data * w * alpha).collect::<Vec<_>>()))
     }
 }
 
@@ -294,6 +355,13 @@ mod tests {
         let mut cx = Context::default();
         cx.options.qoperator = Some(Target::load("onnxruntime-cpu").unwrap().integer_ops());
         check_with(fuse_into_qoperators::run, &mut cx, raised, fused);
+    }
+
+    /// How many operators are fused.
+    fn fusions(raised: &str) -> usize {
+        let mut cx = Context::default();
+        cx.options.qoperator = Some(Target::load("onnxruntime-cpu").unwrap().integer_ops());
+        fuse_into_qoperators::run(&mut crate::ir::text::parse(raised).unwrap(), &mut cx).unwrap()
     }
 
     /// Both ways. The body of the Q/DQ form, and that of the form with integer operators.
@@ -369,6 +437,116 @@ mod tests {
         check(run, &codes, &raised);
         fused(&raised, &codes);
         check_skipped(run, &raised, "");
+    }
+
+    #[test]
+    fn moved_codes_keep_their_type() {
+        let head = "<ir_version: 10, opset_import: [\"\" : 21]> g (float[2,3] x) => (int8 y) <float s = {0.5}>";
+        let made = "q = QuantizeLinear<output_dtype = 3>(x, s)";
+        check(
+            run,
+            &format!("{head} {{ {made} y = Transpose(q) }}"),
+            &format!(
+                "{head} {{ {made} q_DequantizeLinear_Output = DequantizeLinear(q, s)
+                 y_float = Transpose(q_DequantizeLinear_Output) y = QuantizeLinear<output_dtype = 3>(y_float, s) }}"
+            ),
+        );
+        // Opset 17 has no codes of 16 bits, but ONNX Runtime's domain does.
+        let head = format!("{HEAD}, \"com.microsoft\" : 1] > g (float[2,3] x) => (uint16 y)");
+        let head = format!("{head} <float s = {{0.5}}, uint16 z = {{3}}>");
+        let made = "q = com.microsoft.QuantizeLinear(x, s, z)";
+        check(
+            run,
+            &format!("{head} {{ {made} y = Transpose(q) }}"),
+            &format!(
+                "{head} {{ {made} q_DequantizeLinear_Output = com.microsoft.DequantizeLinear(q, s, z)
+                 y_float = Transpose(q_DequantizeLinear_Output) y = com.microsoft.QuantizeLinear(y_float, s, z) }}"
+            ),
+        );
+    }
+
+    /// Indices have no scale, and what lies between codes is rounded in another way than what lies between numbers.
+    #[test]
+    fn what_does_more_than_move_stays() {
+        let head = format!("{HEAD}] > g (float[1,2,4,4] x) => (uint8 y, int64 i) <float s = {{0.5}}, uint8 z = {{3}}>");
+        let pool = "q = QuantizeLinear(x, s, z) y, i = MaxPool<kernel_shape = [2,2]>(q)";
+        check_skipped(run, &format!("{head} {{ {pool} }}"), "");
+        let resize = |from: &str, to: &str| format!("{to} = Resize<mode = \"linear\">({from}, , sizes)");
+        let head = format!(
+            "{HEAD}] > g (float[1,2,4,4] x) => (uint8 y) <float s = {{0.5}}, uint8 z = {{3}}, float[4] sizes = {{1.0,1.0,2.0,2.0}}>"
+        );
+        let made = "q = QuantizeLinear(x, s, z)";
+        check_skipped(run, &format!("{head} {{ {made} {} }}", resize("q", "y")), "");
+        let between = resize("p", "r");
+        let raised = format!("{head} {{ {made} p = DequantizeLinear(q, s, z) {between} y = QuantizeLinear(r, s, z) }}");
+        assert_eq!(fusions(&raised), 0);
+    }
+
+    /// ONNX Runtime takes one zero point for all channels, DequantizeLinear one for each scale.
+    #[test]
+    fn one_zero_point_for_all_channels() {
+        let inputs = "uint8[1,1,2,2] x";
+        let head = format!("{HEAD}] > g ({inputs}) => (uint8 y) <{PARAMS}, int8[2,1,1,1] w = {{1,2}}, float[2] t = {{0.5,2.0}}");
+        check(
+            run,
+            &format!("{head}, int8 u = {{1}}> {{ y = QLinearConv(x, s, z, w, t, u, r, v) }}"),
+            &format!(
+                "{head}, int8[2] u_t = {{1,1}}> {{ x_DequantizeLinear_Output = DequantizeLinear(x, s, z)
+                 w_DequantizeLinear_Output = DequantizeLinear<axis = 0>(w, t, u_t)
+                 y_float = Conv(x_DequantizeLinear_Output, w_DequantizeLinear_Output) y = QuantizeLinear(y_float, r, v) }}"
+            ),
+        );
+    }
+
+    /// A QGemm multiplies its bias by alpha, a Gemm does not.
+    #[test]
+    fn the_bias_of_a_scaled_product() {
+        both(
+            "uint8[1,2] x",
+            ", int8[2,2] w = {1,2,3,4}, float t = {0.5}, int8 u = {0}, int32[2] b = {5,6}",
+            "x_DequantizeLinear_Output = DequantizeLinear(x, s, z) w_DequantizeLinear_Output = DequantizeLinear(w, t, u) b_DequantizeLinear_Output = DequantizeLinear(b, b_scale)
+             y_float = Gemm<alpha = 4.0>(x_DequantizeLinear_Output, w_DequantizeLinear_Output, b_DequantizeLinear_Output) y = QuantizeLinear(y_float, r, v)",
+            ", float b_scale = {1.0}",
+            "y = com.microsoft.QGemm<alpha = 4.0>(x, s, z, w, t, u, b, r, v)",
+            true,
+        );
+    }
+
+    /// Without a zero point the runtime takes int8 codes for uint8.
+    #[test]
+    fn signed_codes_get_zero_points() {
+        let head = "<ir_version: 10, opset_import: [\"\" : 21DOMAIN]> g (int8[2] x) => (int8 y) <float s = {0.5}ZERO>";
+        let form = |domain: &str, zero: &str| head.replace("DOMAIN", domain).replace("ZERO", zero);
+        let pairs = "a = DequantizeLinear(x, s) b = Add(a, a) y = QuantizeLinear<output_dtype = 3>(b, s)";
+        let zeros = ["", "_1", "_2"].map(|i| format!(", int8 s_zero_point{i} = {{0}}")).concat();
+        fused(
+            &format!("{} {{ {pairs} }}", form("", "")),
+            &format!(
+                "{} {{ y = com.microsoft.QLinearAdd(x, s, s_zero_point, x, s, s_zero_point_1, s, s_zero_point_2) }}",
+                form(", \"com.microsoft\" : 1", &zeros)
+            ),
+        );
+    }
+
+    #[test]
+    fn parts_that_nothing_reads_are_codes_as_well() {
+        let head = format!("{HEAD}] > g (uint8[6] x) => (uint8 y)");
+        let constants = "<float s = {0.5}, uint8 z = {3}>";
+        let numbers = "r = DequantizeLinear(x, s, z) a, b, c = Split<axis = 0>(r) y = QuantizeLinear(c, s, z)";
+        let codes = "a_quantized, b_quantized, y = Split<axis = 0>(x)";
+        fused(&format!("{head} {constants} {{ {numbers} }}"), &format!("{head} {{ {codes} }}"));
+    }
+
+    /// Its Q/DQ form could not be fused again.
+    #[test]
+    fn scales_from_outside_stay_where_they_are() {
+        let head = format!("{HEAD}, \"com.microsoft\" : 1] > g (uint8[2] x, float r) => (uint8 y) <float s = {{0.5}}, uint8 z = {{3}}>");
+        let text = format!("{head} {{ y = com.microsoft.QLinearAdd(x, s, z, x, s, z, r, z) }}");
+        let mut cx = Context::default();
+        cx.options.qoperator = Some(Target::load("onnxruntime-cpu").unwrap().integer_ops());
+        let mut model = crate::ir::text::parse(&text).unwrap();
+        assert_eq!(run(&mut model, &mut cx).unwrap(), 0);
+        assert_eq!(run(&mut model, &mut Context::default()).unwrap(), 1);
     }
 
     #[test]

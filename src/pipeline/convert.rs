@@ -9,10 +9,11 @@ use crate::{
     diagnostics::Diagnostic,
     error::Result,
     files::{self, Files},
-    ir::Model,
+    ir::{Model, Node, NodeId},
     onnx_file::{self, ReadOptions, WriteOptions},
+    ops,
     passes::{self, Context, Stage, convert_opset},
-    report::{Conversion, Report},
+    report::{Conversion, NOTHING_QUANTIZED, Report},
     runtime::{Runtime, tract::Tract},
     target::Target,
     validate,
@@ -70,6 +71,7 @@ pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut
     if has_channel_scales(&model) && model.opset("").is_some_and(|v| v < convert_opset::NEEDED) {
         convert_opset::run(&mut model, cx)?;
     }
+    notice_what_stays(original, &model, cx);
     model.verify()?;
     match validate::check(&model) {
         Err(error) if validate::check(original).is_ok() => return Err(error),
@@ -83,11 +85,42 @@ pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut
     Ok(model)
 }
 
+/// Operators of ONNX Runtime on codes that have no other form here.
+const ONE_FORM: &[&str] =
+    &["DynamicQuantizeLSTM", "QAttention", "QEmbedLayerNormalization", "QLinearReduceMean", "QMoE", "MatMulBnb4"];
+
+/// Says where there is nothing to convert, and which quantized operators are the same in both forms.
+fn notice_what_stays(original: &Model, model: &Model, cx: &mut Context) {
+    let ids = original.all_nodes();
+    let microsoft = |n: &Node| n.domain.as_deref() == Some(ops::MICROSOFT);
+    let on_codes = |n: &Node| {
+        let known = n.in_onnx_domain() || microsoft(n);
+        let op = n.op_type.as_str();
+        let named =
+            ["QuantizeLinear", "DequantizeLinear", "Integer", "NBits", "DynamicQuantize"].map(|s| op.contains(s));
+        known && (named.contains(&true) || ops::raised_by(n).is_some() || ONE_FORM.contains(&op))
+    };
+    if !ids.iter().any(|&n| on_codes(original.node(n))) {
+        let text = "nothing in the model is quantized: it was written as it is";
+        let help = "`qonvert quantize` quantizes it, with --format qdq or qoperator";
+        cx.diagnostics.push(Diagnostic::warning(NOTHING_QUANTIZED, text).help(help));
+    }
+    for op in ONE_FORM {
+        let of = |id: NodeId| model.node(id).op_type == *op && microsoft(model.node(id));
+        let nodes: Vec<String> =
+            model.all_nodes().into_iter().filter(|&n| of(n)).map(|n| model.node_label(n)).collect();
+        if !nodes.is_empty() {
+            let text = format!("{}: {op} is the same in both forms", passes::support::pairs::stay(&nodes, op));
+            cx.diagnostics.push(Diagnostic::note("one_form", text));
+        }
+    }
+}
+
 /// Whether some DequantizeLinear has a scale for each channel: older operator sets than the newest that is needed do not
 /// have that.
 fn has_channel_scales(model: &Model) -> bool {
-    let scales = |n| model.node(n).input(1).and_then(|s| model.value(s).constant().map(|t| t.rank()));
-    model.all_nodes().into_iter().any(|n| model.node(n).is("DequantizeLinear") && scales(n).is_some_and(|r| r > 0))
+    let scales = |n| model.node(n).input(1).and_then(|s| model.value(s).constant().map(|t| t.len()));
+    model.all_nodes().into_iter().any(|n| model.node(n).is("DequantizeLinear") && scales(n).is_some_and(|n| n > 1))
 }
 
 /// Reads, converts, compares where there is data, and writes. On an error nothing is written.
@@ -131,4 +164,26 @@ pub fn convert(job: &ConvertJob<'_>) -> Result<Conversion> {
         ..Report::default()
     };
     Ok(Conversion::between(job.format.name(), &original, &model, report))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    /// The codes of what is told of a conversion.
+    fn told(nodes: &str) -> Vec<&'static str> {
+        let head = "<ir_version: 8, opset_import: [\"\" : 17, \"com.microsoft\" : 1]> g (float[2,2] x) => (y)";
+        let model = text::parse(&format!("{head} <float s = {{0.5}}, uint8 z = {{3}}> {{ {nodes} }}")).unwrap();
+        let mut cx = Context::default();
+        notice_what_stays(&model, &model, &mut cx);
+        cx.diagnostics.iter().map(|d| d.code).collect()
+    }
+
+    #[test]
+    fn what_stays_is_told() {
+        assert_eq!(told("y = MatMul(x, x)"), [NOTHING_QUANTIZED]);
+        assert_eq!(told("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)"), [""; 0]);
+        assert_eq!(told("y = com.microsoft.DynamicQuantizeLSTM(x)"), ["one_form"]);
+    }
 }

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use crate::{
     diagnostics::{Diagnostic, count},
     ir::{Model, NodeId},
-    kernels::{Becomes, Prediction},
+    kernels::{Becomes, NodeKernel, Prediction},
     plan::{Form, Plan, named_values},
 };
 
 /// Names that a message lists at most.
 const LISTED: usize = 4;
+
+const UNKNOWN: &str = "what stands around it does not fit";
 
 /// A node that shall compute in integers.
 pub(super) struct Promise {
@@ -39,11 +41,12 @@ pub(super) fn promises(model: &Model, plan: &Plan) -> Vec<Promise> {
 /// The promises that the runtime will not keep, those of one operator for one reason together.
 pub(super) fn broken(promises: &[Promise], predicted: &Prediction, target: &str) -> Vec<Diagnostic> {
     let float = predicted.nodes.iter().filter(|n| n.becomes == Becomes::Float);
-    let float: BTreeMap<NodeId, &str> =
-        float.map(|n| (n.id, n.reason.as_deref().unwrap_or("what stands around it does not fit"))).collect();
+    let told = |n: &'_ NodeKernel| (n.id, (n.op.clone(), n.reason.clone().unwrap_or_else(|| UNKNOWN.to_owned())));
+    let float: BTreeMap<NodeId, (String, String)> = float.map(told).collect();
     let mut found: BTreeMap<(&str, &str, &str), Vec<&str>> = BTreeMap::new();
     for p in promises {
-        if let Some(reason) = float.get(&p.node) {
+        // A node of another operator by now scales the sums of an integer product that stands in front of it.
+        if let Some((_, reason)) = float.get(&p.node).filter(|(op, _)| *op == p.op) {
             found.entry((&p.op, &p.kernel, reason)).or_default().push(&p.name);
         }
     }

@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::{Report, terminal};
 use crate::ir::Model;
 
+/// The code of the diagnostic that there was nothing to convert.
+pub const NOTHING_QUANTIZED: &str = "nothing_quantized";
+
 /// A model written in another form.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Conversion {
@@ -37,7 +40,9 @@ impl Conversion {
         let mut out = String::new();
         let file = self.report.output.as_deref().unwrap_or("the model");
         // Writing into a string cannot fail.
+        let nothing = self.report.diagnostics.iter().any(|d| d.code == NOTHING_QUANTIZED);
         let _ = match self.operators.is_empty() {
+            true if nothing => writeln!(out, "written: {file}, nothing in another form"),
             true => writeln!(out, "written: {file} (it was in the form {} already)", self.format),
             false => writeln!(out, "written: {file} in the form {}", self.format),
         };

@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use self::{conversion::Conversion, saturation::Saturation};
+pub use self::{
+    conversion::{Conversion, NOTHING_QUANTIZED},
+    saturation::Saturation,
+};
 use crate::{
     bench::Measured,
     diagnostics::Diagnostic,

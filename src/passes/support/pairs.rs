@@ -2,8 +2,9 @@
 
 use crate::{
     analysis::types::Types,
+    diagnostics::count,
     ir::{DType, Model, Node, NodeId, Use, ValueId},
-    ops::MICROSOFT,
+    ops::{self, Class, MICROSOFT},
     quant::pack::pack,
 };
 
@@ -89,6 +90,24 @@ impl Linear {
         let name = format!("{}_zero_point", model.value(self.scale).name());
         let graph = model.value(self.scale).graph();
         Some(model.add_initializer(graph, &name, tensor))
+    }
+}
+
+/// Whether a node only moves elements, so that with codes it makes the codes of what it makes with numbers: not if it also
+/// makes indices, or computes what lies between elements.
+pub fn moves_codes(model: &Model, id: NodeId) -> bool {
+    let node = model.node(id);
+    let indices = node.op_type == "MaxPool" && node.output(1).is_some();
+    let between = node.op_type == "Resize" && node.string("mode").is_some_and(|mode| mode != "nearest");
+    !indices && !between && ops::spec(model, id).is_some_and(|s| s.class == Class::Movement)
+}
+
+/// What stays in the form in which it is, in words: one by its name, several by their number and that of the first.
+pub fn stay(nodes: &[String], what: &str) -> String {
+    match nodes {
+        [] => String::new(),
+        [one] => format!("{one:?} stays as it is"),
+        [first, ..] => format!("{} stay as they are ({first:?} and others)", count(nodes.len(), what)),
     }
 }
 
