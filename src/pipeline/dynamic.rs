@@ -11,7 +11,11 @@ use crate::{
     error::Result,
     ir::{Model, NodeId, Tensor, ValueId},
     plan::{self, Scheme, Weight},
-    quant::{QuantTarget, Range, arith::Quantizer, error},
+    quant::{
+        QuantTarget, Range,
+        arith::{Quantizer, dot},
+        error,
+    },
     runtime::Runtime,
     scheme::Resolved,
     target::Target,
@@ -158,17 +162,6 @@ impl Matrix {
         // Where there is no answer but zero, nothing is lost.
         Ok(if signal > 0.0 { error::sqnr_db(signal, noise) } else { f64::INFINITY })
     }
-}
-
-/// Eight sums side by side, which the compiler turns into vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
-    }
-    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]

@@ -85,6 +85,18 @@ pub fn requantize(code: i32, from: QParams, to: QParams) -> Result<i32> {
     quantize_one(dequantize_one(code, from), to)
 }
 
+/// The sum of the products of two slices of one length, in eight sums side by side, which the compiler turns into vector
+/// instructions.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

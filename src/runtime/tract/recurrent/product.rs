@@ -13,6 +13,7 @@
 //! of `exp` and `tanh`, for which ONNX Runtime has its own polynomials; now and then it moves a code by one.
 
 use super::super::kernels::{self, dynamic_params};
+use crate::quant::arith::dot;
 
 /// A matrix.
 #[derive(Debug)]
@@ -96,15 +97,4 @@ impl Product {
             }
         }
     }
-}
-
-/// Eight sums side by side, which the compiler turns into vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
-    }
-    sums.iter().sum::<f32>() + rest
 }
