@@ -352,8 +352,12 @@ mod tests {
     const PARAMS: &str = "float s = {0.5}, uint8 z = {3}, float r = {0.25}, uint8 v = {7}";
 
     fn fused(raised: &str, fused: &str) {
+        fused_by(Target::load("onnxruntime-cpu").unwrap().integer_ops(), raised, fused);
+    }
+
+    fn fused_by(operators: crate::target::IntegerOps, raised: &str, fused: &str) {
         let mut cx = Context::default();
-        cx.options.qoperator = Some(Target::load("onnxruntime-cpu").unwrap().integer_ops());
+        cx.options.qoperator = Some(operators);
         check_with(fuse_into_qoperators::run, &mut cx, raised, fused);
     }
 
@@ -519,7 +523,9 @@ mod tests {
         let form = |domain: &str, zero: &str| head.replace("DOMAIN", domain).replace("ZERO", zero);
         let pairs = "a = DequantizeLinear(x, s) b = Add(a, a) y = QuantizeLinear<output_dtype = 3>(b, s)";
         let zeros = ["", "_1", "_2"].map(|i| format!(", int8 s_zero_point{i} = {{0}}")).concat();
-        fused(
+        let operators = "moved: []\noperators: [{op: QLinearAdd, types: [[int8, int8, int8]]}]";
+        fused_by(
+            serde_yaml::from_str(operators).unwrap(),
             &format!("{} {{ {pairs} }}", form("", "")),
             &format!(
                 "{} {{ y = com.microsoft.QLinearAdd(x, s, s_zero_point, x, s, s_zero_point_1, s, s_zero_point_2) }}",

@@ -28,8 +28,20 @@ pub struct Scheme {
     pub weights: BTreeMap<NodeId, (QuantTarget, bool)>,
     /// Per value, where the user asks for other activations.
     pub activations: BTreeMap<ValueId, QuantTarget>,
-    /// int8 values become uint8 with the same numbers, where the runtime, which computes in uint8, would not do so itself.
-    pub shared_as_uint8: bool,
+    /// Which int8 values become uint8 with the same numbers, for a runtime that computes in uint8.
+    pub as_uint8: AsUint8,
+}
+
+/// Which int8 values become uint8, with a zero point 128 higher: the same numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AsUint8 {
+    /// None.
+    #[default]
+    None,
+    /// Those that the runtime does not change by itself in Q/DQ form: with several readers, or beside a constant.
+    Shared,
+    /// All: integer operators of a file stay what they are, and those of int8 are slower than float.
+    All,
 }
 
 impl Default for Scheme {
@@ -40,7 +52,7 @@ impl Default for Scheme {
             per_channel: true,
             weights: BTreeMap::new(),
             activations: BTreeMap::new(),
-            shared_as_uint8: false,
+            as_uint8: AsUint8::None,
         }
     }
 }
@@ -68,7 +80,12 @@ pub fn decide(
     averages::widen(model, &types::infer(model), placement, &mut roots);
     for (&v, q) in &placement.values {
         let Some(&(mut params)) = roots.get(&q.root) else { continue };
-        if scheme.shared_as_uint8 && params.dtype == DType::Int8 && !is_alone(model, &integer, v, q.readers) {
+        let changes = match scheme.as_uint8 {
+            AsUint8::None => false,
+            AsUint8::Shared => !is_alone(model, &integer, v, q.readers),
+            AsUint8::All => true,
+        };
+        if changes && params.dtype == DType::Int8 {
             params = params.as_uint8();
         }
         let readers = match q.readers {
@@ -211,10 +228,10 @@ mod tests {
             }
         }
         let int8 = QuantTarget { dtype: DType::Int8, symmetric: false, reduce_range: false };
-        let mut scheme = Scheme { activation: int8, shared_as_uint8: true, ..Scheme::default() };
+        let mut scheme = Scheme { activation: int8, as_uint8: AsUint8::Shared, ..Scheme::default() };
         let plan = |scheme: &Scheme| decide(&m, &target, &placement, scheme, |_, _| Ok(Range::new(-1.0, 3.0))).unwrap();
         let (mixed, plain) = (plan(&scheme), {
-            scheme.shared_as_uint8 = false;
+            scheme.as_uint8 = AsUint8::None;
             plan(&scheme)
         });
         // Two readers, a constant beside it, and no reader but the caller: uint8.

@@ -18,7 +18,7 @@ mod names;
 mod regions;
 mod store;
 
-pub use decide::{Scheme, decide, dynamic_weight};
+pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use fragile::{fragile_weights, gated_products};
 pub use names::named_values;
 pub use regions::Regions;

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
     ops::{Class, OPS},
-    plan,
+    plan::{self, AsUint8},
     quant::{QuantTarget, Range},
     target::Target,
 };
@@ -134,7 +134,11 @@ impl Settings {
                 activation: a.target(),
                 weight: self.config.weight.target(),
                 per_channel: self.config.weight.per_channel,
-                shared_as_uint8: self.config.format == Format::Qdq && self.target.activation == DType::Uint8,
+                as_uint8: match self.config.format {
+                    _ if self.target.activation != DType::Uint8 => AsUint8::None,
+                    Format::Qdq => AsUint8::Shared,
+                    Format::Qoperator => AsUint8::All,
+                },
                 ..plan::Scheme::default()
             },
             observer: observers::by_name(&a.observer)?,
@@ -172,12 +176,18 @@ impl Settings {
         check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
         if out.scheme.activation.dtype.bits() == 8 && out.scheme.activation.dtype != self.target.activation {
             let (name, have, want) = (&self.target.name, out.scheme.activation.dtype, self.target.activation);
-            let text = match out.scheme.shared_as_uint8 {
-                true => format!(
+            let text = match out.scheme.as_uint8 {
+                AsUint8::Shared => format!(
                     "{name} computes in {want} and takes {have} only where one node alone reads a value: the others are \
                      written as {want} with a zero point 128 higher, which are the same numbers"
                 ),
-                false => format!("{name} leaves some of the planned kernels in float with activations of type {have}"),
+                AsUint8::All => format!(
+                    "{name} has no fast integer operators of {have}: all values are written as {want} with a zero point \
+                     128 higher, which are the same numbers"
+                ),
+                AsUint8::None => {
+                    format!("{name} leaves some of the planned kernels in float with activations of type {have}")
+                }
             };
             let help = format!("{want} is the type that all of its integer kernels take");
             out.diagnostics.push(Diagnostic::warning("slower_activation_type", text).help(help));
