@@ -216,7 +216,10 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
 /// The model in the form that the plan speaks of.
 pub fn prepare(original: &Model, cx: &mut Context) -> Result<Model> {
     let mut model = original.clone();
+    // Placement and the built-in runtime know the Q/DQ form, whatever is written in the end.
+    let qoperator = cx.options.qoperator.take();
     passes::raise(&mut model, cx)?;
+    cx.options.qoperator = qoperator;
     passes::run_stage_to_end(Stage::Prepare, &mut model, cx)?;
     model.verify()?;
     Ok(model)

@@ -24,7 +24,11 @@ const DOMAIN: &str = "com.microsoft";
 const PER_AXIS: i64 = 13;
 
 /// See the module's documentation.
-pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
+pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    // Asked for as they are.
+    if cx.options.qoperator.is_some() {
+        return Ok(0);
+    }
     let mut changes = 0;
     for node in model.all_nodes() {
         if model.try_node(node).is_some() && model.opset("").unwrap_or(1) >= PER_AXIS {

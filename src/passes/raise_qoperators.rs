@@ -5,8 +5,8 @@
 //! after:  y_q = QuantizeLinear(Conv(DequantizeLinear(x_q, s, z), DequantizeLinear(w_q, t, u), DequantizeLinear(b_q, s·t)), r, v)
 //! ```
 //!
-//! The inverse of [`super::fuse_into_qoperators`], driven by the same operator facts. Scales and zero points stay the tensors
-//! that they are. Nodes that move codes move numbers afterwards, between a pair with the scale of what they read.
+//! Not where the QOperator format is asked for, in which they are already. The inverse of [`super::fuse_into_qoperators`],
+//! driven by the same operator facts. Scales and zero points stay the tensors that they are. Nodes that move codes move numbers afterwards, between a pair with the scale of what they read.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,13 +25,15 @@ use crate::{
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    if cx.options.qoperator.is_some() {
+        return Ok(0);
+    }
     let ids = model.all_nodes();
     if !ids.iter().any(|&n| is_quantized(model.node(n))) {
         return Ok(0);
     }
     let mut raiser = Raiser { 
         types: types::infer(model),
-        to_and_fro: cx.options.qoperator.is_some(),
         numbers: HashMap::new(),
         changes: 0,
     };
@@ -71,8 +73,6 @@ type Raised = Result<std::result::Result<(), String>>;
 
 struct Raiser {
     types: Types,
-    /// Only what becomes the integer operator again: the QOperator format is asked for.
-    to_and_fro: bool,
     /// What was dequantized already, by codes, scale, zero point and axis.
     numbers: HashMap<(ValueId, ValueId, Option<ValueId>, Option<usize>), ValueId>,
     changes: usize,
@@ -84,9 +84,6 @@ impl Raiser {
             (Ok(layout), Ok(attributes)) => (layout, attributes),
             (Err(reason), _) | (_, Err(reason)) => return Ok(Err(reason)),
         };
-        if self.to_and_fro && !layout.is_constant(model) {
-            return Ok(Ok(()));
-        }
         let bias_scale = match layout.bias_scale(model, model.node(id).float("alpha").unwrap_or(1.0)) {
             Some(s) if layout.bias.is_some() && !s.to_f32()?.iter().all(|s| s.is_finite() && *s > 0.0) => {
                 return Ok(Err(format!("the scales of the bias of {} are no positive numbers", form.op)));
@@ -319,13 +316,6 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Whether no scale or zero point is computed when the model runs.
-    fn is_constant(&self, model: &Model) -> bool {
-        let triples = self.triples.values().map(|t| (t.scale, t.zero_point));
-        let constant = |v: ValueId| model.value(v).constant().is_some();
-        triples.chain(self.output).all(|(scale, zero_point)| constant(scale) && zero_point.is_none_or(constant))
-    }
-
     /// The scales of the bias: those of input 0 times those of the weight, as the runtime multiplies them, times what the
     /// product is multiplied by (a QGemm multiplies its bias, too).
     fn bias_scale(&self, model: &Model, alpha: f32) -> Option<Tensor> {
@@ -543,9 +533,9 @@ mod tests {
         fused(&format!("{head} {constants} {{ {numbers} }}"), &format!("{head} {{ {codes} }}"));
     }
 
-    /// Its Q/DQ form could not be fused again.
+    /// Also those of which the target has no fast form, or whose scales are not constant: their Q/DQ form is not asked for.
     #[test]
-    fn scales_from_outside_stay_where_they_are() {
+    fn integer_operators_stay_if_they_are_asked_for() {
         let head = format!("{HEAD}, \"com.microsoft\" : 1] > g (uint8[2] x, float r) => (uint8 y) <float s = {{0.5}}, uint8 z = {{3}}>");
         let text = format!("{head} {{ y = com.microsoft.QLinearAdd(x, s, z, x, s, z, r, z) }}");
         let mut cx = Context::default();
