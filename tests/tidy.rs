@@ -49,6 +49,27 @@ const LISTS: &[(&str, &str, &str)] = &[
     ("src/bin/qonvert", "subcommands", "pub fn run("),
 ];
 
+/// What stands at the top of the repository, besides files whose names begin with a dot.
+const TOP: &[&str] = &[
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "benches",
+    "build.rs",
+    "configs",
+    "docs",
+    "fuzz",
+    "models",
+    "proto",
+    "rustfmt.toml",
+    "src",
+    "tests",
+];
+
 /// Lines of code that a file may have, without its tests.
 const MOST_LINES: usize = 500;
 
@@ -299,6 +320,18 @@ fn every_file_is_compiled_and_every_entry_listed() {
         }
     }
     no_complaints(&complaints);
+}
+
+/// What a command line wrote here is not taken along. Files that git does not keep may lie about.
+#[test]
+fn nothing_strange_is_kept_at_the_top() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let kept = std::process::Command::new("git").args(["-C", root, "ls-files"]).output();
+    let Some(kept) = kept.ok().filter(|done| done.status.success()) else { return };
+    let kept = String::from_utf8(kept.stdout).expect("names are UTF-8");
+    let top: BTreeSet<&str> = kept.lines().filter_map(|path| path.split('/').next()).collect();
+    let strange: Vec<_> = top.into_iter().filter(|name| !name.starts_with('.') && !TOP.contains(name)).collect();
+    assert!(strange.is_empty(), "kept at the top of the repository: {strange:?}");
 }
 
 #[test]
