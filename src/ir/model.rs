@@ -433,6 +433,15 @@ impl Model {
         self.value(value).producer.map(|(n, _)| n)
     }
 
+    /// The only use of a value, if a node of the same graph is it: that node, and the number of the input.
+    pub fn sole_reader(&self, value: ValueId) -> Option<(NodeId, usize)> {
+        match self.value(value).uses() {
+            // What a subgraph reads may not be read at all, or often.
+            &[Use::Input(node, i)] if self.node(node).graph() == self.value(value).graph() => Some((node, i)),
+            _ => None,
+        }
+    }
+
     /// The constant that a node reads as input `i`: an initializer that nobody can override.
     pub fn constant_input(&self, node: NodeId, i: usize) -> Option<&Tensor> {
         self.node(node).input(i).and_then(|v| self.value(v).constant())

@@ -7,7 +7,7 @@ use crate::{
         constants::constant_tensor,
         types::{self, Types},
     },
-    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, Type, Use, ValueId},
+    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, Type, ValueId},
     target::Target,
 };
 
@@ -113,18 +113,9 @@ impl<'a> Scratch<'a> {
         self.m.node(n).input(i).and_then(|v| self.m.producer(v)).filter(|&p| self.is_dequantize(p))
     }
 
-    /// The only use of a value, if a node is it.
-    pub(super) fn sole_reader(&self, v: ValueId) -> Option<(NodeId, usize)> {
-        match self.m.value(v).uses() {
-            // What a subgraph reads is an input of the node that holds the subgraph.
-            [Use::Input(n, i)] if self.m.node(*n).graph() == self.m.value(v).graph() => Some((*n, *i)),
-            _ => None,
-        }
-    }
-
     /// The QuantizeLinear that alone reads a value.
     pub(super) fn sole_quantize(&self, v: ValueId) -> Option<NodeId> {
-        self.sole_reader(v).filter(|&(n, i)| i == 0 && self.is_quantize(n)).map(|(n, _)| n)
+        self.m.sole_reader(v).filter(|&(n, i)| i == 0 && self.is_quantize(n)).map(|(n, _)| n)
     }
 
     /// The initial value, if nobody can override it. Up to IR 3 every initializer was listed as an input, too, and the

@@ -104,7 +104,7 @@ fn fold_behind(model: &mut Model, types: &Types, node: NodeId, norm: &Norm, grow
 }
 
 fn fold_in_front(model: &mut Model, types: &Types, node: NodeId, norm: &Norm, growth: &mut Growth) -> Result<bool> {
-    let Some((reader, 0)) = walk::sole_reader(model, norm.y) else { return Ok(false) };
+    let Some((reader, 0)) = model.sole_reader(norm.y) else { return Ok(false) };
     let Some(mut layer) = Linear::of(model, types, reader) else { return Ok(false) };
     let no_shift = norm.shift.iter().all(|&s| s == 0.0);
     let fits = layer.ins == norm.scale.len()

@@ -14,7 +14,6 @@ use super::{
     Context,
     support::{
         permute::{permutation, transposed},
-        walk,
     },
 };
 use crate::{
@@ -51,7 +50,7 @@ fn fold(model: &mut Model, node: NodeId, cx: &Context) -> Result<bool> {
         Use::Input(n, 1) => matches!(model.node(n).op_type.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose"),
         _ => false,
     };
-    let free = walk::sole_reader(model, w).is_some() || t.byte_len() <= cx.options.fold_growth_limit;
+    let free = model.sole_reader(w).is_some() || t.byte_len() <= cx.options.fold_growth_limit;
     if model.value(out).is_graph_output() || !(free || uses.iter().all(as_weight)) {
         return Ok(false);
     }

@@ -51,7 +51,7 @@ fn fuse(model: &mut Model, types: &Types, node: NodeId) -> Result<Option<()>> {
     if walk::rank(model, types, w) != Some(2) || !(matrix || dims.is_some()) || layer.output == product {
         return Ok(None);
     }
-    let Some((add, i)) = walk::sole_reader(model, product) else { return Ok(None) };
+    let Some((add, i)) = model.sole_reader(product) else { return Ok(None) };
     let Some(bias) = model.node(add).input(1 - i) else { return Ok(None) };
     // QGemm wants the bias as a vector.
     let constant = model.value(bias).constant();

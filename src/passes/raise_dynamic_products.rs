@@ -10,10 +10,7 @@
 //! The same of ConvInteger, its bias with it, and of com.microsoft's MatMulIntegerToFloat and DynamicQuantizeMatMul. Where
 //! data and weight have one scale that is not told apart, all of it goes to the weight, and the data's is 1.
 
-use super::{
-    Context,
-    support::{convert::convert, walk},
-};
+use super::{Context, support::convert::convert};
 use crate::{
     error::{Error, Result},
     ir::{Attr, DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
@@ -118,7 +115,7 @@ fn chain(model: &mut Model, node: NodeId) -> Result<bool> {
     if several(model, za) {
         return Ok(false);
     }
-    let Some((cast, _)) = walk::sole_reader(model, sums).filter(|(c, _)| model.node(*c).is("Cast")) else {
+    let Some((cast, _)) = model.sole_reader(sums).filter(|(c, _)| model.node(*c).is("Cast")) else {
         return Ok(false);
     };
     let to_float = model.node(cast).int("to") == Some(i64::from(DType::Float.to_onnx()));
@@ -179,7 +176,7 @@ fn several(model: &Model, zero_point: Option<ValueId>) -> bool {
 
 /// The only reader of a value, if it is a Mul, with what that multiplies by.
 fn scaled(model: &Model, v: ValueId) -> Option<(NodeId, ValueId)> {
-    let (mul, i) = walk::sole_reader(model, v).filter(|(n, _)| model.node(*n).is("Mul"))?;
+    let (mul, i) = model.sole_reader(v).filter(|(n, _)| model.node(*n).is("Mul"))?;
     Some((mul, model.node(mul).input(1 - i.min(1))?))
 }
 
@@ -264,7 +261,7 @@ fn weight_scales(model: &mut Model, w: Codes, conv: bool) -> Result<Option<(Code
 /// The Add behind a convolution that adds a constant to each channel, and that constant as a bias.
 fn channel_bias(model: &mut Model, last: NodeId, weight: ValueId) -> Result<Option<(NodeId, ValueId)>> {
     let Some(dims) = model.value(weight).constant().map(|t| t.dims().to_vec()) else { return Ok(None) };
-    let reader = model.node(last).output(0).and_then(|v| walk::sole_reader(model, v));
+    let reader = model.node(last).output(0).and_then(|v| model.sole_reader(v));
     let Some((add, i)) = reader.filter(|(n, _)| model.node(*n).is("Add")) else { return Ok(None) };
     let Some(v) = model.node(add).input(1 - i.min(1)) else { return Ok(None) };
     let Some(t) = model.value(v).constant().filter(|t| t.dtype() == DType::Float) else { return Ok(None) };

@@ -177,7 +177,7 @@ fn between_codes(model: &Model, target: &Target, placement: &Placement, id: Node
         if quantized(v).is_some() {
             return true;
         }
-        let reader = model.value(v).readers().next().filter(|r| r.1 == 0 && model.value(v).uses().len() == 1);
+        let reader = model.sole_reader(v).filter(|r| r.1 == 0);
         let passed = |op: &str| target.is_clamp(op) || target.passes_through(op);
         next = reader.map(|(n, _)| model.node(n)).filter(|n| passed(&n.op_type)).and_then(|n| n.output(0));
     }

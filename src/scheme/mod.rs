@@ -253,8 +253,7 @@ impl Settings {
         let mut values: Vec<ValueId> = model.node(node).outputs().iter().copied().flatten().collect();
         let mut next = values.first().copied().filter(|_| values.len() == 1);
         while let Some(v) = next.take() {
-            let value = model.value(v);
-            if let (Some((reader, 0)), 1) = (value.readers().next(), value.uses().len())
+            if let Some((reader, 0)) = model.sole_reader(v)
                 && self.target.is_clamp(&model.node(reader).op_type)
             {
                 next = model.node(reader).output(0).filter(|v| !values.contains(v));

@@ -100,9 +100,8 @@ fn can_absorb(node: &Candidate) -> bool {
 
 /// The clamp that alone reads `v`, with its output, if the end of a quantized range can stand in for it.
 fn absorbable(model: &Model, target: &Target, v: ValueId) -> Option<(NodeId, ValueId)> {
-    let value = model.value(v);
-    let (clamp, 0) = value.readers().next()? else { return None };
-    if value.uses().len() != 1 || !target.is_clamp(&model.node(clamp).op_type) {
+    let (clamp, 0) = model.sole_reader(v)? else { return None };
+    if !target.is_clamp(&model.node(clamp).op_type) {
         return None;
     }
     let (lo, hi) = ops::clamp_bounds(model, clamp)?;
@@ -188,8 +187,7 @@ fn becomes_gemm(types: &Types, input: Option<ValueId>) -> bool {
 
 /// Whether the node's only reader is one before which the runtime has the integer kernel only with a quantized output.
 fn required_by_reader(model: &Model, types: &Types, kernel: &Kernel, id: NodeId) -> bool {
-    let out = model.node(id).output(0).filter(|&v| model.value(v).uses().len() == 1);
-    let Some((reader, _)) = out.and_then(|v| model.value(v).readers().next()) else { return false };
+    let Some((reader, _)) = model.node(id).output(0).and_then(|v| model.sole_reader(v)) else { return false };
     let op = &model.node(reader).op_type;
     let named = model.node(reader).in_onnx_domain() && kernel.required_before.contains(op);
     named && (op != "Add" || becomes_gemm(types, model.node(id).input(0)))

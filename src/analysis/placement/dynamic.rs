@@ -226,6 +226,24 @@ mod tests {
         assert_eq!(labels, ["y", "z", "a"]);
     }
 
+    /// It may not run, so it cannot vanish into what is in front of the body.
+    #[test]
+    fn a_clamp_in_a_body_is_not_absorbed() {
+        let text = "<ir_version: 8, opset_import: [\"\" : 17]> g (bool c, float[1, 1, 4, 4] x) => (z)
+            <float[1, 1, 1, 1] w = {0.5}> {
+                y = Conv(x, w)
+                z = If (c) <then_branch = t () => (a) { a = Relu(y) }, else_branch = e () => (b) { b = Neg(x) }>
+            }";
+        let model = crate::ir::text::parse(text).unwrap();
+        let floats = ["x", "y", "z"].map(|name| model.find_value(model.main(), name).unwrap());
+        let shapes = Shapes(floats.iter().map(|&v| (v, (DType::Float, vec![1, 1, 4, 4]))).collect());
+        let wishes = Wishes { ignore_cost: true, ..Wishes::default() };
+        let target = Target::load("onnxruntime-cpu").unwrap();
+        let found = super::super::place(&model, &target, &shapes, &wishes).nodes;
+        assert_eq!(found[0].1, Decision::Integer("QLinearConv".to_owned()));
+        assert!(found[1..].iter().all(|(_, d)| matches!(d, Decision::Float(_))), "{found:?}");
+    }
+
     #[test]
     fn what_the_user_keeps_float_stays_with_all_that_is_in_it() {
         let model = model("");

@@ -30,7 +30,7 @@ pub(super) fn run(s: &mut Scratch) {
 
 /// The node, if it alone reads `v` and is of this operator.
 fn then(s: &Scratch, v: Option<ValueId>, op: &str) -> Option<NodeId> {
-    s.sole_reader(v?).map(|(n, _)| n).filter(|&n| s.m.node(n).is(op))
+    s.m.sole_reader(v?).map(|(n, _)| n).filter(|&n| s.m.node(n).is(op))
 }
 
 fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
@@ -41,7 +41,7 @@ fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
     let casted = s.m.node(cast).output(0);
     let scale =
         s.m.node(mul).inputs().iter().copied().flatten().find(|&v| Some(v) != casted).ok_or("its scale is missing")?;
-    let scales = s.m.producer(scale).filter(|&p| s.m.node(p).is("Mul") && s.sole_reader(scale).is_some());
+    let scales = s.m.producer(scale).filter(|&p| s.m.node(p).is("Mul") && s.m.sole_reader(scale).is_some());
     let scales = scales.ok_or("its scale is not the product of two scales that it alone reads")?;
     let (a, b) = (s.m.node(scales).input(0), s.m.node(scales).input(1));
     let (Some(a), Some(b)) = (a, b) else { return Err("a scale is missing".to_owned()) };
@@ -49,7 +49,7 @@ fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
     let data = s.m.node(n).input(0).and_then(|v| s.m.producer(v)).filter(|&d| s.m.node(d).is("DynamicQuantizeLinear"));
     let (out, sum) = (s.m.node(mul).output(0), s.m.node(n).output(0));
     let (Some(out), Some(sum)) = (out, sum) else { return Err("its output is missing".to_owned()) };
-    let outer = s.sole_reader(out).filter(|&(add, i)| {
+    let outer = s.m.sole_reader(out).filter(|&(add, i)| {
         let beside = s.m.node(add).input(1 - i.min(1));
         s.m.node(add).is("Add")
             && beside

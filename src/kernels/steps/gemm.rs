@@ -16,7 +16,7 @@ pub(super) fn run(s: &mut Scratch) {
 fn merge(s: &mut Scratch, n: NodeId) -> Option<()> {
     let node = s.m.node(n);
     let (a, b, out) = (node.input(0)?, node.input(1)?, node.output(0)?);
-    let (add, i) = s.sole_reader(out).filter(|&(r, _)| s.m.node(r).is("Add"))?;
+    let (add, i) = s.m.sole_reader(out).filter(|&(r, _)| s.m.node(r).is("Add"))?;
     let (bias, sum) = (s.m.node(add).input(1 - i)?, s.m.node(add).output(0)?);
     if s.types().rank(b)? != 2 || !is_float(s, a) {
         return None;

@@ -87,7 +87,7 @@ fn outputs(s: &Scratch, n: NodeId, row: &Kernel) -> Result<(Vec<NodeId>, Option<
     }
     let quantized = |v| s.m.value(v).readers().filter(|&(r, i)| i == 0 && s.is_quantize(r)).count();
     if let [out] = outputs[..]
-        && let Some((clamp, 0)) = s.sole_reader(out).filter(|&(c, _)| super::clamps::is_fusible_clamp(s, c))
+        && let Some((clamp, 0)) = s.m.sole_reader(out).filter(|&(c, _)| super::clamps::is_fusible_clamp(s, c))
         && let Some(q) = s.m.node(clamp).output(0).and_then(|v| s.sole_quantize(v))
     {
         return match super::clamps::is_redundant(s, clamp, q) {

@@ -25,7 +25,7 @@ fn shorten(s: &mut Scratch, d: NodeId) -> Option<()> {
     let second = s.sole_quantize(s.m.node(d).output(0)?)?;
     let out = s.m.node(second).output(0)?;
     let last: Vec<_> = s.m.value(out).readers().map(|(n, _)| n).collect();
-    s.sole_reader(codes)?;
+    s.m.sole_reader(codes)?;
     if last.is_empty() || s.m.value(out).is_graph_output() || !last.iter().all(|&n| s.is_dequantize(n)) {
         return None;
     }

@@ -75,11 +75,11 @@ fn backward(s: &mut Scratch, q: NodeId) {
     }
     let mut q = q;
     while let Some(v) = s.m.node(q).input(0) {
-        let Some(n) = s.m.producer(v).filter(|&n| passes(s, n) && s.sole_reader(v).is_some()) else { return };
+        let Some(n) = s.m.producer(v).filter(|&n| passes(s, n) && s.m.sole_reader(v).is_some()) else { return };
         let Some(x) = s.m.node(n).input(0) else { return };
         let made_by = s.m.producer(x);
         // A node that stands behind a conversion already, a constant, and a value that others read too, stop it.
-        if made_by.is_some_and(|p| s.is_dequantize(p)) || s.is_constant(x) || s.sole_reader(x).is_none() {
+        if made_by.is_some_and(|p| s.is_dequantize(p)) || s.is_constant(x) || s.m.sole_reader(x).is_none() {
             return;
         }
         let codes = s.quantize_like(q, x, Place::Before(n));

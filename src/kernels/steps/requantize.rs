@@ -20,7 +20,7 @@ pub(super) fn run(s: &mut Scratch) {
 fn is_between(s: &Scratch, n: NodeId) -> bool {
     let Some(out) = s.m.node(n).output(0) else { return false };
     let behind_clamp = || {
-        let (clamp, _) = s.sole_reader(out).filter(|&(c, _)| super::clamps::is_fusible_clamp(s, c))?;
+        let (clamp, _) = s.m.sole_reader(out).filter(|&(c, _)| super::clamps::is_fusible_clamp(s, c))?;
         s.sole_quantize(s.m.node(clamp).output(0)?)
     };
     let quantized = s.sole_quantize(out).or_else(behind_clamp).is_some();

@@ -102,7 +102,7 @@ fn fuse(s: &mut Scratch, n: NodeId, d: NodeId, row: &WeightOnly) {
 /// An Add of a constant row behind the kernel becomes its bias.
 fn take_bias(s: &mut Scratch, n: NodeId) -> Option<()> {
     let out = s.m.node(n).output(0)?;
-    let (add, i) = s.sole_reader(out).filter(|&(r, _)| s.m.node(r).is("Add"))?;
+    let (add, i) = s.m.sole_reader(out).filter(|&(r, _)| s.m.node(r).is("Add"))?;
     let beside = s.m.node(add).input(1 - i.min(1)).filter(|&v| s.is_constant(v))?;
     let sum = s.m.node(add).output(0).filter(|_| s.types().rank(beside) == Some(1))?;
     if !s.m.value(sum).is_graph_output() {

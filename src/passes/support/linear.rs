@@ -103,7 +103,7 @@ impl Linear {
     }
 
     fn find_bias_add(&mut self, model: &Model, types: &Types) {
-        let Some((add, i)) = walk::sole_reader(model, self.output) else { return };
+        let Some((add, i)) = model.sole_reader(self.output) else { return };
         let n = model.node(add);
         let Some(out) = n.output(0).filter(|_| n.is("Add") && n.inputs().len() == 2 && i < 2) else { return };
         let Some(c) = model.constant_input(add, 1 - i) else { return };

@@ -10,23 +10,15 @@ pub fn rank(model: &Model, types: &Types, value: ValueId) -> Option<usize> {
     model.value(value).initializer().map(Tensor::rank).or_else(|| types.rank(value))
 }
 
-/// The only use of a value as (node of the same graph, input number).
-pub fn sole_reader(model: &Model, value: ValueId) -> Option<(NodeId, usize)> {
-    sole(model, value, model.value(value).uses().iter())
-}
-
 /// The node that makes a value that nothing reads but one node of the same graph.
 pub fn sole_producer(model: &Model, value: ValueId) -> Option<NodeId> {
-    sole_reader(model, value).and(model.producer(value))
+    model.sole_reader(value).and(model.producer(value))
 }
 
-/// As [`sole_reader`], whatever nodes ask for the value's shape besides.
+/// As [`Model::sole_reader`], whatever nodes ask for the value's shape besides.
 pub fn sole_element_reader(model: &Model, value: ValueId) -> Option<(NodeId, usize)> {
     let asks_shape = |u: &Use| matches!(*u, Use::Input(n, 0) if model.node(n).is("Shape") || model.node(n).is("Size"));
-    sole(model, value, model.value(value).uses().iter().filter(|u| !asks_shape(u)))
-}
-
-fn sole<'a>(model: &Model, value: ValueId, mut uses: impl Iterator<Item = &'a Use>) -> Option<(NodeId, usize)> {
+    let mut uses = model.value(value).uses().iter().filter(|u| !asks_shape(u));
     match (uses.next(), uses.next()) {
         (Some(&Use::Input(n, i)), None) if model.node(n).graph() == model.value(value).graph() => Some((n, i)),
         _ => None,
