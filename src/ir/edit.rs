@@ -3,6 +3,8 @@
 //! Each edit costs the number of uses that it touches. New nodes stand next to their anchor, so that the output
 //! diffs cleanly against the input.
 
+use crate::error::{Error, Result};
+
 use super::{
     Attr, AttrValue, Graph, GraphId, Model, Node, NodeId, Tensor, Type, Use, Value, ValueId, id::Arena,
     model::ModelInfo,
@@ -228,6 +230,12 @@ impl Model {
     pub fn insert(&mut self, spec: NodeSpec, place: Place) -> NodeId {
         let name = spec.name.map(|n| if n.is_empty() { n } else { self.fresh_name(&n) });
         self.insert_named(NodeSpec { name, ..spec }, place)
+    }
+
+    /// Inserts a node, for its first output.
+    pub fn insert_value(&mut self, spec: NodeSpec, place: Place) -> Result<ValueId> {
+        let node = self.insert(spec, place);
+        self.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))
     }
 
     /// Inserts a node under exactly the spec's name.

@@ -10,9 +10,12 @@
 //! Conv becomes ConvInteger in the same way, its bias an Add behind that. The runtime puts an Add that follows a MatMul into
 //! its kernel by itself.
 
-use super::{Context, support::convert::convert};
+use super::{
+    Context,
+    support::{convert::convert, pairs::Linear},
+};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     ir::{Attr, DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
 };
 
@@ -25,29 +28,14 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
     Ok(changes)
 }
 
-/// What a DequantizeLinear reads.
-struct Codes {
-    codes: ValueId,
-    scale: ValueId,
-    zero_point: Option<ValueId>,
-    axis: i64,
-}
-
-fn codes(model: &Model, node: NodeId, i: usize) -> Option<Codes> {
-    let dq = model.producer(model.node(node).input(i)?)?;
-    let n = model.node(dq);
-    let plain = n.is("DequantizeLinear") && n.int("block_size").unwrap_or(0) == 0;
+/// The DequantizeLinear of 8-bit codes that makes input `i` of a node.
+fn codes(model: &Model, node: NodeId, i: usize) -> Option<Linear> {
     let eight_bits = |v: ValueId| match model.value(v).constant() {
         Some(t) => matches!(t.dtype(), DType::Int8 | DType::Uint8),
         None => is_dynamic(model, v, 0),
     };
-    let found = Codes {
-        codes: n.input(0).filter(|&v| plain && eight_bits(v))?,
-        scale: n.input(1)?,
-        zero_point: n.input(2),
-        axis: n.int("axis").unwrap_or(1),
-    };
-    Some(found)
+    let dq = Linear::dequantized(model, model.node(node).input(i)?)?;
+    (model.node(dq.node).in_onnx_domain() && eight_bits(dq.input)).then_some(dq)
 }
 
 /// Whether a value is output `i` of a DynamicQuantizeLinear.
@@ -69,7 +57,7 @@ fn fuse(model: &mut Model, node: NodeId) -> Result<bool> {
         return Ok(false);
     }
     let (Some(x), Some(w)) = (codes(model, node, 0), codes(model, node, 1)) else { return Ok(false) };
-    let dynamic = is_dynamic(model, x.codes, 0) && is_dynamic(model, x.scale, 1);
+    let dynamic = is_dynamic(model, x.input, 0) && is_dynamic(model, x.scale, 1);
     let Some(scales) = scales_of_weight(model, &w, conv).filter(|_| dynamic) else { return Ok(false) };
     let Some(zero_point) = zero_point_of_weight(model, &w, conv)? else { return Ok(false) };
     let bias = n.input(2).filter(|_| conv);
@@ -80,7 +68,7 @@ fn fuse(model: &mut Model, node: NodeId) -> Result<bool> {
     };
     let (graph, attributes) = (n.graph(), n.attributes.clone());
     let Some(out) = n.output(0) else { return Ok(false) };
-    let (name, rank) = (model.value(out).name().to_owned(), model.value(w.codes).constant().map_or(2, Tensor::rank));
+    let (name, rank) = (model.value(out).name().to_owned(), model.value(w.input).constant().map_or(2, Tensor::rank));
     // Channels of a convolution's output lie along axis 1.
     let along_channels = |t: &Tensor| t.reshaped([vec![t.len()], vec![1; rank.saturating_sub(2)]].concat());
     let w_scale = match (scales, model.value(w.scale).constant()) {
@@ -92,12 +80,12 @@ fn fuse(model: &mut Model, node: NodeId) -> Result<bool> {
         _ => w.scale,
     };
     let op = if conv { "ConvInteger" } else { "MatMulInteger" };
-    let mut inputs = vec![Some(x.codes), Some(w.codes), x.zero_point];
+    let mut inputs = vec![Some(x.input), Some(w.input), x.zero_point];
     match zero_point {
         Zero::None => {}
         Zero::As(v) => inputs.push(Some(v)),
         Zero::One(t) => {
-            let own = format!("{}_zero_point", model.value(w.codes).name());
+            let own = format!("{}_zero_point", model.value(w.input).name());
             inputs.push(Some(model.add_initializer(graph, &own, t)));
         }
     }
@@ -105,8 +93,7 @@ fn fuse(model: &mut Model, node: NodeId) -> Result<bool> {
         inputs.pop();
     }
     let mut insert = |spec: NodeSpec, suffix: &str| -> Result<ValueId> {
-        let made = model.insert(spec.output(format!("{name}_{suffix}")), Place::Before(node));
-        model.node(made).output(0).ok_or_else(|| Error::bug("the new node has no output"))
+        model.insert_value(spec.output(format!("{name}_{suffix}")), Place::Before(node))
     };
     let kept = attributes.into_iter().filter(|_| conv);
     let sums = insert(NodeSpec::new(op).inputs(inputs).attrs(kept), "sums")?;
@@ -125,11 +112,11 @@ fn fuse(model: &mut Model, node: NodeId) -> Result<bool> {
     Ok(true)
 }
 
-fn scales_of_weight(model: &Model, w: &Codes, conv: bool) -> Option<Scales> {
+fn scales_of_weight(model: &Model, w: &Linear, conv: bool) -> Option<Scales> {
     if is_dynamic(model, w.scale, 1) {
         return Some(Scales::One).filter(|_| !conv);
     }
-    let (codes, scale) = (model.value(w.codes).constant()?, model.value(w.scale).constant()?);
+    let (codes, scale) = (model.value(w.input).constant()?, model.value(w.scale).constant()?);
     if scale.dtype() != DType::Float {
         return None;
     }
@@ -139,8 +126,7 @@ fn scales_of_weight(model: &Model, w: &Codes, conv: bool) -> Option<Scales> {
     // Weights of higher rank are a batch of matrices, which the runtime's integer kernels do not take in one.
     let rank = codes.rank();
     let axis = if conv { 0 } else { rank.checked_sub(1).filter(|_| rank == 2)? };
-    let said = if w.axis < 0 { w.axis + rank as i64 } else { w.axis };
-    let fits = scale.rank() == 1 && said == axis as i64 && codes.dims().get(axis) == Some(&scale.len()) && rank >= 2;
+    let fits = scale.rank() == 1 && w.axis_of(rank) == Some(axis) && codes.dims().get(axis) == Some(&scale.len()) && rank >= 2;
     fits.then_some(Scales::Each)
 }
 
@@ -155,7 +141,7 @@ enum Zero {
 }
 
 /// `None` where the integer operator does not take it.
-fn zero_point_of_weight(model: &Model, w: &Codes, conv: bool) -> Result<Option<Zero>> {
+fn zero_point_of_weight(model: &Model, w: &Linear, conv: bool) -> Result<Option<Zero>> {
     let Some(v) = w.zero_point else { return Ok(Some(Zero::None)) };
     let Some(t) = model.value(v).constant() else {
         return Ok((!conv && is_dynamic(model, v, 2)).then_some(Zero::As(v)));

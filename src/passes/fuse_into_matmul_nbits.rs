@@ -8,10 +8,14 @@
 //! What ONNX Runtime makes of the Q/DQ form when it loads it, with the same level of accuracy. Only where the QOperator format
 //! is asked for. The inverse of [`super::raise_matmul_nbits`].
 
-use super::{Context, raise_matmul_nbits::{ACCURACY_LEVEL, OP}, support::pairs::import};
+use super::{
+    Context,
+    raise_matmul_nbits::{ACCURACY_LEVEL, OP},
+    support::{pairs::import, replace::insert_instead},
+};
 use crate::{
     error::Result,
-    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ir::{DType, Model, NodeId, NodeSpec, Tensor, ValueId},
     ops::MICROSOFT,
     quant::nbits::NBits,
 };
@@ -94,13 +98,10 @@ impl Blocked {
             .attr("bits", sizes.bits as i64)
             .attr("block_size", sizes.block as i64)
             .attr("accuracy_level", ACCURACY_LEVEL);
-        if let Some(name) = model.node_mut(id).name.take() {
-            spec = spec.name(name);
-        }
         for v in outputs {
             spec = spec.output_value(v);
         }
-        model.insert_named(spec, Place::Before(id));
+        insert_instead(model, id, spec);
         model.remove_node(id);
         import(model, MICROSOFT);
         Ok(())

@@ -12,12 +12,15 @@ use std::collections::BTreeMap;
 
 use super::{
     Context,
-    support::pairs::{Linear, import, moves_codes},
+    support::{
+        pairs::{Linear, import, moves_codes},
+        replace::insert_instead,
+    },
 };
 use crate::{
     analysis::types::{self, Types},
     error::Result,
-    ir::{Attr, DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ir::{Attr, DType, Model, NodeId, NodeSpec, Tensor, ValueId},
     ops::{self, IntegerForm, MICROSOFT, OpSpec, Role, Slot},
     quant::bias::quantize_bias,
     target::IntegerOps,
@@ -37,7 +40,8 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             continue;
         }
         let Some(plan) = Fusion::of(model, &types, &has, id) else { continue };
-        fused += usize::from(plan.carry_out(model, &types)?);
+        plan.carry_out(model, &types)?;
+        fused += 1;
     }
     Ok(fused)
 }
@@ -177,7 +181,7 @@ impl Fusion {
         Some(Self { id, op: spec.name, domain: "", attributes, inputs, outputs, unused, needs_zero_points: false })
     }
 
-    fn carry_out(self, model: &mut Model, types: &Types) -> Result<bool> {
+    fn carry_out(self, model: &mut Model, types: &Types) -> Result<()> {
         let graph = model.node(self.id).graph();
         let mut spec = NodeSpec::new(self.op).attrs(self.attributes);
         if !self.domain.is_empty() {
@@ -190,19 +194,12 @@ impl Fusion {
                 Input::Codes(name, tensor) => spec.input(model.add_initializer(graph, &name, tensor)),
                 Input::Params(pair) => {
                     let zero_point = match pair.zero_point {
-                        None if self.needs_zero_points => match pair.zero_point_or_new(model, types) {
-                            None => return Ok(false),
-                            made => made,
-                        },
+                        None if self.needs_zero_points => Some(pair.zero_point_or_new(model, types)?),
                         given => given,
                     };
                     spec.inputs([Some(pair.scale), zero_point])
                 }
             };
-        }
-        let name = model.node_mut(self.id).name.take();
-        if let Some(name) = name {
-            spec = spec.name(name);
         }
         let made: Vec<Option<ValueId>> = if self.outputs.is_empty() {
             model.take_outputs(self.id)
@@ -217,10 +214,10 @@ impl Fusion {
                 None => spec.output_value(made.next().flatten()),
             };
         }
-        model.insert_named(spec, Place::Before(self.id));
+        insert_instead(model, self.id, spec);
         self.outputs.iter().for_each(|q| model.remove_node(q.node));
         model.remove_node(self.id);
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -231,7 +228,7 @@ fn fits_input(model: &Model, spec: &OpSpec, id: NodeId, i: usize, dq: &Linear) -
         return Some(());
     }
     let codes = model.value(dq.input).constant()?;
-    let axis = usize::try_from(if dq.axis < 0 { dq.axis + codes.rank() as i64 } else { dq.axis }).ok()?;
+    let axis = dq.axis_of(codes.rank())?;
     let along = spec.weight_axis(model.node(id), codes.rank())?;
     (spec.role(i) == Role::Weight && axis == along && codes.dims().get(axis) == Some(&scales.len())).then_some(())
 }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use super::{
     Context,
-    support::{convert::convert, permute},
+    support::{convert::convert, pairs::dynamic_quantize, permute},
 };
 use crate::{
     error::{Error, Result},
@@ -113,13 +113,11 @@ impl Inserter<'_> {
             return Ok(v);
         }
         let name = self.model.value(x).name().to_owned();
-        let spec = NodeSpec::new("DynamicQuantizeLinear").input(x);
-        let spec = ["quantized", "scale", "zero_point"].iter().fold(spec, |s, part| s.output(format!("{name}_{part}")));
+        let spec = dynamic_quantize(self.model, x);
         let quantize = self.model.insert(spec, Place::Before(reader));
         let parts = self.model.node(quantize).outputs().to_vec();
         let real = NodeSpec::new("DequantizeLinear").inputs(parts).output(format!("{name}_DequantizeLinear_Output"));
-        let node = self.model.insert(real, Place::Before(reader));
-        let real = self.model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        let real = self.model.insert_value(real, Place::Before(reader))?;
         self.data.insert((x, graph), real);
         Ok(real)
     }
@@ -148,8 +146,7 @@ impl Inserter<'_> {
         if let Some(axis) = axis {
             spec = spec.attr("axis", axis as i64);
         }
-        let node = self.model.insert(spec, Place::Before(id));
-        let real = self.model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        let real = self.model.insert_value(spec, Place::Before(id))?;
         self.weights.insert(key, real);
         Ok(real)
     }

@@ -227,8 +227,7 @@ impl<'a> Inserter<'a> {
         if let Some(axis) = q.axis {
             spec = spec.attr("axis", axis as i64);
         }
-        let node = self.model.insert(spec, Place::Before(reader));
-        self.model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))
+        self.model.insert_value(spec, Place::Before(reader))
     }
 
     /// The Q/DQ pair of an activation.
@@ -250,8 +249,7 @@ impl<'a> Inserter<'a> {
         };
         let q = self.model.insert(node("QuantizeLinear", v), place);
         let codes = self.model.node(q).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
-        let dq = self.model.insert(node("DequantizeLinear", codes), Place::After(q));
-        let real = self.model.node(dq).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        let real = self.model.insert_value(node("DequantizeLinear", codes), Place::After(q))?;
         match a.readers {
             Readers::All => {
                 self.model.replace_all_uses(v, real);

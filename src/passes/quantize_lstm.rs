@@ -9,10 +9,14 @@
 
 use std::collections::HashMap;
 
-use super::{Context, support::permute};
+use super::{
+    Context,
+    support::{pairs::import, permute},
+};
 use crate::{
     error::{Error, Result},
     ir::{Attr, DType, Model, NodeId, Tensor, ValueId},
+    ops::MICROSOFT,
     plan::{Form, Plan, Weight, named_values},
     quant::{
         granularity::{Granularity, QuantizedWeight, channel_params, quantize_with},
@@ -22,7 +26,6 @@ use crate::{
 
 /// Dynamic nodes of another pass; an Add is what that made of a Gemm.
 const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv", "Add"];
-const DOMAIN: &str = "com.microsoft";
 const KERNEL: &str = "DynamicQuantizeLSTM";
 /// All that the kernel knows: `layout` is not among them.
 const ATTRIBUTES: &[&str] =
@@ -68,8 +71,8 @@ fn quantize_all(model: &mut Model, plan: &Plan) -> Result<usize> {
         let (label, op) = (model.node_label(id), model.node(id).op_type.clone());
         quantize(model, id, found[&id], &mut shared).map_err(|e| e.node(label, op))?;
     }
-    if !nodes.is_empty() && model.opset(DOMAIN).is_none() {
-        model.set_opset(DOMAIN, 1);
+    if !nodes.is_empty() {
+        import(model, MICROSOFT);
     }
     Ok(nodes.len())
 }
@@ -92,7 +95,7 @@ fn quantize(model: &mut Model, id: NodeId, plan: &Weight, shared: &mut HashMap<(
         node.attributes.push(Attr::new("hidden_size", hidden as i64));
     }
     node.op_type = KERNEL.to_owned();
-    node.domain = Some(DOMAIN.to_owned());
+    node.domain = Some(MICROSOFT.to_owned());
     for (from, scale, parts) in made {
         let Some([codes, scales, zero_points]) = parts else { continue };
         model.set_input(id, from, Some(codes));

@@ -10,13 +10,16 @@
 //! The same of ConvInteger, its bias with it, and of com.microsoft's MatMulIntegerToFloat and DynamicQuantizeMatMul. Where
 //! data and weight have one scale that is not told apart, all of it goes to the weight, and the data's is 1.
 
-use super::{Context, support::convert::convert};
+use super::{
+    Context,
+    support::{convert::convert, pairs::dynamic_quantize},
+};
 use crate::{
     error::{Error, Result},
     ir::{Attr, DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ops::MICROSOFT,
 };
 
-const DOMAIN: &str = "com.microsoft";
 /// DequantizeLinear has scales per channel from here on.
 const PER_AXIS: i64 = 13;
 
@@ -46,7 +49,7 @@ struct Codes {
 fn raise(model: &mut Model, node: NodeId) -> Result<bool> {
     let n = model.node(node);
     let op = n.op_type.as_str();
-    let microsoft = n.domain.as_deref() == Some(DOMAIN);
+    let microsoft = n.domain.as_deref() == Some(MICROSOFT);
     match op {
         "MatMulInteger" | "ConvInteger" if n.in_onnx_domain() => chain(model, node),
         "MatMulIntegerToFloat" if microsoft => {
@@ -59,28 +62,21 @@ fn raise(model: &mut Model, node: NodeId) -> Result<bool> {
             }
             let weight = Codes { codes: b, scale: sb, zero_point: n.input(5) };
             let Some(weight) = weight_scales(model, weight, false)? else { return Ok(false) };
-            whole(model, node, data, weight, n_bias(model, node, 6))
+            whole(model, node, data, weight, model.node(node).input(6))
         }
         "DynamicQuantizeMatMul" if microsoft => {
             let (Some(x), Some(b), Some(sb)) = (n.input(0), n.input(1), n.input(2)) else { return Ok(false) };
             let weight = Codes { codes: b, scale: sb, zero_point: n.input(3) };
             let Some(weight) = weight_scales(model, weight, false)? else { return Ok(false) };
-            let name = model.value(x).name().to_owned();
-            let spec = NodeSpec::new("DynamicQuantizeLinear").input(x);
-            let parts = ["quantized", "scale", "zero_point"];
-            let spec = parts.iter().fold(spec, |s, part| s.output(format!("{name}_{part}")));
+            let spec = dynamic_quantize(model, x);
             let quantize = model.insert(spec, Place::Before(node));
             let &[Some(codes), Some(scale), zero_point] = model.node(quantize).outputs() else {
                 return Err(Error::bug("the new node has no outputs"));
             };
-            whole(model, node, Codes { codes, scale, zero_point }, weight, n_bias(model, node, 4))
+            whole(model, node, Codes { codes, scale, zero_point }, weight, model.node(node).input(4))
         }
         _ => Ok(false),
     }
-}
-
-fn n_bias(model: &Model, node: NodeId, i: usize) -> Option<ValueId> {
-    model.node(node).input(i)
 }
 
 /// An operator that does all in one becomes a MatMul, and an Add of its bias.
@@ -301,8 +297,7 @@ fn dequantized(model: &mut Model, c: Codes, axis: Option<usize>, before: NodeId)
         None => Place::Start(graph),
     };
     let scale_here = model.producer(c.scale) == model.producer(c.codes) || model.value(c.scale).constant().is_some();
-    let node = model.insert(spec, if scale_here { place } else { Place::Before(before) });
-    model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))
+    model.insert_value(spec, if scale_here { place } else { Place::Before(before) })
 }
 
 #[cfg(test)]

@@ -8,7 +8,13 @@
 //! Not where the QOperator format is asked for, in which they are already. Needs opset 21 (25 for 2 bits), which the model is
 //! converted to; where that cannot be, the node stays. The inverse of [`super::fuse_into_matmul_nbits`].
 
-use super::{Context, convert_opset, support::pairs::{forget_import, stay}};
+use super::{
+    Context, convert_opset,
+    support::{
+        pairs::{forget_import, stay},
+        replace::insert_instead,
+    },
+};
 use crate::{
     diagnostics::{Diagnostic, count},
     error::Result,
@@ -127,21 +133,17 @@ fn raise(model: &mut Model, id: NodeId, sizes: &NBits) -> Result<()> {
     let dq = model.insert(spec, Place::Before(id));
     let real = model.node(dq).output(0);
     let outputs = model.take_outputs(id);
-    let name = model.node_mut(id).name.take();
-    let mut product = NodeSpec::new("MatMul").inputs([a, real]);
-    if let Some(name) = name {
-        product = product.name(name);
-    }
+    let product = NodeSpec::new("MatMul").inputs([a, real]);
     let out = outputs.first().copied().flatten();
     match (bias, out) {
         (Some(bias), Some(out)) => {
             let product = product.output(format!("{}_without_bias", model.value(out).name()));
-            let product = model.insert_named(product, Place::Before(id));
+            let product = insert_instead(model, id, product);
             let sum = NodeSpec::new("Add").inputs([model.node(product).output(0), Some(bias)]);
             model.insert(sum.output_value(Some(out)), Place::Before(id));
         }
         (_, out) => {
-            model.insert_named(product.output_value(out), Place::Before(id));
+            insert_instead(model, id, product.output_value(out));
         }
     }
     model.remove_node(id);

@@ -6,13 +6,17 @@
 //! ```
 //!
 //! Not where the QOperator format is asked for, in which they are already. The inverse of [`super::fuse_into_qoperators`],
-//! driven by the same operator facts. Scales and zero points stay the tensors that they are. Nodes that move codes move numbers afterwards, between a pair with the scale of what they read.
+//! driven by the same operator facts. Scales and zero points stay the tensors that they are. Nodes that move codes move
+//! numbers afterwards, between a pair with the scale of what they read.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Context,
-    support::pairs::{Linear, forget_import, moves_codes, stay},
+    support::{
+        pairs::{Linear, forget_import, moves_codes, stay},
+        replace::insert_instead,
+    },
 };
 use crate::{
     analysis::types::{self, Types},
@@ -32,11 +36,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     if !ids.iter().any(|&n| is_quantized(model.node(n))) {
         return Ok(0);
     }
-    let mut raiser = Raiser { 
-        types: types::infer(model),
-        numbers: HashMap::new(),
-        changes: 0,
-    };
+    let mut raiser = Raiser { types: types::infer(model), numbers: HashMap::new(), changes: 0 };
     let mut odd: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for id in ids {
         let node = model.node(id);
@@ -125,11 +125,11 @@ impl Raiser {
         let &[Some(out)] = &outputs[..] else { return Err(Error::malformed("an integer operator has one output")) };
         match layout.output {
             None => {
-                named(model, id, float.output_value(Some(out)));
+                insert_instead(model, id, float.output_value(Some(out)));
             }
             Some((scale, zero_point)) => {
                 let name = base_name(model.value(out).name()).to_owned();
-                let node = named(model, id, float.output(name));
+                let node = insert_instead(model, id, float.output(name));
                 let real = model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
                 let zero_point = zero_points_as(model, scale, zero_point)?;
                 let spec = NodeSpec::new("QuantizeLinear").inputs([Some(real), Some(scale)]);
@@ -161,7 +161,7 @@ impl Raiser {
                 None => float.output_value(None),
             };
         }
-        let node = named(model, id, float);
+        let node = insert_instead(model, id, float);
         let reals = model.node(node).outputs().to_vec();
         for (real, codes) in reals.into_iter().zip(outputs) {
             if codes.is_some() {
@@ -202,8 +202,7 @@ impl Raiser {
         if microsoft {
             spec = spec.domain(MICROSOFT);
         }
-        let node = model.insert(spec.output(name), Place::Before(before));
-        let value = model.node(node).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        let value = model.insert_value(spec.output(name), Place::Before(before))?;
         self.numbers.insert(key, value);
         Ok(value)
     }
@@ -223,14 +222,6 @@ fn zero_points_as(model: &mut Model, scale: ValueId, zero_point: Option<ValueId>
     let tensor = pack(zeros.dtype(), scales.dims(), &vec![zero; scales.len()])?;
     let name = format!("{}_{}", model.value(v).name(), model.value(scale).name());
     Ok(Some(model.add_initializer(model.value(v).graph(), &name, tensor)))
-}
-
-/// Inserts a node under the name of one that is to be removed.
-fn named(model: &mut Model, old: NodeId, mut spec: NodeSpec) -> NodeId {
-    if let Some(name) = model.node_mut(old).name.take() {
-        spec = spec.name(name);
-    }
-    model.insert_named(spec, Place::Before(old))
 }
 
 /// The name of a value of which codes bear the name that quantizers give them.

@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    library: LibraryArgs,
+    onnxruntime: LibraryArgs,
     #[command(flatten)]
     image: ImageArgs,
 }
@@ -80,7 +80,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         profile: args.profile,
         read: ReadOptions { force: args.force },
     };
-    let runtime = args.library.open()?;
+    let runtime = args.onnxruntime.open()?;
     let models = bench::Models::read(&args.models, &files, &options)?;
     let specs = models.inputs();
     let inputs = match &args.data {
@@ -116,7 +116,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
 
 impl Args {
     fn files(&self) -> Files {
-        let mut all = self.library.files();
+        let mut all = self.onnxruntime.files();
         self.models.iter().for_each(|path| all.read("MODEL", path));
         let data = self.data.iter().flat_map(|d| dataset::files_of(d));
         data.for_each(|path| all.read("--data", path));

@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    library: LibraryArgs,
+    onnxruntime: LibraryArgs,
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
@@ -91,7 +91,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
 
 impl Args {
     fn files(&self) -> Files {
-        let mut all = self.library.files();
+        let mut all = self.onnxruntime.files();
         all.read("MODEL", &self.model);
         self.optimized.iter().for_each(|path| all.read("--optimized", path));
         if Path::new(&self.target).is_file() {
@@ -108,10 +108,10 @@ fn own_graph(args: &Args, model: &Model) -> anyhow::Result<Option<(Model, String
         return Ok(Some((onnx_file::read(path)?, path.display().to_string())));
     }
     // The table of another runtime cannot be checked with this one.
-    if args.no_runtime || (args.target != "onnxruntime-cpu" && !args.library.is_named()) {
+    if args.no_runtime || (args.target != "onnxruntime-cpu" && !args.onnxruntime.is_named()) {
         return Ok(None);
     }
-    let Some(runtime) = args.library.open_if_installed()? else { return Ok(None) };
+    let Some(runtime) = args.onnxruntime.open_if_installed()? else { return Ok(None) };
     let version = runtime.version();
     let refused = |e| anyhow::Error::new(e).context(format!("nothing to compare with in ONNX Runtime {version}; --no-runtime leaves that out"));
     let graph = runtime.optimized_graph(model).map_err(refused)?;

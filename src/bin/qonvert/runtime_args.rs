@@ -18,7 +18,7 @@ pub struct RuntimeArgs {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Name::Tract, hide_possible_values = true)]
     runtime: Name,
     #[command(flatten)]
-    library: LibraryArgs,
+    onnxruntime: LibraryArgs,
 }
 
 /// Where ONNX Runtime is.
@@ -44,12 +44,12 @@ impl RuntimeArgs {
 
     /// As [`Self::open`]; where the run `measures`, ONNX Runtime is loaded besides.
     pub fn open_for(&self, measures: bool) -> anyhow::Result<Box<dyn Runtime>> {
-        if measures && self.library.onnxruntime_lib.is_some() {
-            self.library.open()?;
+        if measures && self.onnxruntime.onnxruntime_lib.is_some() {
+            self.onnxruntime.open()?;
         }
         match self.runtime {
-            Name::Onnxruntime => Ok(Box::new(self.library.open()?)),
-            Name::Tract if self.library.onnxruntime_lib.is_some() && !measures => {
+            Name::Onnxruntime => Ok(Box::new(self.onnxruntime.open()?)),
+            Name::Tract if self.onnxruntime.onnxruntime_lib.is_some() && !measures => {
                 let text = "--onnxruntime-lib has no effect: the models are run by tract";
                 Err(Error::config(text).help("add --runtime onnxruntime, or leave --onnxruntime-lib out").into())
             }
@@ -59,7 +59,7 @@ impl RuntimeArgs {
 
     /// The files that these flags name.
     pub fn files(&self) -> Files {
-        self.library.files()
+        self.onnxruntime.files()
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::{
     analysis::types::Types,
     diagnostics::count,
-    ir::{DType, Model, Node, NodeId, Use, ValueId},
+    error::{Error, Result},
+    ir::{DType, Model, Node, NodeId, NodeSpec, Use, ValueId},
     ops::{self, Class, MICROSOFT},
     quant::pack::pack,
 };
@@ -78,19 +79,31 @@ impl Linear {
         named.or_else(|| model.value(codes).dtype()).or_else(|| types.dtype(codes))
     }
 
-    /// The zero point, or a new constant zero in its place.
-    pub fn zero_point_or_new(&self, model: &mut Model, types: &Types) -> Option<ValueId> {
-        if self.zero_point.is_some() {
-            return self.zero_point;
-        }
-        let dtype = self.codes(model, types)?;
-        let dims = model.value(self.scale).constant()?.dims().to_vec();
-        let zeros = vec![0; dims.iter().product()];
-        let tensor = pack(dtype, &dims, &zeros).ok()?;
-        let name = format!("{}_zero_point", model.value(self.scale).name());
-        let graph = model.value(self.scale).graph();
-        Some(model.add_initializer(graph, &name, tensor))
+    /// The axis of the scales of codes of a rank.
+    pub fn axis_of(&self, rank: usize) -> Option<usize> {
+        usize::try_from(if self.axis < 0 { self.axis + rank as i64 } else { self.axis }).ok()
     }
+
+    /// The zero point, or a new constant zero in its place. The type of the codes must be known and the scale be constant.
+    pub fn zero_point_or_new(&self, model: &mut Model, types: &Types) -> Result<ValueId> {
+        if let Some(given) = self.zero_point {
+            return Ok(given);
+        }
+        let scale = model.value(self.scale);
+        let (name, graph) = (format!("{}_zero_point", scale.name()), scale.graph());
+        let known = self.codes(model, types).zip(scale.constant());
+        let (dtype, scales) = known.ok_or_else(|| Error::bug("codes of a type that is not known are fused"))?;
+        let zeros = pack(dtype, scales.dims(), &vec![0; scales.len()])?;
+        Ok(model.add_initializer(graph, &name, zeros))
+    }
+}
+
+/// DynamicQuantizeLinear of a value, its outputs named after that.
+pub fn dynamic_quantize(model: &Model, x: ValueId) -> NodeSpec {
+    let name = model.value(x).name();
+    let parts = ["quantized", "scale", "zero_point"];
+    let spec = NodeSpec::new("DynamicQuantizeLinear").input(x);
+    parts.iter().fold(spec, |spec, part| spec.output(format!("{name}_{part}")))
 }
 
 /// Whether a node only moves elements, so that with codes it makes the codes of what it makes with numbers: not if it also

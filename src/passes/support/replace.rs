@@ -1,6 +1,6 @@
 //! Replacing what nodes make.
 
-use crate::ir::{Model, NodeId, Tensor, ValueId};
+use crate::ir::{Model, NodeId, NodeSpec, Place, Tensor, ValueId};
 
 /// Whether an initializer can stand for a node's output: not where a graph hands it out (runtimes differ on outputs that
 /// are initializers), not in functions' bodies (which have none).
@@ -42,4 +42,12 @@ pub fn bypass(model: &mut Model, n: NodeId, x: ValueId) -> bool {
         model.remove_node(n);
     }
     read || gone
+}
+
+/// Inserts a node in front of one that is to be removed, under its name.
+pub fn insert_instead(model: &mut Model, old: NodeId, mut spec: NodeSpec) -> NodeId {
+    if let Some(name) = model.node_mut(old).name.take() {
+        spec = spec.name(name);
+    }
+    model.insert_named(spec, Place::Before(old))
 }
