@@ -14,10 +14,8 @@ pub(super) const OPS: &[OpSpec] = &[
             "MatMulIntegerToFloat",
             &[OnlyCodes(0), OnlyCodes(1), Scale(0), Scale(1), ZeroPoint(0), ZeroPoint(1)],
         )),
-    OpSpec::new("Gemm", Class::Product, &[Data, Weight, Bias])
-        .channels(ChannelAxis::TransB)
-        .written_as(IntegerForm {
-            fixed: &[("beta", 1.0)],
-            ..IntegerForm::microsoft("QGemm", &[Codes(0), Codes(1), Slot::Bias(2), OptionalOutput])
-        }),
+    OpSpec::new("Gemm", Class::Product, &[Data, Weight, Bias]).channels(ChannelAxis::TransB).written_as(IntegerForm {
+        fixed: &[("beta", 1.0)],
+        ..IntegerForm::microsoft("QGemm", &[Codes(0), Codes(1), Slot::Bias(2), OptionalOutput])
+    }),
 ];

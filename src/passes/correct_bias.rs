@@ -142,7 +142,15 @@ mod tests {
 
     fn integer(weight: Weight) -> NodePlan {
         let (name, kernel, reason) = (None, None, None);
-        NodePlan { name, op: "Conv".into(), becomes: Form::Integer, kernel, weight: Some(weight), reason, fenced: false }
+        NodePlan {
+            name,
+            op: "Conv".into(),
+            becomes: Form::Integer,
+            kernel,
+            weight: Some(weight),
+            reason,
+            fenced: false,
+        }
     }
 
     fn int8(axis: Option<usize>) -> Weight {

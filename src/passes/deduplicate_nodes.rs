@@ -49,8 +49,13 @@ fn repeatable(node: &Node) -> bool {
 
 /// Makes the readers of the second node read the first. A node with an output that both must hand out stays.
 fn merge(model: &mut Model, first: NodeId, second: NodeId) -> bool {
-    let pairs: Vec<(ValueId, ValueId)> =
-        model.node(second).outputs().iter().zip(model.node(first).outputs()).filter_map(|(b, a)| Some(((*b)?, (*a)?))).collect();
+    let pairs: Vec<(ValueId, ValueId)> = model
+        .node(second)
+        .outputs()
+        .iter()
+        .zip(model.node(first).outputs())
+        .filter_map(|(b, a)| Some(((*b)?, (*a)?)))
+        .collect();
     let clash = |&(b, a): &(ValueId, ValueId)| model.value(b).is_graph_output() && model.value(a).is_graph_output();
     if pairs.iter().any(clash) {
         return false;
@@ -100,7 +105,11 @@ mod tests {
 
     #[test]
     fn other_attributes_and_two_outputs_stay() {
-        check_skipped(run, "(float[2,2] x) => (y) { a = Softmax <axis = 0> (x) b = Softmax <axis = 1> (x) y = Add(a, b) }", "");
+        check_skipped(
+            run,
+            "(float[2,2] x) => (y) { a = Softmax <axis = 0> (x) b = Softmax <axis = 1> (x) y = Add(a, b) }",
+            "",
+        );
         check_skipped(run, "(float[2,2] x) => (y, z) { y = Relu(x) z = Relu(x) }", "");
     }
 }

@@ -35,7 +35,10 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     if !old {
         cx.diagnostics.push(Diagnostic::note(
             "initializer_inputs_removed",
-            format!("{} weights were listed as inputs as well, as old exporters do; they are constants now", listed.len()),
+            format!(
+                "{} weights were listed as inputs as well, as old exporters do; they are constants now",
+                listed.len()
+            ),
         ));
     }
     for &v in &listed {

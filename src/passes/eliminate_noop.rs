@@ -127,7 +127,8 @@ mod tests {
             "y = Cast <to = 11> (x)",
             "y = Concat <axis = 0> (x, x)",
         ] {
-            let constants = "int64[1] last = {-1}, int64[1] first = {-99}, int64[1] axis = {1}, float[2,1,1,1] wide = {1, 1}";
+            let constants =
+                "int64[1] last = {-1}, int64[1] first = {-99}, int64[1] axis = {1}, float[2,1,1,1] wide = {1, 1}";
             check_skipped(run, &format!("(float[2,3,3] x) => (z) <{constants}> {{ {line} z = Relu(y) }}"), "");
         }
     }

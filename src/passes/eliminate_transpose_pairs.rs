@@ -220,19 +220,23 @@ fn element_inputs(model: &Model, node: NodeId) -> Vec<ValueId> {
 
 fn order_does_not_matter(model: &Model, node: NodeId, rank: usize) -> bool {
     let n = model.node(node);
-    let constant_bounds = || (1..n.inputs().len()).all(|i| n.input(i).is_none() || model.constant_input(node, i).is_some());
+    let constant_bounds =
+        || (1..n.inputs().len()).all(|i| n.input(i).is_none() || model.constant_input(node, i).is_some());
     n.in_onnx_domain()
         && n.outputs().len() == 1
         && match n.op_type.as_str() {
-            "Relu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Softplus"
-            | "Softsign" | "Gelu" | "Mish" | "Erf" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg" | "Reciprocal" | "Floor"
-            | "Ceil" | "Round" | "Cast" | "Identity" => true,
+            "Relu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh"
+            | "Softplus" | "Softsign" | "Gelu" | "Mish" | "Erf" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg"
+            | "Reciprocal" | "Floor" | "Ceil" | "Round" | "Cast" | "Identity" => true,
             "Clip" => constant_bounds(),
             "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "Pow" | "PRelu" => true,
             // A constant in a Concat is no operand that broadcasts.
             "Concat" => {
                 axis(model, node, rank).is_some()
-                    && n.inputs().iter().flatten().all(|&v| model.value(v).constant().is_none_or(|t| t.rank() == rank && t.len() > 1))
+                    && n.inputs()
+                        .iter()
+                        .flatten()
+                        .all(|&v| model.value(v).constant().is_none_or(|t| t.rank() == rank && t.len() > 1))
             }
             _ => false,
         }
@@ -260,7 +264,10 @@ mod tests {
         let y = "y = Transpose <perm = [0, 3, 1, 2]> (r)\nreturn y";
         assert_eq!(eliminate(&format!("r = Relu(a)\n{y}")), "y = Relu(x)");
         assert_eq!(eliminate(&format!("r = Add(a, b)\n{y}")), "y = Add(x, z)");
-        assert_eq!(eliminate(&format!("q = Mul(a, s)\nr = Mul(c, q)\n{y}")), "q = Mul(x, [7.0]); y = Mul([5.0, 6.0], q)");
+        assert_eq!(
+            eliminate(&format!("q = Mul(a, s)\nr = Mul(c, q)\n{y}")),
+            "q = Mul(x, [7.0]); y = Mul([5.0, 6.0], q)"
+        );
         assert_eq!(eliminate(&format!("r = Concat <axis = -1> (a, b)\n{y}")), "y = Concat(x, z)");
     }
 
@@ -276,9 +283,8 @@ mod tests {
 
     #[test]
     fn a_constant_takes_the_new_order() {
-        let mut m = crate::ir::testing::model(&format!(
-            "{X}r = Mul(a, c)\ny = Transpose <perm = [0, 3, 1, 2]> (r)\nreturn y"
-        ));
+        let mut m =
+            crate::ir::testing::model(&format!("{X}r = Mul(a, c)\ny = Transpose <perm = [0, 3, 1, 2]> (r)\nreturn y"));
         run(&mut m, &mut Default::default()).unwrap();
         let last = m.graph(m.main()).last().unwrap();
         assert_eq!(m.constant_input(last, 1).unwrap().dims(), [1, 2, 1, 1]);

@@ -251,9 +251,13 @@ mod tests {
     #[test]
     fn a_normalised_input() {
         let text = "float[1,2,4,4] x\nfloat[1,2,1,1] w = {2, 4}\nfloat[] s = {2}\nfloat[2,1,1] c = {2, 4}";
-        let fold = |nodes| after(run, &format!("{text}\n{nodes}\nv = Conv <pads = [1,1,1,1]> (a, w)\ny = Relu(v)\nreturn y"));
+        let fold =
+            |nodes| after(run, &format!("{text}\n{nodes}\nv = Conv <pads = [1,1,1,1]> (a, w)\ny = Relu(v)\nreturn y"));
         assert_eq!(fold("a = Div(x, s)"), "v = Conv(x, [1.0, 2.0]); y = Relu(v)");
-        assert_eq!(fold("b = Sub(x, c)\na = Mul(b, s)"), "b = Sub(x, [2.0, 4.0]); v = Conv(b, [4.0, 8.0]); y = Relu(v)");
+        assert_eq!(
+            fold("b = Sub(x, c)\na = Mul(b, s)"),
+            "b = Sub(x, [2.0, 4.0]); v = Conv(b, [4.0, 8.0]); y = Relu(v)"
+        );
         // Different scales by channel, and scales of values that are computed, stay.
         assert!(fold("a = Div(x, c)").contains("Div"));
         assert!(fold("b = Relu(x)\na = Mul(b, s)").contains("Mul"));

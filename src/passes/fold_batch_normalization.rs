@@ -35,7 +35,9 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let mut changes = 0;
     for node in model.all_nodes() {
         let Some(norm) = Norm::of(model, node)? else { continue };
-        if fold_behind(model, types, node, &norm, &mut growth)? || fold_in_front(model, types, node, &norm, &mut growth)? {
+        if fold_behind(model, types, node, &norm, &mut growth)?
+            || fold_in_front(model, types, node, &norm, &mut growth)?
+        {
             changes += 1;
         }
     }
@@ -74,9 +76,10 @@ impl Norm {
         let shift = (0..c).map(|i| beta[i] - mean[i] * scale[i]).collect();
         // The range of three standard deviations around the mean, and 0, which every quantized range includes.
         let widest = |center: &[f64], spread: &dyn Fn(usize) -> f64| {
-            let (lo, hi) = center.iter().enumerate().fold((0.0f64, 0.0f64), |(lo, hi), (i, m)| {
-                (lo.min(m - 3.0 * spread(i)), hi.max(m + 3.0 * spread(i)))
-            });
+            let (lo, hi) = center
+                .iter()
+                .enumerate()
+                .fold((0.0f64, 0.0f64), |(lo, hi), (i, m)| (lo.min(m - 3.0 * spread(i)), hi.max(m + 3.0 * spread(i))));
             hi - lo
         };
         let before = widest(&mean, &|i| (var[i] + epsilon).sqrt());

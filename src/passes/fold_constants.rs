@@ -38,7 +38,14 @@ type Eval = fn(&Args<'_>) -> Option<Vec<Tensor>>;
 
 /// All that can be computed, one file per family.
 const FAMILIES: &[&[(&[&str], Eval)]] = &[
-    arithmetic::EVALS, cast::EVALS, index::EVALS, join::EVALS, layout::EVALS, logic::EVALS, make::EVALS, reduce::EVALS,
+    arithmetic::EVALS,
+    cast::EVALS,
+    index::EVALS,
+    join::EVALS,
+    layout::EVALS,
+    logic::EVALS,
+    make::EVALS,
+    reduce::EVALS,
 ];
 
 fn find(node: &Node) -> Option<Eval> {
@@ -191,7 +198,8 @@ mod tests {
 
     #[test]
     fn quantized_weights_and_outputs_stay() {
-        let quantized = "(float[b,2] x) => (y) <int8[2] q = {1, 2}, float s = {0.5}> { w = DequantizeLinear(q, s) y = Mul(x, w) }";
+        let quantized =
+            "(float[b,2] x) => (y) <int8[2] q = {1, 2}, float s = {0.5}> { w = DequantizeLinear(q, s) y = Mul(x, w) }";
         check_skipped(run, quantized, "");
         check_skipped(run, "() => (y) <float[2] c = {1, 2}> { y = Neg(c) }", "");
     }

@@ -24,7 +24,9 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
     let bodies: Vec<_> = model.functions.iter().map(|f| f.graph).collect();
     let mut folded = 0;
     for n in model.all_nodes() {
-        let Some(target) = target(model, &types, n).filter(|_| !bodies.contains(&model.node(n).graph())) else { continue };
+        let Some(target) = target(model, &types, n).filter(|_| !bodies.contains(&model.node(n).graph())) else {
+            continue;
+        };
         let name = model.node(n).output(0).map_or_else(String::new, |v| format!("{}_shape", model.value(v).name()));
         let constant = model.add_initializer(model.main(), &name, Tensor::from_i64(&[target.len()], &target));
         model.set_input(n, 1, Some(constant));

@@ -12,9 +12,7 @@
 
 use super::{
     Context,
-    support::{
-        permute::{permutation, transposed},
-    },
+    support::permute::{permutation, transposed},
 };
 use crate::{
     error::Result,
@@ -63,7 +61,8 @@ fn fold(model: &mut Model, node: NodeId, cx: &Context) -> Result<bool> {
 
 /// Makes every Gemm that reads `transposed` as its B read `weight`.
 fn turn_gemms(model: &mut Model, transposed: ValueId, weight: ValueId) {
-    let gemms: Vec<_> = model.value(transposed).readers().filter(|&(n, i)| i == 1 && model.node(n).is("Gemm")).collect();
+    let gemms: Vec<_> =
+        model.value(transposed).readers().filter(|&(n, i)| i == 1 && model.node(n).is("Gemm")).collect();
     for (gemm, _) in gemms {
         let turned = 1 - model.node(gemm).int("transB").unwrap_or(0).clamp(0, 1);
         let attributes = &mut model.node_mut(gemm).attributes;
@@ -112,7 +111,8 @@ mod tests {
     fn an_output_and_a_broken_permutation_stay() {
         let output = "float[1,2] w = {1, 2}\nt = Transpose(w)\nreturn t";
         assert!(after(run, output).contains("Transpose"));
-        let broken = "float[2,1] x\nfloat[1,2] w = {1, 2}\nt = Transpose <perm = [0, 0]> (w)\ny = MatMul(x, t)\nreturn y";
+        let broken =
+            "float[2,1] x\nfloat[1,2] w = {1, 2}\nt = Transpose <perm = [0, 0]> (w)\ny = MatMul(x, t)\nreturn y";
         assert!(after(run, broken).contains("Transpose"));
     }
 }

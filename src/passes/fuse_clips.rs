@@ -64,9 +64,13 @@ fn replace(model: &mut Model, node: NodeId, clamp: Clamp, relu: bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::support::testing::{after, after_at}, run};
+    use super::{
+        super::support::testing::{after, after_at},
+        run,
+    };
 
-    const X: &str = "float[n] x\nint64[n] i\nfloat[1] low = {-1}\nfloat[] zero = {0}\nfloat[] six = {6}\nint64[] whole = {2}\n";
+    const X: &str =
+        "float[n] x\nint64[n] i\nfloat[1] low = {-1}\nfloat[] zero = {0}\nfloat[] six = {6}\nint64[] whole = {2}\n";
 
     fn fuse(nodes: &str) -> String {
         after(run, &format!("{X}{nodes}\nreturn y"))

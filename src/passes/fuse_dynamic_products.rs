@@ -126,7 +126,8 @@ fn scales_of_weight(model: &Model, w: &Linear, conv: bool) -> Option<Scales> {
     // Weights of higher rank are a batch of matrices, which the runtime's integer kernels do not take in one.
     let rank = codes.rank();
     let axis = if conv { 0 } else { rank.checked_sub(1).filter(|_| rank == 2)? };
-    let fits = scale.rank() == 1 && w.axis_of(rank) == Some(axis) && codes.dims().get(axis) == Some(&scale.len()) && rank >= 2;
+    let fits =
+        scale.rank() == 1 && w.axis_of(rank) == Some(axis) && codes.dims().get(axis) == Some(&scale.len()) && rank >= 2;
     fits.then_some(Scales::Each)
 }
 
@@ -167,7 +168,9 @@ mod tests {
     const X: &str = "q, s, z = DynamicQuantizeLinear(x) r = DequantizeLinear(q, s, z)";
 
     fn matmul(constants: &str, weight: &str) -> String {
-        format!("(float[n, 2] x) => (float[n, 2] y) <int8[2, 2] w = {{1, 2, 3, 4}}, {constants}> {{ {X} d = DequantizeLinear {weight} y = MatMul(r, d) }}")
+        format!(
+            "(float[n, 2] x) => (float[n, 2] y) <int8[2, 2] w = {{1, 2, 3, 4}}, {constants}> {{ {X} d = DequantizeLinear {weight} y = MatMul(r, d) }}"
+        )
     }
 
     #[test]
@@ -208,12 +211,16 @@ mod tests {
     #[test]
     fn convolutions_with_a_bias() {
         let model = |body: &str, constants: &str| {
-            format!("(float[1, 1, 4] x) => (float[1, 2, 2] y) <uint8[2, 1, 3] w = {{1, 2, 3, 4, 5, 6}}, {constants}> {{ {body} }}")
+            format!(
+                "(float[1, 1, 4] x) => (float[1, 2, 2] y) <uint8[2, 1, 3] w = {{1, 2, 3, 4, 5, 6}}, {constants}> {{ {body} }}"
+            )
         };
         check(
             run,
             &model(
-                &format!("{X} d = DequantizeLinear <axis = 0> (w, t, u) y = Conv <strides = [1], pads = [0, 0]> (r, d, b)"),
+                &format!(
+                    "{X} d = DequantizeLinear <axis = 0> (w, t, u) y = Conv <strides = [1], pads = [0, 0]> (r, d, b)"
+                ),
                 "float[2] t = {1, 2}, uint8[2] u = {128, 128}, float[2] b = {3, 4}",
             ),
             &model(
@@ -227,11 +234,7 @@ mod tests {
             ),
         );
         let other = "float[2] t = {1, 2}, uint8[2] u = {128, 127}";
-        check_skipped(
-            run,
-            &model(&format!("{X} d = DequantizeLinear <axis = 0> (w, t, u) y = Conv(r, d)"), other),
-            "",
-        );
+        check_skipped(run, &model(&format!("{X} d = DequantizeLinear <axis = 0> (w, t, u) y = Conv(r, d)"), other), "");
     }
 
     #[test]

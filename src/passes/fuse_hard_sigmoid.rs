@@ -25,10 +25,8 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
     for node in model.all_nodes() {
         let Some(found) = find(model, types, node) else { continue };
         let width = f64::from(found.width);
-        let attributes = vec![
-            Attr::new("alpha", (1.0 / width) as f32),
-            Attr::new("beta", (f64::from(found.bias) / width) as f32),
-        ];
+        let attributes =
+            vec![Attr::new("alpha", (1.0 / width) as f32), Attr::new("beta", (f64::from(found.bias) / width) as f32)];
         if found.times_x {
             let Some(y) = model.node(node).output(0) else { continue };
             let (ty, name) = (model.value(y).ty.clone(), format!("{}_HardSigmoid", model.node_label(node)));
@@ -111,7 +109,10 @@ mod tests {
         let fuse = |nodes: &str| after(run, &format!("{CLIP}{nodes}\nreturn y"));
         assert_eq!(fuse("y = Div(c, six)"), "y = HardSigmoid(x)");
         assert_eq!(fuse("y = Mul(sixth, c)"), "y = HardSigmoid(x)");
-        assert_eq!(fuse("m = Mul(x, c)\ny = Div(m, six)"), "y_HardSigmoid_Output = HardSigmoid(x); y = Mul(x, y_HardSigmoid_Output)");
+        assert_eq!(
+            fuse("m = Mul(x, c)\ny = Div(m, six)"),
+            "y_HardSigmoid_Output = HardSigmoid(x); y = Mul(x, y_HardSigmoid_Output)"
+        );
         assert_eq!(fuse("g = Div(c, six)\ny = Mul(g, x)"), "g = HardSigmoid(x); y = Mul(g, x)");
         assert!(fuse("y = Div(c, three)").contains("Clip"));
         assert!(fuse("y = Div(c, six)\nreturn c").contains("Clip"));

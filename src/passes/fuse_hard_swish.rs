@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn only_with_the_right_numbers_and_opset() {
-        let text = |alpha| format!("float[n] x\nh = HardSigmoid <alpha = {alpha}, beta = 0.5> (x)\ny = Mul(h, x)\nreturn y");
+        let text =
+            |alpha| format!("float[n] x\nh = HardSigmoid <alpha = {alpha}, beta = 0.5> (x)\ny = Mul(h, x)\nreturn y");
         assert_eq!(after_at(14, run, &text("0.16666667")), "y = HardSwish(x)");
         assert!(after_at(14, run, &text("0.2")).contains("HardSigmoid"));
         assert!(after_at(13, run, &text("0.16666667")).contains("HardSigmoid"));

@@ -139,11 +139,14 @@ mod tests {
     #[test]
     fn two_bits_in_uneven_columns_stay() {
         let node = "y = com.microsoft.MatMulNBits<K = 16, N = 1, bits = 2, block_size = 16>(a, b, s)";
-        let head = "<ir_version: 10, opset_import: [\"\" : 25, \"com.microsoft\" : 1]> g (float[2,16] a) => (float[2,1] y)";
+        let head =
+            "<ir_version: 10, opset_import: [\"\" : 25, \"com.microsoft\" : 1]> g (float[2,16] a) => (float[2,1] y)";
         let constants = "<uint8[1,1,4] b = {1,2,3,4}, float[1] s = {0.5}>";
         check_skipped(raise_matmul_nbits::run, &format!("{head} {constants} {{ {node} }}"), "not_raised");
         // Sizes of which the product overflows.
-        let node = node.replace("K = 16", "K = 4611686018427387904").replace("block_size = 16", "block_size = 4611686018427387904");
+        let node = node
+            .replace("K = 16", "K = 4611686018427387904")
+            .replace("block_size = 16", "block_size = 4611686018427387904");
         let constants = "<uint8[0] b = {}, float[1] s = {0.5}>";
         check_skipped(raise_matmul_nbits::run, &format!("{head} {constants} {{ {node} }}"), "not_raised");
     }

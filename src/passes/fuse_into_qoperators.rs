@@ -170,8 +170,7 @@ impl Fusion {
         let name = |v: Option<ValueId>| format!("{}_quantized", v.map_or("unused", |v| model.value(v).name()));
         let unused = node.outputs().iter().enumerate().filter(|(_, v)| is_unused(v));
         let unused: BTreeMap<usize, String> = unused.map(|(i, v)| (i, name(*v))).collect();
-        let outputs: Vec<Linear> =
-            node.outputs().iter().filter(|v| !is_unused(v)).map(one).collect::<Option<_>>()?;
+        let outputs: Vec<Linear> = node.outputs().iter().filter(|v| !is_unused(v)).map(one).collect::<Option<_>>()?;
         if outputs.is_empty() || !has.moves(spec.name, dtype, model.opset("").unwrap_or(1)) {
             return None;
         }

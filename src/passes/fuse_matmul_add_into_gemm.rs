@@ -132,6 +132,9 @@ mod tests {
     fn more_dims_that_are_all_known() {
         let text = fuse("2,3,1", "2");
         assert!(text.contains("Gemm(x_rows, [1.0, 2.0], [3.0, 4.0])"), "{text}");
-        assert!(text.starts_with("x_rows = Reshape(x, [6, 1])") && text.ends_with("y = Reshape(y_rows, [2, 3, 2])"), "{text}");
+        assert!(
+            text.starts_with("x_rows = Reshape(x, [6, 1])") && text.ends_with("y = Reshape(y_rows, [2, 3, 2])"),
+            "{text}"
+        );
     }
 }

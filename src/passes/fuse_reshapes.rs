@@ -63,7 +63,11 @@ fn above(model: &Model, n: NodeId) -> Vec<(ValueId, bool)> {
 /// The furthest value from which one Reshape with a constant target leads to `out`.
 fn reachable(types: &Types, chain: &[(ValueId, bool)], out: ValueId) -> Option<(ValueId, Vec<i64>)> {
     let to = types.shape(out)?;
-    chain.iter().rev().filter(|(_, private)| *private).find_map(|&(x, _)| Some((x, reshape_target(types.shape(x)?, to)?)))
+    chain
+        .iter()
+        .rev()
+        .filter(|(_, private)| *private)
+        .find_map(|&(x, _)| Some((x, reshape_target(types.shape(x)?, to)?)))
 }
 
 fn become_reshape(model: &mut Model, n: NodeId, x: ValueId, target: &[i64]) {

@@ -49,8 +49,11 @@ fn whole(model: &Model, types: &mut Types, last: NodeId) -> Option<(ValueId, Vec
     let to = types.shape(model.node(last).output(0)?)?.to_vec();
     // Each dim in between is a product of neighbouring dims of x, which the last Reshape must take apart again.
     let groups = groups(types, &from, &between)?;
-    let order: Vec<usize> =
-        perm.iter().map(|&p| usize::try_from(p).ok().and_then(|p| groups.get(p)).cloned()).collect::<Option<Vec<_>>>()?.concat();
+    let order: Vec<usize> = perm
+        .iter()
+        .map(|&p| usize::try_from(p).ok().and_then(|p| groups.get(p)).cloned())
+        .collect::<Option<Vec<_>>>()?
+        .concat();
     let same = perm.len() == between.len() && order.len() == from.len();
     let fits = same && order.iter().map(|&i| from[i]).eq(to.iter().copied()) && !to.contains(&SymDim::Unknown);
     Some((x, order.into_iter().map(|i| i as i64).collect())).filter(|_| fits)

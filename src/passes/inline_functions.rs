@@ -34,9 +34,10 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
     let mut work = model.nodes_below(model.main());
     work.reverse();
     let (mut calls, mut nodes) = (0, work.len());
-    bound(work.iter().fold(0, |n: usize, &w| {
-        n.saturating_add(functions.get(&key_of(model.node(w))).map_or(1, |f| sizes[f]))
-    }))?;
+    bound(
+        work.iter()
+            .fold(0, |n: usize, &w| n.saturating_add(functions.get(&key_of(model.node(w))).map_or(1, |f| sizes[f]))),
+    )?;
     while let Some(call) = work.pop() {
         // Calls inside an attribute of a call went with it; their copies are in the list.
         let Some(node) = model.try_node(call) else { continue };
@@ -187,7 +188,9 @@ fn inline(model: &mut Model, call: NodeId, f: &Function) -> Result<Vec<NodeId>> 
     for (formal, to) in passed_on {
         let Some(from) = copy.values.get(&formal).copied().flatten() else {
             let name = model.value(formal).name().to_owned();
-            return Err(Error::malformed(format!("function {} hands out an input that is left out", label(f))).value(name));
+            return Err(
+                Error::malformed(format!("function {} hands out an input that is left out", label(f))).value(name)
+            );
         };
         let name = format!("{}{}", copy.prefix, model.value(formal).name());
         let spec = NodeSpec::new("Identity").name(name).input(from).output_value(Some(to));
@@ -273,7 +276,10 @@ mod tests {
     #[test]
     fn recursion_other_opsets_and_wrong_counts_are_errors() {
         let with = |call: &str, f: &str| refused(&format!("{HEAD}(x) => (y) {{ {call} }} <domain: \"f\", {f}"));
-        let e = with("y = f.a(x)", "opset_import: [\"f\" : 1]> a (p) => (q) { q = f.b(p) } <domain: \"f\"> b (p) => (q) { q = f.a(p) }");
+        let e = with(
+            "y = f.a(x)",
+            "opset_import: [\"f\" : 1]> a (p) => (q) { q = f.b(p) } <domain: \"f\"> b (p) => (q) { q = f.a(p) }",
+        );
         assert!(e.contains("\"f.a\" calls itself") && e.contains("\"f.b\""), "{e}");
         let e = with("y = f.a(x)", "opset_import: [\"\" : 17]> a (p) => (q) { q = Neg(p) }");
         assert!(e.contains("17") && e.contains("18") && e.contains("node \"y\""), "{e}");

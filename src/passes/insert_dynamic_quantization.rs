@@ -71,9 +71,8 @@ struct Inserter<'a> {
 
 impl Inserter<'_> {
     fn quantize(&mut self, id: NodeId, weight: Option<&Weight>) -> Result<()> {
-        let weight = weight.ok_or_else(|| {
-            Error::config("the plan makes this node dynamic, but says nothing of its weight")
-        })?;
+        let weight =
+            weight.ok_or_else(|| Error::config("the plan makes this node dynamic, but says nothing of its weight"))?;
         let node = self.model.node(id);
         let trans_b = node.is("Gemm") && node.int("transB").unwrap_or(0) != 0;
         let scaled = |name| node.float(name).is_some_and(|v| v != 1.0);
@@ -171,7 +170,9 @@ mod tests {
         let columns = "{dtype: int8, axis: 1, symmetric: true}";
         check_with(
             run,
-            &mut context(&(dynamic("a", "MatMul", columns) + &dynamic("b", "MatMul", "{dtype: int8, symmetric: true}"))),
+            &mut context(
+                &(dynamic("a", "MatMul", columns) + &dynamic("b", "MatMul", "{dtype: int8, symmetric: true}")),
+            ),
             "(float[n, 2] x) => (float[n, 2] a, float[n, 2] b, float[n, 2] c)
             <float[2, 2] w = {127, 1, -3, 254}> { a = MatMul(x, w) b = MatMul(x, w) c = MatMul(x, w) }",
             "(float[n, 2] x) => (float[n, 2] a, float[n, 2] b, float[n, 2] c)
@@ -222,9 +223,8 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_with_a_plan() {
-        let failed = |text: &str, plan: &str| {
-            run(&mut text::parse(text).unwrap(), &mut context(plan)).unwrap_err().to_string()
-        };
+        let failed =
+            |text: &str, plan: &str| run(&mut text::parse(text).unwrap(), &mut context(plan)).unwrap_err().to_string();
         let weight = "{dtype: int8, axis: 1, symmetric: true}";
         let two = "(float[n, 2] x, float[2, 2] w) => (float y) { y = MatMul(x, w) }";
         assert!(failed(two, &dynamic("y", "MatMul", weight)).contains("not constant"));

@@ -71,9 +71,11 @@ impl<'a> Inserter<'a> {
         }
         let mut ours = integer.iter().map(|(n, _)| n).chain(&absorbed).chain(&fenced);
         if let Some(&inner) = ours.find(|n| model.node(**n).graph() != main) {
-            return Err(Error::config("the plan makes this node integer, absorbed or fenced, but it stands in a subgraph")
-                .node(model.node_label(inner), &model.node(inner).op_type)
-                .help("nodes of subgraphs are dynamic, or float and not fenced"));
+            return Err(Error::config(
+                "the plan makes this node integer, absorbed or fenced, but it stands in a subgraph",
+            )
+            .node(model.node_label(inner), &model.node(inner).op_type)
+            .help("nodes of subgraphs are dynamic, or float and not fenced"));
         }
         // The order of the file, not of the names.
         let place: HashMap<NodeId, usize> = model.nodes(main).into_iter().enumerate().map(|(i, n)| (n, i)).collect();
@@ -108,7 +110,9 @@ impl<'a> Inserter<'a> {
                 return Err(Error::bug("a clamp has no input or output"));
             };
             if !self.model.replace_all_uses(from, to) {
-                return Err(Error::bug("a clamp's input cannot take its output's name").value(self.model.value(from).name()));
+                return Err(
+                    Error::bug("a clamp's input cannot take its output's name").value(self.model.value(from).name())
+                );
             }
             if let Some(a) = self.activations.remove(&from) {
                 self.activations.insert(to, a);
@@ -120,14 +124,17 @@ impl<'a> Inserter<'a> {
 
     /// Quantizes the constant inputs of an integer node.
     fn constants(&mut self, id: NodeId, weight: Option<&Weight>) -> Result<()> {
-        let Some(spec) = ops::spec(self.model, id) else { return Err(Error::bug("an integer node has no description")) };
+        let Some(spec) = ops::spec(self.model, id) else {
+            return Err(Error::bug("an integer node has no description"));
+        };
         let input_params = self.model.node(id).input(0).and_then(|v| self.activations.get(&v)).map(|a| a.params());
         let index = |role| spec.index_of(role).filter(|&i| self.model.constant_input(id, i).is_some());
         if let (Some(i), Some(weight)) = (index(Role::Weight), weight) {
             let bias = index(Role::Bias);
             self.weight_and_bias(id, i, bias, weight, input_params)?;
         }
-        let data: Vec<usize> = (0..self.model.node(id).inputs().len()).filter(|&i| spec.role(i) == Role::Data).collect();
+        let data: Vec<usize> =
+            (0..self.model.node(id).inputs().len()).filter(|&i| spec.role(i) == Role::Data).collect();
         for i in data {
             if let Some(t) = self.model.constant_input(id, i).cloned() {
                 let like = self.activation_type(id)?;
@@ -153,7 +160,8 @@ impl<'a> Inserter<'a> {
         plan: &Weight,
         input: Option<QParams>,
     ) -> Result<()> {
-        let tensor = self.model.constant_input(id, at).cloned().ok_or_else(|| Error::bug("the weight is not constant"))?;
+        let tensor =
+            self.model.constant_input(id, at).cloned().ok_or_else(|| Error::bug("the weight is not constant"))?;
         let bias = bias_at.and_then(|i| self.model.constant_input(id, i)).map(Tensor::to_f32).transpose()?;
         let q = plan.quantize(&tensor, bias.as_deref(), input)?;
         let weight = self.model.node(id).input(at).expect("checked above");
@@ -217,8 +225,8 @@ impl<'a> Inserter<'a> {
         let zeros = q.zero_point.to_i64()?.iter().all(|&z| z == 0);
         // Zero is what an absent zero point means. ONNX Runtime (1.32) has no QGemm without one for the weight, though.
         let implied = zeros && (q.values.dtype() == DType::Int32 || !self.model.node(reader).is("Gemm"));
-        let zero_point = (!implied)
-            .then(|| self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone()));
+        let zero_point =
+            (!implied).then(|| self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone()));
         let mut spec = NodeSpec::new("DequantizeLinear")
             .input(values)
             .input(scale)
@@ -241,11 +249,7 @@ impl<'a> Inserter<'a> {
         let bits = a.zero_point.cast_unsigned();
         let zero_point = self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero);
         let node = |op: &str, input: ValueId| {
-            NodeSpec::new(op)
-                .input(input)
-                .input(scale)
-                .input(zero_point)
-                .output(format!("{name}_{op}_Output"))
+            NodeSpec::new(op).input(input).input(scale).input(zero_point).output(format!("{name}_{op}_Output"))
         };
         let q = self.model.insert(node("QuantizeLinear", v), place);
         let codes = self.model.node(q).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
@@ -267,7 +271,8 @@ impl<'a> Inserter<'a> {
     fn fence(&mut self, id: NodeId) -> Result<()> {
         let Some(channels) = self.input_channels(id) else { return Ok(()) };
         let input = self.model.node(id).input(0);
-        let Some(dq) = input.and_then(|v| self.model.producer(v)).filter(|&n| self.model.node(n).is("DequantizeLinear"))
+        let Some(dq) =
+            input.and_then(|v| self.model.producer(v)).filter(|&n| self.model.node(n).is("DequantizeLinear"))
         else {
             return Ok(()); // The plan was edited: the input is no longer quantized.
         };
@@ -284,7 +289,8 @@ impl<'a> Inserter<'a> {
         let zeros = crate::quant::pack::pack(dtype, &[channels], &vec![z as i32; channels])?;
         let scales = self.model.add_initializer(graph, &format!("{name}_input_scale"), scales);
         let zeros = self.model.add_initializer(graph, &format!("{name}_input_zero_point"), zeros);
-        let spec = NodeSpec::new("DequantizeLinear").inputs([Some(codes), Some(scales), Some(zeros)]).attr("axis", 1i64);
+        let spec =
+            NodeSpec::new("DequantizeLinear").inputs([Some(codes), Some(scales), Some(zeros)]).attr("axis", 1i64);
         let own = self.model.insert(spec.output(format!("{name}_input_DequantizeLinear_Output")), Place::Before(id));
         let real = self.model.node(own).output(0);
         self.model.set_input(id, 0, real);

@@ -32,7 +32,8 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
         });
         let dims: &[usize] = if types.rank(out) == Some(0) { &[] } else { &[1] };
         let name = model.value(out).name().to_owned();
-        let index = model.add_initializer(model.main(), &format!("{name}_axis"), Tensor::from_i64(dims, &[axis as i64]));
+        let index =
+            model.add_initializer(model.main(), &format!("{name}_axis"), Tensor::from_i64(dims, &[axis as i64]));
         let maker = model.producer(shape).expect("Shape makes it");
         let gather = NodeSpec::new("Gather").input(shape).input(index).output(name).attr("axis", AttrValue::Int(0));
         let gather = model.insert(gather, Place::After(maker));
@@ -66,7 +67,8 @@ fn from_input(
 ) -> Option<(ValueId, usize, ValueId)> {
     let node = model.node(n);
     let out = node.output(0)?;
-    let one = types.dtype(out) == Some(DType::Int64) && types.rank(out)? <= 1 && model.value(out).readers().next().is_some();
+    let one =
+        types.dtype(out) == Some(DType::Int64) && types.rank(out)? <= 1 && model.value(out).readers().next().is_some();
     let &[size @ SymInt::Symbol(_)] = types.ints(out)? else { return None };
     let &(x, axis) = sources.get(&size.dim())?;
     (one && asks_inner(model, n)).then_some((x, axis, out))
@@ -75,7 +77,8 @@ fn from_input(
 /// Whether a node picks from the shape of a value that some node of the graph makes.
 fn asks_inner(model: &Model, n: NodeId) -> bool {
     let picks = ["Gather", "Slice", "Squeeze", "GatherND", "Split"].iter().any(|op| model.node(n).is(op));
-    let asks = |n: NodeId| model.node(n).is("Shape") && model.node(n).input(0).is_some_and(|v| model.producer(v).is_some());
+    let asks =
+        |n: NodeId| model.node(n).is("Shape") && model.node(n).input(0).is_some_and(|v| model.producer(v).is_some());
     let above = model.node(n).input(0).and_then(|v| model.producer(v));
     asks(n) || picks && above.is_some_and(asks)
 }
@@ -112,10 +115,6 @@ mod tests {
 
     #[test]
     fn sizes_of_inputs_stay() {
-        check_skipped(
-            run,
-            "(float[b,3] x) => (y) <int64 i = {0}> { s = Shape(x) b = Gather(s, i) y = Neg(b) }",
-            "",
-        );
+        check_skipped(run, "(float[b,3] x) => (y) <int64 i = {0}> { s = Shape(x) b = Gather(s, i) y = Neg(b) }", "");
     }
 }

@@ -78,7 +78,12 @@ fn quantize_all(model: &mut Model, plan: &Plan) -> Result<usize> {
 }
 
 /// Makes the kernel of one node, in its place.
-fn quantize(model: &mut Model, id: NodeId, plan: &Weight, shared: &mut HashMap<(ValueId, String), Parts>) -> Result<()> {
+fn quantize(
+    model: &mut Model,
+    id: NodeId,
+    plan: &Weight,
+    shared: &mut HashMap<(ValueId, String), Parts>,
+) -> Result<()> {
     let mut made = [(1, 8), (2, 10)].map(|(from, scale)| (from, scale, None));
     for (from, _, parts) in &mut made {
         *parts = Some(weight(model, id, *from, plan, shared)?);
@@ -135,7 +140,10 @@ fn codes(tensor: &Tensor, plan: &Weight) -> Result<[Tensor; 3]> {
         return Err(Error::config(format!("{KERNEL} has no weights of type {}", plan.dtype)));
     }
     let &[directions, gates, k] = tensor.dims() else {
-        return Err(Error::malformed(format!("a weight has shape {:?}, not [directions, gates, inputs]", tensor.dims())));
+        return Err(Error::malformed(format!(
+            "a weight has shape {:?}, not [directions, gates, inputs]",
+            tensor.dims()
+        )));
     };
     let (dims, scale_dims) = match plan.axis {
         Some(1) if plan.symmetric => (vec![directions * gates, k], vec![directions, gates]),

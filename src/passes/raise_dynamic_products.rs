@@ -363,11 +363,7 @@ mod tests {
             &matmul("float[2] t_1 = {2, 2}, int8[2] u_1 = {3, 4}", after),
         );
         let plain = after.replace(" <axis = 1>", "");
-        check(
-            run,
-            &matmul("float t = {2}, int8[1] u = {3}", body),
-            &matmul("float t_1 = {2}, int8 u_1 = {3}", &plain),
-        );
+        check(run, &matmul("float t = {2}, int8[1] u = {3}", body), &matmul("float t_1 = {2}, int8 u_1 = {3}", &plain));
     }
 
     /// A zero point for each row of the data, and a scale that gives the product another rank.
@@ -407,7 +403,9 @@ mod tests {
     #[test]
     fn convolutions_with_their_bias() {
         let model = |constants: &str, body: &str| {
-            format!("{HEAD} g (float[1, 1, 4] x) => (float[1, 2, 2] y) <uint8[2, 1, 3] w = {{1, 2, 3, 4, 5, 6}}, {constants}> {{ {body} }}")
+            format!(
+                "{HEAD} g (float[1, 1, 4] x) => (float[1, 2, 2] y) <uint8[2, 1, 3] w = {{1, 2, 3, 4, 5, 6}}, {constants}> {{ {body} }}"
+            )
         };
         check(
             run,

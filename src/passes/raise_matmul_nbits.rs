@@ -63,7 +63,8 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     if model.opset("").is_none_or(|v| v < needed) {
         let mut newer = model.clone();
         if let Err(e) = convert_opset::convert_to(&mut newer, needed, cx) {
-            let text = format!("{} stay as they are: their Q/DQ form needs opset {needed}, and {e}", count(found.len(), OP));
+            let text =
+                format!("{} stay as they are: their Q/DQ form needs opset {needed}, and {e}", count(found.len(), OP));
             cx.diagnostics.push(Diagnostic::note("not_raised", text));
             return Ok(0);
         }

@@ -300,7 +300,9 @@ impl Layout {
                 Slot::OnlyCodes(_) | Slot::Scale(_) | Slot::ZeroPoint(_) => return Err(missing()),
                 Slot::Plain(i) => layout.plain.push((i, rest.next().flatten().ok_or_else(missing)?)),
                 Slot::Bias(i) => layout.bias = rest.next().flatten().map(|v| (i, v)),
-                Slot::Output => layout.output = Some((rest.next().flatten().ok_or_else(missing)?, rest.next().flatten())),
+                Slot::Output => {
+                    layout.output = Some((rest.next().flatten().ok_or_else(missing)?, rest.next().flatten()))
+                }
                 Slot::OptionalOutput => layout.output = rest.next().flatten().map(|s| (s, rest.next().flatten())),
             }
         }
@@ -326,7 +328,10 @@ impl Triple {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::passes::{fuse_into_qoperators, testing::{check, check_skipped, check_with}};
+    use crate::passes::{
+        fuse_into_qoperators,
+        testing::{check, check_skipped, check_with},
+    };
     use crate::target::Target;
 
     const HEAD: &str = "<ir_version: 8, opset_import: [\"\" : 17";
@@ -471,7 +476,9 @@ mod tests {
     #[test]
     fn one_zero_point_for_all_channels() {
         let inputs = "uint8[1,1,2,2] x";
-        let head = format!("{HEAD}] > g ({inputs}) => (uint8 y) <{PARAMS}, int8[2,1,1,1] w = {{1,2}}, float[2] t = {{0.5,2.0}}");
+        let head = format!(
+            "{HEAD}] > g ({inputs}) => (uint8 y) <{PARAMS}, int8[2,1,1,1] w = {{1,2}}, float[2] t = {{0.5,2.0}}"
+        );
         check(
             run,
             &format!("{head}, int8 u = {{1}}> {{ y = QLinearConv(x, s, z, w, t, u, r, v) }}"),
@@ -527,7 +534,9 @@ mod tests {
     /// Also those of which the target has no fast form, or whose scales are not constant: their Q/DQ form is not asked for.
     #[test]
     fn integer_operators_stay_if_they_are_asked_for() {
-        let head = format!("{HEAD}, \"com.microsoft\" : 1] > g (uint8[2] x, float r) => (uint8 y) <float s = {{0.5}}, uint8 z = {{3}}>");
+        let head = format!(
+            "{HEAD}, \"com.microsoft\" : 1] > g (uint8[2] x, float r) => (uint8 y) <float s = {{0.5}}, uint8 z = {{3}}>"
+        );
         let text = format!("{head} {{ y = com.microsoft.QLinearAdd(x, s, z, x, s, z, r, z) }}");
         let mut cx = Context::default();
         cx.options.qoperator = Some(Target::load("onnxruntime-cpu").unwrap().integer_ops());

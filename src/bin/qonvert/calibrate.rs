@@ -9,12 +9,7 @@ use qonvert::{
     report::terminal::count,
 };
 
-use crate::{
-    Common,
-    progress::Bar,
-    runtime_args::RuntimeArgs,
-    scheme_args::SchemeArgs,
-};
+use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args::SchemeArgs};
 
 /// Run a model on data and save the ranges of the values that quantization needs
 #[derive(clap::Args)]

@@ -113,7 +113,10 @@ fn own_graph(args: &Args, model: &Model) -> anyhow::Result<Option<(Model, String
     }
     let Some(runtime) = args.onnxruntime.open_if_installed()? else { return Ok(None) };
     let version = runtime.version();
-    let refused = |e| anyhow::Error::new(e).context(format!("nothing to compare with in ONNX Runtime {version}; --no-runtime leaves that out"));
+    let refused = |e| {
+        anyhow::Error::new(e)
+            .context(format!("nothing to compare with in ONNX Runtime {version}; --no-runtime leaves that out"))
+    };
     let graph = runtime.optimized_graph(model).map_err(refused)?;
     Ok(Some((graph, format!("ONNX Runtime {}", runtime.version()))))
 }

@@ -13,17 +13,11 @@ use qonvert::{
     report::{Report, json, terminal},
 };
 
-use crate::{
-    Common,
-    progress::Bar,
-    runtime_args::RuntimeArgs,
-    scheme_args::SchemeArgs,
-};
+use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args::SchemeArgs};
 
 /// Turn a float model into an INT8 model that ONNX Runtime runs faster
 #[derive(clap::Args)]
-#[command(
-    after_help = "\
+#[command(after_help = "\
 The model keeps the names, types and order of its inputs and outputs: put it where the old one was.
 
 Examples:
@@ -41,8 +35,7 @@ Examples:
       Quantize data at run time: no calibration data are needed, here some are given to compare on.
 
 `qonvert inspect --nodes MODEL` lists the names for --keep-float.
-`--dump-config FILE` writes every setting, to change and use again with --config.",
-)]
+`--dump-config FILE` writes every setting, to change and use again with --config.")]
 pub struct Args {
     /// The float model, .onnx
     model: PathBuf,

@@ -94,7 +94,8 @@ impl Grid {
             let q = if filled > 0 { part.iter().sum::<f64>() / filled as f64 / kept } else { 0.0 };
             for (i, &n) in part.iter().enumerate() {
                 // What was cut off is at the ends of the original, and nowhere in the quantized one.
-                let tail = if from + i == 0 { below } else { 0.0 } + if from + i + 1 == inside.len() { above } else { 0.0 };
+                let tail =
+                    if from + i == 0 { below } else { 0.0 } + if from + i + 1 == inside.len() { above } else { 0.0 };
                 let p = (n + tail) / total;
                 if p > 0.0 {
                     sum += p * (p / if n > 0.0 { q } else { FLOOR }).ln();

@@ -16,7 +16,7 @@ pub(super) struct Args<'a> {
 
 impl<'a> Args<'a> {
     pub(super) fn new(model: &'a Model, node: NodeId, inputs: Vec<Option<Tensor>>) -> Self {
-        Self { node: model.node(node) , inputs }
+        Self { node: model.node(node), inputs }
     }
 
     pub(super) fn has(&self, i: usize) -> bool {

@@ -19,11 +19,29 @@ pub(super) const EVALS: &[(&[&str], Eval)] = &[
         let op = a.node.op_type.as_str();
         let mut all = a.inputs.iter();
         let first = all.next()?.clone()?;
-        Some(vec![all.try_fold(first, |acc, t| binary(if op == "Sum" { "Add" } else { op }, &acc, t.as_ref()?, false))?])
+        Some(vec![
+            all.try_fold(first, |acc, t| binary(if op == "Sum" { "Add" } else { op }, &acc, t.as_ref()?, false))?,
+        ])
     }),
     (
-        &["Neg", "Abs", "Sign", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Relu", "Exp", "Log", "Erf", "Sin", "Cos",
-            "Tanh", "Sigmoid"],
+        &[
+            "Neg",
+            "Abs",
+            "Sign",
+            "Sqrt",
+            "Reciprocal",
+            "Floor",
+            "Ceil",
+            "Round",
+            "Relu",
+            "Exp",
+            "Log",
+            "Erf",
+            "Sin",
+            "Cos",
+            "Tanh",
+            "Sigmoid",
+        ],
         |a| Some(vec![unary(a.node.op_type.as_str(), a.tensor(0)?)?]),
     ),
     (&["Clip"], clip),
@@ -83,7 +101,15 @@ macro_rules! float_binary {
             // Not f32::min: a NaN stays.
             "Min" => zip($a, $b, |x, y| Some(if x.is_nan() || x < y { x } else { y })),
             "Max" => zip($a, $b, |x, y| Some(if x.is_nan() || x > y { x } else { y })),
-            "Pow" => zip($a, $b, |x, y| Some(if y == 2.0 { x * x } else if y == 3.0 { x * x * x } else { x.powf(y) })),
+            "Pow" => zip($a, $b, |x, y| {
+                Some(if y == 2.0 {
+                    x * x
+                } else if y == 3.0 {
+                    x * x * x
+                } else {
+                    x.powf(y)
+                })
+            }),
             _ => None,
         }
     };
@@ -129,7 +155,15 @@ macro_rules! float_unary {
         match $op {
             "Neg" => map($a, |x| -x),
             "Abs" => map($a, |x| x.abs()),
-            "Sign" => map($a, |x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x }),
+            "Sign" => map($a, |x| {
+                if x > 0.0 {
+                    1.0
+                } else if x < 0.0 {
+                    -1.0
+                } else {
+                    x
+                }
+            }),
             "Sqrt" => map($a, |x| x.sqrt()),
             "Reciprocal" => map($a, |x| 1.0 / x),
             "Floor" => map($a, |x| x.floor()),
@@ -215,7 +249,9 @@ mod tests {
 
     #[test]
     fn erf_at_known_points() {
-        for (x, want) in [(0.0, 0.0), (0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)] {
+        for (x, want) in
+            [(0.0, 0.0), (0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)]
+        {
             assert!((erf(x) - want).abs() < 2e-15, "{x}: {}", erf(x));
             assert_eq!(erf(-x), -erf(x));
         }

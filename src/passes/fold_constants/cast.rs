@@ -1,6 +1,9 @@
 //! Conversions between element types.
 
-use super::{Eval, args::{readable, tensor}};
+use super::{
+    Eval,
+    args::{readable, tensor},
+};
 use crate::ir::{DType, Tensor};
 
 pub(super) const EVALS: &[(&[&str], Eval)] = &[
@@ -18,7 +21,9 @@ pub(super) fn cast(t: &Tensor, to: DType) -> Option<Tensor> {
     }
     let bytes = if t.dtype().is_float() {
         let values: Vec<f64> = match t.dtype() {
-            DType::Double => t.bytes().ok()?.chunks_exact(8).filter_map(|c| Some(f64::from_le_bytes(c.try_into().ok()?))).collect(),
+            DType::Double => {
+                t.bytes().ok()?.chunks_exact(8).filter_map(|c| Some(f64::from_le_bytes(c.try_into().ok()?))).collect()
+            }
             _ => t.to_f32().ok()?.into_iter().map(f64::from).collect(),
         };
         match to {

@@ -20,9 +20,8 @@ pub(super) fn results(model: &Model, evaluable: impl Fn(NodeId) -> bool) -> Resu
     let mut order = Vec::new();
     for n in model.all_nodes() {
         let node = model.node(n);
-        let from_constants = |v: ValueId| {
-            model.producer(v).is_some_and(|p| nodes.contains(&p)) || constant(model, v).is_some()
-        };
+        let from_constants =
+            |v: ValueId| model.producer(v).is_some_and(|p| nodes.contains(&p)) || constant(model, v).is_some();
         if evaluable(n) && node.inputs().iter().flatten().all(|&v| from_constants(v)) {
             nodes.insert(n);
             order.push(n);
@@ -96,7 +95,12 @@ impl Results {
 
     /// Bytes that the model gains if these results become constants, less those of the constants that nobody reads then.
     /// `None` where a size is not known.
-    pub(super) fn growth(&self, model: &Model, values: &[ValueId], size: impl Fn(ValueId) -> Option<usize>) -> Option<isize> {
+    pub(super) fn growth(
+        &self,
+        model: &Model,
+        values: &[ValueId],
+        size: impl Fn(ValueId) -> Option<usize>,
+    ) -> Option<isize> {
         let (sources, nodes) = self.needs(model, values);
         // A node goes when all its outputs are replaced, or read by nodes that go: readers first.
         let mut gone: BTreeSet<NodeId> = BTreeSet::new();

@@ -48,8 +48,12 @@ fn compare(a: &Args<'_>) -> Option<Vec<Tensor>> {
     let (x, y) = pair(a)?;
     let op = a.node.op_type.as_str();
     match (Numbers::of(&x), Numbers::of(&y)) {
-        (Some(Numbers::F32(p)), Some(Numbers::F32(q))) => truths(x.dims(), p.iter().zip(&q).map(|(p, q)| test(op, p, q))),
-        (Some(Numbers::F64(p)), Some(Numbers::F64(q))) => truths(x.dims(), p.iter().zip(&q).map(|(p, q)| test(op, p, q))),
+        (Some(Numbers::F32(p)), Some(Numbers::F32(q))) => {
+            truths(x.dims(), p.iter().zip(&q).map(|(p, q)| test(op, p, q)))
+        }
+        (Some(Numbers::F64(p)), Some(Numbers::F64(q))) => {
+            truths(x.dims(), p.iter().zip(&q).map(|(p, q)| test(op, p, q)))
+        }
         _ => {
             let (p, q) = (x.to_i64().ok()?, y.to_i64().ok()?);
             truths(x.dims(), p.iter().zip(&q).map(|(p, q)| test(op, p, q)))
@@ -62,11 +66,14 @@ fn logic(a: &Args<'_>) -> Option<Vec<Tensor>> {
     let op = a.node.op_type.as_str();
     let (p, q) = (x.to_i64().ok()?, y.to_i64().ok()?);
     let both = p.into_iter().zip(q).map(|(p, q)| (p != 0, q != 0));
-    truths(x.dims(), both.map(|(p, q)| match op {
-        "And" => p && q,
-        "Or" => p || q,
-        _ => p != q,
-    }))
+    truths(
+        x.dims(),
+        both.map(|(p, q)| match op {
+            "And" => p && q,
+            "Or" => p || q,
+            _ => p != q,
+        }),
+    )
 }
 
 fn choose(a: &Args<'_>) -> Option<Vec<Tensor>> {

@@ -38,13 +38,21 @@ fn reduce(a: &Args<'_>) -> Option<Vec<Tensor>> {
         .collect();
     let op = a.node.op_type.as_str();
     let out = match Numbers::of(&walk.copy(x)?)? {
-        Numbers::F32(v) => Numbers::F32(v.chunks_exact(run).map(|c| float(op, c.iter().map(|&x| x.into())).map(|r| r as f32)).collect::<Option<_>>()?),
-        Numbers::F64(v) => Numbers::F64(v.chunks_exact(run).map(|c| float(op, c.iter().copied())).collect::<Option<_>>()?),
+        Numbers::F32(v) => Numbers::F32(
+            v.chunks_exact(run)
+                .map(|c| float(op, c.iter().map(|&x| x.into())).map(|r| r as f32))
+                .collect::<Option<_>>()?,
+        ),
+        Numbers::F64(v) => {
+            Numbers::F64(v.chunks_exact(run).map(|c| float(op, c.iter().copied())).collect::<Option<_>>()?)
+        }
         Numbers::I32(v) => {
             let all = v.chunks_exact(run).map(|c| i32::try_from(int(op, c.iter().map(|&x| x.into()))?).ok());
             Numbers::I32(all.collect::<Option<_>>()?)
         }
-        Numbers::I64(v) => Numbers::I64(v.chunks_exact(run).map(|c| int(op, c.iter().copied())).collect::<Option<_>>()?),
+        Numbers::I64(v) => {
+            Numbers::I64(v.chunks_exact(run).map(|c| int(op, c.iter().copied())).collect::<Option<_>>()?)
+        }
     };
     Some(vec![out.tensor(&dims)?])
 }

@@ -2,7 +2,10 @@
 
 use super::{Cx, Dims, Rule};
 use crate::{
-    analysis::types::{MOST_INTS, SymDim, SymInt, symbols::{Func, Symbols}},
+    analysis::types::{
+        MOST_INTS, SymDim, SymInt,
+        symbols::{Func, Symbols},
+    },
     ir::{DType, tensor::element_count},
 };
 
@@ -113,7 +116,12 @@ fn binary(cx: &mut Cx<'_>) -> Option<()> {
 
 /// Broadcasting; before opset 7 the second shape is aligned by `axis` and never enlarges the first.
 fn old_broadcast(cx: &mut Cx<'_>) -> Option<Dims> {
-    if cx.opset() < 7 { cx.shape(0) } else { let shapes = [cx.shape(0), cx.shape(1)]; cx.broadcast(&shapes) }
+    if cx.opset() < 7 {
+        cx.shape(0)
+    } else {
+        let shapes = [cx.shape(0), cx.shape(1)];
+        cx.broadcast(&shapes)
+    }
 }
 
 /// The remainder with the sign of the divisor.

@@ -2,7 +2,11 @@
 
 use super::{Cx, Dims, Rule};
 use crate::{
-    analysis::types::{SymDim, SymInt, cx::resolve_axis, symbols::{Func, Symbols}},
+    analysis::types::{
+        SymDim, SymInt,
+        cx::resolve_axis,
+        symbols::{Func, Symbols},
+    },
     ir::DType,
 };
 
@@ -60,7 +64,8 @@ fn slice(cx: &mut Cx<'_>) -> Option<()> {
     cx.set(0, dtype, Some(dims.iter().map(|d| d.dim()).collect()));
     // The content of a vector.
     let ints = cx.ints(0)?;
-    let (&[(SymInt::Known(start), SymInt::Known(step))], &[SymInt::Known(count)]) = (at.as_slice(), dims.as_slice()) else {
+    let (&[(SymInt::Known(start), SymInt::Known(step))], &[SymInt::Known(count)]) = (at.as_slice(), dims.as_slice())
+    else {
         return None;
     };
     let len = i64::try_from(ints.len()).ok()?;
@@ -83,7 +88,11 @@ fn range(s: &mut Symbols, dim: SymInt, start: SymInt, end: SymInt, step: SymInt)
             n => {
                 let (a, b) = (place(a).clamp(0, (d - 1).max(0)), place(b).clamp(-1, (d - 1).max(-1)));
                 let span = (a - b).max(0);
-                if d == 0 { 0 } else { span / n.saturating_neg().max(1) + i64::from(span % n.saturating_neg().max(1) != 0) }
+                if d == 0 {
+                    0
+                } else {
+                    span / n.saturating_neg().max(1) + i64::from(span % n.saturating_neg().max(1) != 0)
+                }
             }
         });
     }

@@ -3,8 +3,12 @@
 use super::{Cx, Rule};
 use crate::analysis::types::{SymDim, SymInt, cx::resolve_axis, symbols::Func};
 
-pub(super) const RULES: &[(&[&str], Rule)] =
-    &[(&["Concat"], |cx| concat(cx, 0, 1)), (&["com.microsoft.QLinearConcat"], |cx| concat(cx, 2, 3)), (&["Split"], split), (&["Pad"], pad)];
+pub(super) const RULES: &[(&[&str], Rule)] = &[
+    (&["Concat"], |cx| concat(cx, 0, 1)),
+    (&["com.microsoft.QLinearConcat"], |cx| concat(cx, 2, 3)),
+    (&["Split"], split),
+    (&["Pad"], pad),
+];
 
 /// Joins every `every`th input from `first` on.
 fn concat(cx: &mut Cx<'_>, first: usize, every: usize) -> Option<()> {
@@ -32,7 +36,9 @@ fn concat(cx: &mut Cx<'_>, first: usize, every: usize) -> Option<()> {
         for &i in &parts {
             match (cx.ints(i), cx.known_shape(i).as_deref()) {
                 (Some(part), _) => ints.extend(part),
-                (None, Some(&[n])) if n <= super::super::MOST_INTS => ints.extend(std::iter::repeat_n(SymInt::Unknown, n)),
+                (None, Some(&[n])) if n <= super::super::MOST_INTS => {
+                    ints.extend(std::iter::repeat_n(SymInt::Unknown, n))
+                }
                 _ => return None,
             }
         }

@@ -96,7 +96,8 @@ fn einsum(cx: &mut Cx<'_>) -> Option<()> {
     let (terms, result) = match equation.split_once("->") {
         Some((terms, result)) => (terms, result.to_owned()),
         None => {
-            let mut once: Vec<char> = equation.chars().filter(|c| *c != ',' && equation.matches(*c).count() == 1).collect();
+            let mut once: Vec<char> =
+                equation.chars().filter(|c| *c != ',' && equation.matches(*c).count() == 1).collect();
             once.sort_unstable();
             (equation.as_str(), once.into_iter().collect())
         }

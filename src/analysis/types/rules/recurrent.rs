@@ -3,9 +3,8 @@
 use super::{Cx, Rule};
 use crate::analysis::types::SymDim;
 
-pub(super) const RULES: &[(&[&str], Rule)] = &[
-    (&["LSTM", "GRU", "RNN", "com.microsoft.DynamicQuantizeLSTM"], recurrent),
-];
+pub(super) const RULES: &[(&[&str], Rule)] =
+    &[(&["LSTM", "GRU", "RNN", "com.microsoft.DynamicQuantizeLSTM"], recurrent)];
 
 /// `Y` is `[seq, directions, batch, hidden]`, `Y_h` (and `Y_c`) `[directions, batch, hidden]`; with `layout` 1 the batch
 /// comes first.
@@ -22,7 +21,13 @@ fn recurrent(cx: &mut Cx<'_>) -> Option<()> {
     };
     let batch_first = cx.int("layout", 0) == 1;
     let (seq, batch) = match cx.shape(0).as_deref() {
-        Some(&[a, b, _]) => if batch_first { (b, a) } else { (a, b) },
+        Some(&[a, b, _]) => {
+            if batch_first {
+                (b, a)
+            } else {
+                (a, b)
+            }
+        }
         _ => (cx.fresh(), cx.fresh()),
     };
     let (all, last) = if batch_first {

@@ -22,7 +22,11 @@ fn one(cx: &Cx<'_>, i: usize) -> SymInt {
 }
 
 fn to(cx: &Cx<'_>) -> DType {
-    cx.node().int("output_datatype").and_then(|n| i32::try_from(n).ok()).and_then(DType::from_onnx).unwrap_or(DType::Float)
+    cx.node()
+        .int("output_datatype")
+        .and_then(|n| i32::try_from(n).ok())
+        .and_then(DType::from_onnx)
+        .unwrap_or(DType::Float)
 }
 
 fn window(cx: &mut Cx<'_>) -> Option<()> {
