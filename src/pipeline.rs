@@ -6,6 +6,7 @@ mod dynamic;
 mod finish;
 mod measure;
 mod promised;
+mod sensitivity;
 
 use std::{
     collections::BTreeMap,
@@ -39,13 +40,14 @@ use crate::{
 pub use self::{
     convert::{ConvertJob, convert, convert_model},
     finish::{check_labels, finish, odd_outputs, proof_of, run},
+    sensitivity::{Measured as MeasuredSensitivity, measure_sensitivity},
 };
 
 /// What to do, after the user's words have been resolved.
 pub struct Job<'a> {
     /// The model to read.
     pub model: PathBuf,
-    /// The file to write.
+    /// The file to write; empty where nothing is written.
     pub output: PathBuf,
     /// Calibration data; not needed with a plan.
     pub data: Option<PathBuf>,

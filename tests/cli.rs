@@ -71,6 +71,7 @@ fn help() {
     golden!("help_compare", place.run("compare -h"));
     golden!("help_convert", place.run("convert --help"));
     golden!("help_bench", place.run("bench --help"));
+    golden!("help_sensitivity", place.run("sensitivity --help"));
     golden!("unknown_flag", place.run("quantize model.onnx -o out.onnx --calibration data.npz --observers mse"));
     golden!("no_calibration", place.run("quantize model.onnx -o out.onnx"));
 }
@@ -217,6 +218,25 @@ fn another_processor() {
     assert!(place.bytes("out.onnx") == own);
     let exact = place.quantize("--cpu avx2 --weight-type uint8");
     assert!(exact.out.contains("avx2: no sum of the 3 layers with weights can saturate"), "{}", exact.out);
+}
+
+#[test]
+fn sensitivity() {
+    let place = Place::new();
+    let run = place.run("sensitivity model.onnx --calibration data.npz --json --rules worst.yaml --worst 1");
+    assert_eq!(run.code, 0, "{}", run.err);
+    let found: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    let units = found["units"].as_array().unwrap();
+    assert!(units.len() > 1);
+    let sqnr = |i: usize| units[i]["alone"]["sqnr"].as_f64().unwrap_or(f64::INFINITY);
+    assert!((1..units.len()).all(|i| sqnr(i - 1) <= sqnr(i)), "{units:?}");
+    // The rules leave the worst in float.
+    let args = "quantize model.onnx -o out.onnx --calibration data.npz --config worst.yaml --dump-plan plan.yaml -q";
+    assert_eq!(place.run(args).code, 0);
+    let rules = fs::read_to_string(place.path("worst.yaml")).unwrap();
+    let worst = units[0]["nodes"][0].as_str().unwrap();
+    assert!(rules.contains(worst) && fs::read_to_string(place.path("plan.yaml")).unwrap().contains("rule 1"));
+    assert_eq!(place.run("sensitivity model.onnx --calibration data.npz --worst 2").code, 2);
 }
 
 #[test]

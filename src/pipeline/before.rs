@@ -24,8 +24,10 @@ pub(super) fn check(job: &Job<'_>) -> Result<Files> {
             all.read(called, path);
         }
     }
-    all.write("--output", &job.output);
-    all.write("the weights of --output", onnx_file::data_path(&job.output));
+    if !job.output.as_os_str().is_empty() {
+        all.write("--output", &job.output);
+        all.write("the weights of --output", onnx_file::data_path(&job.output));
+    }
     all.extend(&job.files);
     all.check()?;
     if job.settings.config.never_slower {

@@ -25,6 +25,9 @@ pub fn run(job: &Job<'_>) -> Result<Report> {
 /// Checks the quantized model, compares it with the original, and writes it. On an error nothing is written.
 pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
     let config = &job.settings.config;
+    if job.output.as_os_str().is_empty() {
+        return Err(Error::config("there is no file to write the model to").help("give the job an output"));
+    }
     let mut clock = Clock::resumed(job.progress, std::mem::take(&mut q.stages));
     clock.step("check");
     validate::check(&q.model)?;

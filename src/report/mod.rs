@@ -4,6 +4,7 @@ mod conversion;
 pub mod inspect;
 pub mod json;
 mod saturation;
+pub mod sensitivity;
 pub mod speed;
 pub mod terminal;
 

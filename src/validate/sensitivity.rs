@@ -1,10 +1,12 @@
-//! Where the damage comes from: each region of integer nodes quantized alone, on a few samples.
+//! Where the damage comes from: regions of integer nodes quantized alone, and alone left in float, on a few samples.
 
-use super::{Reference, compare_with};
+use serde::Serialize;
+
+use super::{Comparison, Reference, compare_with};
 use crate::{
     calibrate::collect::Progress,
     error::Result,
-    ir::Model,
+    ir::{Model, NodeId},
     passes::{self, Context, Stage},
     plan::{Plan, Regions},
 };
@@ -59,6 +61,93 @@ pub fn blame(
     Ok(blamed)
 }
 
+/// How the model's answers are, measured at its outputs against the original's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Answers {
+    /// SQNR of the worst output, dB; `None` without noise.
+    pub sqnr: Option<f64>,
+    /// The least share of the same top answers, 0 to 1; `None` where no output holds classes.
+    pub agreement: Option<f64>,
+}
+
+impl Answers {
+    fn of(compared: &Comparison) -> Self {
+        let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.sqnr_db });
+        let worst = noisy.filter(|s| !s.is_nan()).fold(f64::INFINITY, f64::min);
+        let sqnr = (worst < f64::INFINITY).then_some(worst.max(LOST));
+        Self { sqnr, agreement: compared.least_agreement() }
+    }
+
+    /// Noise as a share of the signal's power.
+    pub fn noise(&self) -> f64 {
+        self.sqnr.map_or(0.0, |sqnr| 10f64.powf(-sqnr / 10.0))
+    }
+}
+
+/// What one unit does to the model's answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sensitivity {
+    /// Labels of its nodes, in order.
+    pub nodes: Vec<String>,
+    /// Operators of its nodes, in order.
+    pub ops: Vec<String>,
+    /// With only this unit quantized.
+    pub alone: Answers,
+    /// With all quantized but this unit.
+    pub without: Answers,
+}
+
+/// All units of a plan, the most harmful first, and the whole plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sensitivities {
+    /// With all quantized.
+    pub all: Answers,
+    /// By the noise that each makes alone, then in the order of the graph.
+    pub units: Vec<Sensitivity>,
+}
+
+/// Stands for an output that has nothing to do with the original's, dB.
+const LOST: f64 = -100.0;
+
+/// Measures units of a plan one by one: each with nothing else quantized, and with all else quantized. A unit is an integer node
+/// with the clamps that it absorbs, or neighbours together where there are more than `most` of them. Weights that are only
+/// stored in fewer bits count for the whole plan and for no unit. `prepared` is the model that the plan speaks of; the
+/// samples are of the reference's.
+pub fn measure(
+    reference: &Reference<'_>,
+    prepared: &Model,
+    plan: &Plan,
+    samples: &[usize],
+    most: usize,
+    progress: &Progress<'_>,
+) -> Result<Sensitivities> {
+    let graph = Regions::of(prepared, plan);
+    let groups = graph.groups(most);
+    let (steps, mut done) = (2 * groups.len() + 1, 0);
+    let mut answers = |plan: Plan| {
+        let model = quantized(prepared, plan)?;
+        let compared = compare_with(reference, &model, samples, &|_, _| ())?;
+        done += 1;
+        progress(done, steps);
+        Result::Ok(Answers::of(&compared))
+    };
+    let all = answers(plan.clone())?;
+    let mut units = Vec::new();
+    for group in &groups {
+        let others: Vec<NodeId> = groups.iter().flatten().filter(|n| !group.contains(n)).copied().collect();
+        let of = |nodes: &[NodeId]| Plan { input_means: plan.input_means.clone(), ..graph.only(plan, nodes) };
+        units.push(Sensitivity {
+            nodes: group.iter().map(|&n| prepared.node_label(n)).collect(),
+            ops: group.iter().map(|&n| prepared.node(n).op_type.clone()).collect(),
+            alone: answers(of(group))?,
+            without: answers(Plan { stored_weights: plan.stored_weights.clone(), ..of(&others) })?,
+        });
+    }
+    // The sort is stable: what is equal stays in the order of the graph.
+    units.sort_by(|a, b| b.alone.noise().total_cmp(&a.alone.noise()));
+    Ok(Sensitivities { all, units })
+}
+
 /// The prepared model with a plan carried out.
 fn quantized(prepared: &Model, plan: Plan) -> Result<Model> {
     let mut model = prepared.clone();
@@ -67,4 +156,49 @@ fn quantized(prepared: &Model, plan: Plan) -> Result<Model> {
         passes::run_stage(stage, &mut model, &mut cx)?;
     }
     Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        calibrate::{Dataset, DatasetOptions, InputSpec},
+        ir::{DType, testing::model},
+        plan::{Activation, Form, NodePlan, Readers},
+        runtime::tract::Tract,
+    };
+
+    #[test]
+    fn the_node_with_the_coarse_range_is_the_worst() {
+        let m =
+            model("float[n,3] x \n a = Sigmoid(x) \n b = Sigmoid(a) \n c = Sigmoid(x) \n y = Add(b, c) \n return y");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.npz");
+        let x = ndarray::Array2::from_shape_fn((6, 3), |(i, j)| (i as f32 - 2.5) * (j as f32 + 0.7));
+        let mut file = ndarray_npy::NpzWriter::new(std::fs::File::create(&path).unwrap());
+        file.add_array("x", &x).unwrap();
+        file.finish().unwrap();
+        let data = Dataset::open(&path, &InputSpec::of_model(&m).unwrap(), &DatasetOptions::default()).unwrap();
+        let all: Vec<usize> = (0..6).collect();
+        let reference = Reference::new(&Tract, &m, &data, &all, &|_, _| ()).unwrap();
+        let mut plan = Plan::default();
+        for (name, scale) in [("x", 0.1), ("a", 0.004), ("b", 0.004), ("c", 0.25)] {
+            let (dtype, zero_point, readers) = (DType::Uint8, if name == "x" { 128 } else { 0 }, Readers::All);
+            plan.activations.insert(name.into(), Activation { dtype, scale, zero_point, readers });
+        }
+        for name in ["a", "b", "c"] {
+            let (becomes, op) = (Form::Integer, "Sigmoid".to_owned());
+            let (kernel, weight, reason) = (None, None, None);
+            plan.nodes.insert(name.into(), NodePlan { name: None, op, becomes, kernel, weight, reason, fenced: false });
+        }
+        let found = measure(&reference, &m, &plan, &all, 10, &|_, _| ()).unwrap();
+        assert_eq!(found.units.len(), 3);
+        assert_eq!(found.units[0].nodes, ["c"]);
+        // Alone it has nearly all of the noise, and without it next to none is left.
+        let (worst, all) = (&found.units[0], found.all);
+        assert!(worst.alone.noise() > 0.5 * all.noise(), "{found:?}");
+        assert!(worst.without.noise() < 0.5 * all.noise(), "{found:?}");
+        assert!(found.units[1].alone.noise() >= found.units[2].alone.noise());
+        assert_eq!(measure(&reference, &m, &plan, &all, 1, &|_, _| ()).unwrap().units.len(), 1);
+    }
 }

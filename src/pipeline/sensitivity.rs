@@ -1,0 +1,56 @@
+//! What each part of a plan does to the answers.
+
+use super::{Job, prepare, quantize, thin};
+use crate::{
+    config::{self, Rule},
+    diagnostics::Diagnostic,
+    error::{Error, Result},
+    passes::Context,
+    validate::{
+        Reference,
+        sensitivity::{self, Sensitivities},
+    },
+};
+
+/// What was measured, on how many samples, and what was noticed on the way.
+#[derive(Debug)]
+pub struct Measured {
+    /// The figures.
+    pub found: Sensitivities,
+    /// Samples that they rest on.
+    pub samples: usize,
+    /// Whether calibration has not seen these samples.
+    pub held_out: bool,
+    /// What was noticed.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Makes the plan of a job and measures its units, at most `most`, on at most `samples` samples. Writes nothing.
+pub fn measure_sensitivity(job: &Job<'_>, most: usize, samples: usize) -> Result<Measured> {
+    let q = quantize(job)?;
+    let Some(data) = &q.dataset else {
+        let help = "give --calibration with typical inputs";
+        return Err(Error::data("sensitivity is measured on samples, and there are none").help(help));
+    };
+    let mut chosen = match q.proof_samples.is_empty() {
+        true => q.samples.clone(),
+        false => q.proof_samples.clone(),
+    };
+    thin(&mut chosen, samples);
+    job.progress.step("measure");
+    let reference = Reference::new(job.runtime, &q.original, data, &chosen, &|_, _| ())?;
+    let prepared = prepare(&q.original, &mut Context::default())?;
+    let progress = |done, total| job.progress.part(done, total);
+    let found = sensitivity::measure(&reference, &prepared, &q.plan, &chosen, most, &progress)?;
+    let held_out = q.held_out && !q.proof_samples.is_empty();
+    Ok(Measured { found, samples: chosen.len(), held_out, diagnostics: q.diagnostics })
+}
+
+impl Measured {
+    /// Rules that leave the `count` most harmful units in float, as YAML for a configuration.
+    pub fn rules(&self, count: usize) -> Result<String> {
+        let nodes: Vec<String> = self.found.units.iter().take(count).flat_map(|u| u.nodes.iter().cloned()).collect();
+        let rules: Vec<Rule> = if nodes.is_empty() { Vec::new() } else { vec![Rule { nodes, ..Rule::keep_float("") }] };
+        config::rules_yaml(&rules)
+    }
+}
