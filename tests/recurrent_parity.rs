@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 
 use common::ort_run;
 use qonvert::{
+    Config, Job, Settings,
     analysis::placement::{self, Shapes, Wishes},
+    config::{Format, Mode},
     ir::{DType, Model, Tensor, text},
     onnx_file,
     passes::{self, Context, Stage},
+    pipeline::{self, convert_model},
     plan::{Form, NodePlan, Plan, Scheme, Weight, decide, store_float_weights},
     quant::QuantTarget,
     runtime::{Runtime, tract::Tract},
@@ -364,6 +367,92 @@ fn layers_in_branches() {
         let Some(theirs) = ort_run(&bytes, &[("c", condition.clone()), ("x", x.clone())]) else { return };
         assert!(worst(&ours, &theirs[0]) <= TOLERANCE);
     }
+}
+
+/// What a DynamicQuantizeLSTM is made of: bytes of its constants, and what it reads otherwise.
+fn parts(model: &Model) -> Vec<Vec<(String, Vec<u8>)>> {
+    let kernels = model.all_nodes().into_iter().filter(|&n| model.node(n).op_type == "DynamicQuantizeLSTM");
+    let part = |input: &Option<_>| match input.map(|v| model.value(v)) {
+        None => (String::new(), Vec::new()),
+        Some(v) => match v.constant() {
+            None => (v.name().to_owned(), Vec::new()),
+            Some(t) => (format!("{t:?}"), t.bytes().expect("bytes").to_vec()),
+        },
+    };
+    kernels.map(|n| model.node(n).inputs().iter().map(part).collect()).collect()
+}
+
+fn converted(model: &Model, format: Format) -> Model {
+    let target = Target::load("onnxruntime-cpu").expect("it is built in");
+    convert_model(model, format, &target, &mut Context::default()).expect("it converts")
+}
+
+/// The kernel becomes a float layer between DequantizeLinears and a kernel again, with all that it was made of. Both
+/// runtimes compute the float layer alike; what the kernel computes differs by how it quantizes the state, so not at all
+/// where there is one step and the state begins at zero.
+#[test]
+fn quantized_layers_there_and_back() {
+    let forms = [
+        (DType::Int8, Some(1), true),
+        (DType::Int8, None, false),
+        (DType::Uint8, None, false),
+        (DType::Uint8, Some(1), true),
+    ];
+    for (i, direction) in ["forward", "reverse", "bidirectional"].into_iter().enumerate() {
+        for (dtype, axis, symmetric) in forms {
+            let weight = Weight { dtype, axis, symmetric, reduce_range: false, pair_axes: Vec::new() };
+            let one = Layer { weight: weight.clone(), ..Layer::new(1, 4, 20, 24, direction) };
+            let base = Layer { initial: true, peepholes: true, steps: 9, ..one.clone() };
+            for layer in [one, base.clone(), Layer { bias: false, attributes: ", clip = 0.7", ..base }] {
+                let mut random = Random(i as u64);
+                let kernel = quantized(layer.model(&mut random), plan("y", &weight));
+                let raised = converted(&kernel, Format::Qdq);
+                assert!(raised.all_nodes().iter().all(|&n| raised.node(n).domain.is_none()), "{layer:?}");
+                let back = converted(&raised, Format::Qoperator);
+                assert_eq!(parts(&back), parts(&kernel), "{layer:?}");
+                // Not asked for apart, it stays.
+                assert_eq!(parts(&converted(&kernel, Format::Qoperator)), parts(&kernel), "{layer:?}");
+                let x = [("x", random.tensor(&[layer.steps, layer.batch, layer.inputs], 2.0))];
+                let found = difference(&raised, &x);
+                assert!(found <= FLOAT_TOLERANCE, "{found:e} in {layer:?}");
+                let run = |m: &Model| Tract.load(m, &[]).expect("it loads").run(&[x[0].1.clone()]).expect("it runs");
+                let (whole, apart) = (run(&kernel), run(&raised));
+                let found = whole.iter().zip(&apart).map(|(a, b)| worst(a, b)).fold(0.0, f32::max);
+                let expected = if layer.steps == 1 { 0.0..=FLOAT_TOLERANCE } else { 1e-6..=5e-2 };
+                assert!(expected.contains(&found), "{found:e} in {layer:?}");
+            }
+        }
+    }
+    let mut both = plan("t_y", &WEIGHT);
+    both.nodes.extend(plan("e_y", &WEIGHT).nodes);
+    let kernels = quantized(branches(&mut Random(5)), both);
+    let raised = converted(&kernels, Format::Qdq);
+    assert_eq!(parts(&raised), Vec::<Vec<_>>::new());
+    assert_eq!(parts(&converted(&raised, Format::Qoperator)), parts(&kernels));
+}
+
+/// A file that holds the kernel, and one that holds it taken apart, are quantized: it is there, with the same
+/// codes, and the plan says so.
+#[test]
+fn quantizing_what_is_quantized_keeps_the_kernel() {
+    let folder = std::env::temp_dir().join(format!("qonvert-lstm-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let layer = Layer { steps: 5, ..Layer::new(5, 1, 8, 12, "bidirectional") };
+    let kernel = quantized(layer.model(&mut Random(2)), plan("y", &WEIGHT));
+    for (name, model) in [("kernel", kernel.clone()), ("raised", converted(&kernel, Format::Qdq))] {
+        let path = folder.join(format!("{name}.onnx"));
+        onnx_file::write(&model, &path, Default::default()).expect("it is written");
+        for format in [Format::Qdq, Format::Qoperator] {
+            let config = Config { mode: Mode::Dynamic, format, ..Config::default() };
+            let settings = Settings::new(config).expect("settings");
+            let job = Job::new(&path, folder.join("unused.onnx"), &settings);
+            let done = pipeline::quantize(&job).expect("it is quantized");
+            assert_eq!(parts(&done.model), parts(&kernel), "{name} {format:?}");
+            let reason = &done.plan.nodes["y"].reason;
+            assert!(reason.as_ref().is_some_and(|r| r.contains("stays as it is")), "{reason:?}");
+        }
+    }
+    std::fs::remove_dir_all(folder).expect("it goes");
 }
 
 /// From placement to plan and back through YAML, without a sample: what is not known counts as little.

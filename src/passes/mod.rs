@@ -52,6 +52,8 @@ pub struct Options {
     pub qoperator: Option<IntegerOps>,
     /// Float constants of two different numbers stay float, and are not stored as bool.
     pub keep_masks: bool,
+    /// Recurrent layers whose state is quantized at each step become float ones, which computes something else.
+    pub float_state: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             eliminate_initializer_inputs: true,
             keep_stack_traces: false,
             keep_masks: false,
+            float_state: false,
             qoperator: None,
         }
     }
@@ -91,7 +94,7 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Raise: raise_qoperators, raise_dynamic_products, raise_matmul_nbits;
+    Raise: raise_qoperators, raise_dynamic_products, raise_dynamic_lstm, raise_matmul_nbits;
     Prepare: inline_functions, remove_empty_inputs, eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
         eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
         lift_dims_to_inputs, eliminate_noop, deduplicate_nodes, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
@@ -101,7 +104,7 @@ passes! {
         share_initializers;
     Adjust: correct_bias;
     Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights;
-    Lower: fuse_dynamic_products, fuse_into_qoperators, fuse_into_matmul_nbits;
+    Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 

@@ -229,10 +229,12 @@ impl Target {
     /// The integer kernel that the runtime makes of a node between conversions; else why there is none.
     pub fn fused_kernel(&self, model: &Model, id: NodeId) -> Result<&Kernel, String> {
         let node = model.node(id);
-        let row =
-            self.kernels.iter().find(|k| node.is(&k.op)).ok_or_else(|| {
-                self.never.get(&node.op_type).cloned().unwrap_or_else(|| "no integer kernel".to_owned())
-            })?;
+        let none = || match self.never.get(&node.op_type) {
+            Some(reason) => reason.clone(),
+            None if self.is_integer(node) => "it computes in integers already, and stays as it is".to_owned(),
+            None => "no integer kernel".to_owned(),
+        };
+        let row = self.kernels.iter().find(|k| node.is(&k.op)).ok_or_else(none)?;
         check_form(model, id, row.min_opset, &row.attributes)?;
         if node.input(2).is_some() {
             check_form(model, id, row.min_opset, &row.bias_attributes)?;

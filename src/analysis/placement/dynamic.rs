@@ -145,6 +145,7 @@ fn inputs(model: &Model, known: &Known<'_>, spec: &OpSpec, id: NodeId) -> Result
             (Role::Weight, None) if spec.class == Class::Product => {
                 return Err(super::not_constant(model, v).to_owned());
             }
+            (Role::Weight, None) if super::is_dequantized(model, v) => return Err(super::QUANTIZED.to_owned()),
             (Role::Weight, None) => return Err("its weights are not constant".to_owned()),
             (Role::Data, _) if !known.is_float(v) => return Err("it does not compute in float".to_owned()),
             _ => {}

@@ -89,10 +89,19 @@ fn holders(model: &Model, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
 
 /// Why a product whose weight is computed is not quantized.
 fn not_constant(model: &Model, weight: ValueId) -> &'static str {
-    match model.producer(weight).is_some_and(|n| model.node(n).is("DequantizeLinear")) {
-        true => "it is quantized already, and stays as it is",
+    match is_dequantized(model, weight) {
+        true => QUANTIZED,
         false => "its second operand is not constant",
     }
+}
+
+const QUANTIZED: &str = "it is quantized already, and stays as it is";
+
+/// Whether a weight is made of codes; of those with two axes of channels also through a Reshape.
+fn is_dequantized(model: &Model, weight: ValueId) -> bool {
+    let maker = |v: ValueId, op: &str| model.producer(v).filter(|&n| model.node(n).is(op));
+    let flat = maker(weight, "Reshape").and_then(|n| model.node(n).input(0));
+    maker(flat.unwrap_or(weight), "DequantizeLinear").is_some()
 }
 
 /// What becomes of a node.
