@@ -1,6 +1,9 @@
 //! RNN, GRU, LSTM and `DynamicQuantizeLSTM`: the built-in runtime against ONNX Runtime, and LSTM nodes on their way there.
 
 mod common;
+mod recurrent {
+    pub mod random;
+}
 
 use std::collections::BTreeMap;
 
@@ -19,23 +22,7 @@ use qonvert::{
     target::Target,
     validate,
 };
-
-/// Numbers between -1 and 1.
-struct Random(u64);
-
-impl Random {
-    fn floats(&mut self, count: usize, size: f32) -> Vec<f32> {
-        let mut next = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next() * size).collect()
-    }
-
-    fn tensor(&mut self, dims: &[usize], size: f32) -> Tensor {
-        Tensor::from_f32(dims, &self.floats(dims.iter().product(), size))
-    }
-}
+use recurrent::random::Random;
 
 /// A layer, and what it is given.
 #[derive(Debug, Clone)]

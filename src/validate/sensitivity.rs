@@ -195,9 +195,9 @@ mod tests {
         assert_eq!(found.units.len(), 3);
         assert_eq!(found.units[0].nodes, ["c"]);
         // Alone it has nearly all of the noise, and without it next to none is left.
-        let (worst, all) = (&found.units[0], found.all);
-        assert!(worst.alone.noise() > 0.5 * all.noise(), "{found:?}");
-        assert!(worst.without.noise() < 0.5 * all.noise(), "{found:?}");
+        let (worst, whole) = (&found.units[0], found.all);
+        assert!(worst.alone.noise() > 0.5 * whole.noise(), "{found:?}");
+        assert!(worst.without.noise() < 0.5 * whole.noise(), "{found:?}");
         assert!(found.units[1].alone.noise() >= found.units[2].alone.noise());
         assert_eq!(measure(&reference, &m, &plan, &all, 1, &|_, _| ()).unwrap().units.len(), 1);
     }
