@@ -99,7 +99,12 @@ pub struct RuleWeight {
 impl Rule {
     /// The rule that keeps nodes in float, as `--keep-float` makes it.
     pub fn keep_float(pattern: impl Into<String>) -> Self {
-        Self { nodes: vec![pattern.into()], precision: Some(Precision::Float), ..Self::default() }
+        Self::keep_all_float(vec![pattern.into()])
+    }
+
+    /// The same for several patterns.
+    pub fn keep_all_float(nodes: Vec<String>) -> Self {
+        Self { nodes, precision: Some(Precision::Float), ..Self::default() }
     }
 
     /// Its selectors, for messages.

@@ -165,9 +165,6 @@ fn fuse(
         made.insert(weight, parts);
         (inputs[at], inputs[scale_at], inputs[scale_at + 1]) = (Some(parts.0), Some(parts.1), parts.2);
     }
-    while inputs.last() == Some(&None) {
-        inputs.pop();
-    }
     let node = model.node(id);
     let mut attributes = node.attributes.clone();
     attributes.retain(|a| a.name != "layout");

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use super::{
     Context,
-    support::{convert::convert, pairs::dynamic_quantize, permute},
+    support::{convert::convert, pairs::dynamic_pair, permute},
 };
 use crate::{
     error::{Error, Result},
@@ -111,12 +111,7 @@ impl Inserter<'_> {
         if let Some(&v) = self.data.get(&(x, graph)) {
             return Ok(v);
         }
-        let name = self.model.value(x).name().to_owned();
-        let spec = dynamic_quantize(self.model, x);
-        let quantize = self.model.insert(spec, Place::Before(reader));
-        let parts = self.model.node(quantize).outputs().to_vec();
-        let real = NodeSpec::new("DequantizeLinear").inputs(parts).output(format!("{name}_DequantizeLinear_Output"));
-        let real = self.model.insert_value(real, Place::Before(reader))?;
+        let real = dynamic_pair(self.model, x, Place::Before(reader))?;
         self.data.insert((x, graph), real);
         Ok(real)
     }

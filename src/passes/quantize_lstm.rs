@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use super::{
     Context,
+    raise_dynamic_lstm::{OP, WEIGHTS},
     support::{pairs::import, permute},
 };
 use crate::{
@@ -26,7 +27,6 @@ use crate::{
 
 /// Dynamic nodes of another pass; an Add is what that made of a Gemm.
 const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv", "Add"];
-const KERNEL: &str = "DynamicQuantizeLSTM";
 /// All that the kernel knows: `layout` is not among them.
 const ATTRIBUTES: &[&str] =
     &["activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget"];
@@ -58,7 +58,7 @@ fn quantize_all(model: &mut Model, plan: &Plan) -> Result<usize> {
         let node = model.node(id);
         let fail = |text: &str| Err(Error::config(text).node(model.node_label(id), &node.op_type));
         match &entry.weight {
-            _ if node.op_type == KERNEL || PRODUCTS.contains(&node.op_type.as_str()) => {}
+            _ if node.op_type == OP || PRODUCTS.contains(&node.op_type.as_str()) => {}
             _ if !node.is("LSTM") => return fail("the plan makes this node dynamic, which only LSTM can be"),
             None => return fail("the plan makes this node dynamic, but says nothing of its weight"),
             Some(weight) => drop(found.insert(id, weight)),
@@ -84,13 +84,13 @@ fn quantize(
     plan: &Weight,
     shared: &mut HashMap<(ValueId, String), Parts>,
 ) -> Result<()> {
-    let mut made = [(1, 8), (2, 10)].map(|(from, scale)| (from, scale, None));
+    let mut made = WEIGHTS.map(|(from, scale)| (from, scale, None));
     for (from, _, parts) in &mut made {
         *parts = Some(weight(model, id, *from, plan, shared)?);
     }
     let node = model.node(id);
     if node.int("layout").unwrap_or(0) != 0 {
-        return Err(Error::config(format!("{KERNEL} has no layout {}", node.int("layout").unwrap_or(0))));
+        return Err(Error::config(format!("{OP} has no layout {}", node.int("layout").unwrap_or(0))));
     }
     let hidden = model.constant_input(id, 2).and_then(|r| r.dims().get(2).copied()).unwrap_or(0);
     let said = node.int("hidden_size").is_some();
@@ -99,7 +99,7 @@ fn quantize(
     if !said {
         node.attributes.push(Attr::new("hidden_size", hidden as i64));
     }
-    node.op_type = KERNEL.to_owned();
+    node.op_type = OP.to_owned();
     node.domain = Some(MICROSOFT.to_owned());
     for (from, scale, parts) in made {
         let Some([codes, scales, zero_points]) = parts else { continue };
@@ -137,7 +137,7 @@ fn weight(
 /// `[directions]` where the gates share one.
 fn codes(tensor: &Tensor, plan: &Weight) -> Result<[Tensor; 3]> {
     if !matches!(plan.dtype, DType::Int8 | DType::Uint8) {
-        return Err(Error::config(format!("{KERNEL} has no weights of type {}", plan.dtype)));
+        return Err(Error::config(format!("{OP} has no weights of type {}", plan.dtype)));
     }
     let &[directions, gates, k] = tensor.dims() else {
         return Err(Error::malformed(format!(
@@ -148,10 +148,10 @@ fn codes(tensor: &Tensor, plan: &Weight) -> Result<[Tensor; 3]> {
     let (dims, scale_dims) = match plan.axis {
         Some(1) if plan.symmetric => (vec![directions * gates, k], vec![directions, gates]),
         Some(1) => {
-            return Err(Error::config(format!("{KERNEL} has no zero points per channel"))
+            return Err(Error::config(format!("{OP} has no zero points per channel"))
                 .help("the plan's weight must be symmetric, or have no axis"));
         }
-        Some(axis) => return Err(Error::config(format!("{KERNEL} has scales along axis 1, not {axis}"))),
+        Some(axis) => return Err(Error::config(format!("{OP} has scales along axis 1, not {axis}"))),
         None => (vec![directions, gates * k], vec![directions]),
     };
     let q = round(tensor, dims, plan)?;

@@ -20,8 +20,9 @@ use super::{
     Context, convert_opset,
     support::{
         convert::convert,
-        pairs::{dynamic_quantize, stay},
+        pairs::{dynamic_pair, stay},
         permute,
+        replace::behind_maker,
     },
 };
 use crate::{
@@ -109,9 +110,6 @@ fn raise(model: &mut Model, id: NodeId, made: &mut Made) -> Result<()> {
         made.weights.insert(weight, value);
         inputs[at.0] = Some(value);
     }
-    while inputs.last() == Some(&None) {
-        inputs.pop();
-    }
     let attributes = model.node(id).attributes.clone();
     model.node_mut(id).domain = None;
     convert(model, id, "LSTM", &inputs, attributes);
@@ -124,17 +122,7 @@ fn data(model: &mut Model, id: NodeId, x: ValueId, made: &mut Made) -> Result<Va
     if let Some(&known) = made.data.get(&(graph, x)) {
         return Ok(known);
     }
-    // Behind its maker, so that it stands in front of all that may read it.
-    let place = match model.producer(x).filter(|&n| model.node(n).graph() == graph) {
-        Some(maker) => Place::After(maker),
-        None => Place::Start(graph),
-    };
-    let spec = dynamic_quantize(model, x);
-    let quantize = model.insert(spec, place);
-    let name = model.value(x).name().to_owned();
-    let parts = model.node(quantize).outputs().to_vec();
-    let spec = NodeSpec::new("DequantizeLinear").inputs(parts).output(format!("{name}_DequantizeLinear_Output"));
-    let real = model.insert_value(spec, Place::After(quantize))?;
+    let real = dynamic_pair(model, x, behind_maker(model, x, graph))?;
     made.data.insert((graph, x), real);
     Ok(real)
 }

@@ -12,7 +12,7 @@
 
 use super::{
     Context,
-    support::{convert::convert, pairs::dynamic_quantize},
+    support::{convert::convert, pairs::dynamic_quantize, replace::behind_maker},
 };
 use crate::{
     error::{Error, Result},
@@ -291,13 +291,9 @@ fn dequantized(model: &mut Model, c: Codes, axis: Option<usize>, before: NodeId)
     if let Some(axis) = axis {
         spec = spec.attr("axis", axis as i64);
     }
-    // Behind its maker, so that it stands in front of all that may read it.
-    let place = match model.producer(c.codes).filter(|&n| model.node(n).graph() == graph) {
-        Some(maker) => Place::After(maker),
-        None => Place::Start(graph),
-    };
     let scale_here = model.producer(c.scale) == model.producer(c.codes) || model.value(c.scale).constant().is_some();
-    model.insert_value(spec, if scale_here { place } else { Place::Before(before) })
+    let place = if scale_here { behind_maker(model, c.codes, graph) } else { Place::Before(before) };
+    model.insert_value(spec, place)
 }
 
 #[cfg(test)]

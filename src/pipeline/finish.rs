@@ -188,12 +188,7 @@ fn blame(job: &Job<'_>, q: &Quantized, reference: &Reference<'_>, samples: &[usi
     let found = sensitivity::blame(reference, &prepared, &q.plan, &few, floor, &progress)?;
     let regions: Vec<Region> = found.into_iter().map(|b| Region { nodes: b.nodes, sqnr: b.sqnr }).collect();
     let nodes: Vec<String> = regions.iter().flat_map(|r| r.nodes.iter().cloned()).collect();
-    let yaml = if nodes.is_empty() {
-        String::new()
-    } else {
-        let rule = Rule { nodes, ..Rule::keep_float("") };
-        config::rules_yaml(&[rule])?
-    };
+    let yaml = if nodes.is_empty() { String::new() } else { config::rules_yaml(&[Rule::keep_all_float(nodes)])? };
     Ok(Collapse { regions, samples: few.len(), yaml })
 }
 

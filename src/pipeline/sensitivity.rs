@@ -32,25 +32,22 @@ pub fn measure_sensitivity(job: &Job<'_>, most: usize, samples: usize) -> Result
         let help = "give --calibration with typical inputs";
         return Err(Error::data("sensitivity is measured on samples, and there are none").help(help));
     };
-    let mut chosen = match q.proof_samples.is_empty() {
-        true => q.samples.clone(),
-        false => q.proof_samples.clone(),
-    };
+    let unseen = !q.proof_samples.is_empty();
+    let mut chosen = if unseen { q.proof_samples.clone() } else { q.samples.clone() };
     thin(&mut chosen, samples);
     job.progress.step("measure");
     let reference = Reference::new(job.runtime, &q.original, data, &chosen, &|_, _| ())?;
     let prepared = prepare(&q.original, &mut Context::default())?;
     let progress = |done, total| job.progress.part(done, total);
     let found = sensitivity::measure(&reference, &prepared, &q.plan, &chosen, most, &progress)?;
-    let held_out = q.held_out && !q.proof_samples.is_empty();
-    Ok(Measured { found, samples: chosen.len(), held_out, diagnostics: q.diagnostics })
+    Ok(Measured { found, samples: chosen.len(), held_out: q.held_out && unseen, diagnostics: q.diagnostics })
 }
 
 impl Measured {
     /// Rules that leave the `count` most harmful units in float, as YAML for a configuration.
     pub fn rules(&self, count: usize) -> Result<String> {
         let nodes: Vec<String> = self.found.units.iter().take(count).flat_map(|u| u.nodes.iter().cloned()).collect();
-        let rules: Vec<Rule> = if nodes.is_empty() { Vec::new() } else { vec![Rule { nodes, ..Rule::keep_float("") }] };
-        config::rules_yaml(&rules)
+        let rule = (!nodes.is_empty()).then(|| Rule::keep_all_float(nodes));
+        config::rules_yaml(rule.as_slice())
     }
 }

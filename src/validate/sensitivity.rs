@@ -41,13 +41,10 @@ pub fn blame(
     for (i, group) in groups.iter().enumerate() {
         let model = quantized(prepared, graph.only(plan, group))?;
         let compared = compare_with(reference, &model, samples, &|_, _| ())?;
-        let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.sqnr_db });
-        let worst = noisy.filter(|s| !s.is_nan()).fold(f64::INFINITY, f64::min);
-        tried.push((worst, i));
+        tried.push((worst_sqnr(&compared), i));
         progress(i + 1, groups.len());
     }
     tried.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let noise = |sqnr: f64| 10f64.powf(-sqnr / 10.0);
     let allowed = noise(floor + MARGIN);
     let mut blamed = Vec::new();
     for (at, &(sqnr, i)) in tried.iter().enumerate() {
@@ -56,7 +53,7 @@ pub fn blame(
             break;
         }
         let nodes = groups[i].iter().map(|&n| prepared.node_label(n)).collect();
-        blamed.push(Blame { nodes, sqnr: (sqnr < f64::INFINITY).then_some(sqnr.max(-100.0)) });
+        blamed.push(Blame { nodes, sqnr: reported(sqnr) });
     }
     Ok(blamed)
 }
@@ -72,15 +69,12 @@ pub struct Answers {
 
 impl Answers {
     fn of(compared: &Comparison) -> Self {
-        let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.sqnr_db });
-        let worst = noisy.filter(|s| !s.is_nan()).fold(f64::INFINITY, f64::min);
-        let sqnr = (worst < f64::INFINITY).then_some(worst.max(LOST));
-        Self { sqnr, agreement: compared.least_agreement() }
+        Self { sqnr: reported(worst_sqnr(compared)), agreement: compared.least_agreement() }
     }
 
     /// Noise as a share of the signal's power.
     pub fn noise(&self) -> f64 {
-        self.sqnr.map_or(0.0, |sqnr| 10f64.powf(-sqnr / 10.0))
+        self.sqnr.map_or(0.0, noise)
     }
 }
 
@@ -106,13 +100,10 @@ pub struct Sensitivities {
     pub units: Vec<Sensitivity>,
 }
 
-/// Stands for an output that has nothing to do with the original's, dB.
-const LOST: f64 = -100.0;
-
-/// Measures units of a plan one by one: each with nothing else quantized, and with all else quantized. A unit is an integer node
-/// with the clamps that it absorbs, or neighbours together where there are more than `most` of them. Weights that are only
-/// stored in fewer bits count for the whole plan and for no unit. `prepared` is the model that the plan speaks of; the
-/// samples are of the reference's.
+/// Measures units of a plan one by one: each with nothing else quantized, and with all else quantized. A unit is an
+/// integer node with the clamps that it absorbs, or neighbours together where there are more than `most` of them. Weights
+/// that are only stored in fewer bits count for the whole plan and for no unit. `prepared` is the model that the plan
+/// speaks of; the samples are of the reference's.
 pub fn measure(
     reference: &Reference<'_>,
     prepared: &Model,
@@ -131,11 +122,11 @@ pub fn measure(
         progress(done, steps);
         Result::Ok(Answers::of(&compared))
     };
+    let of = |nodes: &[NodeId]| Plan { input_means: plan.input_means.clone(), ..graph.only(plan, nodes) };
     let all = answers(plan.clone())?;
     let mut units = Vec::new();
-    for group in &groups {
-        let others: Vec<NodeId> = groups.iter().flatten().filter(|n| !group.contains(n)).copied().collect();
-        let of = |nodes: &[NodeId]| Plan { input_means: plan.input_means.clone(), ..graph.only(plan, nodes) };
+    for (i, group) in groups.iter().enumerate() {
+        let others = [&groups[..i], &groups[i + 1..]].concat().concat();
         units.push(Sensitivity {
             nodes: group.iter().map(|&n| prepared.node_label(n)).collect(),
             ops: group.iter().map(|&n| prepared.node(n).op_type.clone()).collect(),
@@ -146,6 +137,22 @@ pub fn measure(
     // The sort is stable: what is equal stays in the order of the graph.
     units.sort_by(|a, b| b.alone.noise().total_cmp(&a.alone.noise()));
     Ok(Sensitivities { all, units })
+}
+
+/// SQNR of the worst output, dB: infinite without noise, and its opposite where finite numbers became none.
+fn worst_sqnr(compared: &Comparison) -> f64 {
+    let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.sqnr_db });
+    noisy.filter(|s| !s.is_nan()).fold(f64::INFINITY, f64::min)
+}
+
+/// As reports have it: nothing without noise, and a number where nothing is left of the answers.
+fn reported(sqnr: f64) -> Option<f64> {
+    (sqnr < f64::INFINITY).then_some(sqnr.max(-100.0))
+}
+
+/// Noise as a share of the signal's power.
+fn noise(sqnr: f64) -> f64 {
+    10f64.powf(-sqnr / 10.0)
 }
 
 /// The prepared model with a plan carried out.

@@ -4,7 +4,7 @@ use crate::{
     analysis::types::Types,
     diagnostics::count,
     error::{Error, Result},
-    ir::{DType, Model, Node, NodeId, NodeSpec, Use, ValueId},
+    ir::{DType, Model, Node, NodeId, NodeSpec, Place, Use, ValueId},
     ops::{self, Class, MICROSOFT},
     quant::pack::pack,
 };
@@ -104,6 +104,15 @@ pub fn dynamic_quantize(model: &Model, x: ValueId) -> NodeSpec {
     let parts = ["quantized", "scale", "zero_point"];
     let spec = NodeSpec::new("DynamicQuantizeLinear").input(x);
     parts.iter().fold(spec, |spec, part| spec.output(format!("{name}_{part}")))
+}
+
+/// Inserts DynamicQuantizeLinear of a value and, behind it, the DequantizeLinear of that. Returns what this makes.
+pub fn dynamic_pair(model: &mut Model, x: ValueId, place: Place) -> Result<ValueId> {
+    let name = format!("{}_DequantizeLinear_Output", model.value(x).name());
+    let spec = dynamic_quantize(model, x);
+    let quantize = model.insert(spec, place);
+    let parts = model.node(quantize).outputs().to_vec();
+    model.insert_value(NodeSpec::new("DequantizeLinear").inputs(parts).output(name), Place::After(quantize))
 }
 
 /// Whether a node only moves elements, so that with codes it makes the codes of what it makes with numbers: not if it also

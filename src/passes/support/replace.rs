@@ -1,6 +1,6 @@
-//! Replacing what nodes make.
+//! Replacing what nodes make, and where new nodes stand.
 
-use crate::ir::{Model, NodeId, NodeSpec, Place, Tensor, ValueId};
+use crate::ir::{GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId};
 
 /// Whether an initializer can stand for a node's output: not where a graph hands it out (runtimes differ on outputs that
 /// are initializers), not in functions' bodies (which have none).
@@ -50,4 +50,12 @@ pub fn insert_instead(model: &mut Model, old: NodeId, mut spec: NodeSpec) -> Nod
         spec = spec.name(name);
     }
     model.insert_named(spec, Place::Before(old))
+}
+
+/// The place behind what makes a value, in front of all that may read it: the graph's start where it is made elsewhere.
+pub fn behind_maker(model: &Model, v: ValueId, graph: GraphId) -> Place {
+    match model.producer(v).filter(|&n| model.node(n).graph() == graph) {
+        Some(maker) => Place::After(maker),
+        None => Place::Start(graph),
+    }
 }
