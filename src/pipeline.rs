@@ -1,40 +1,40 @@
 //! From file to file, step by step.
 
+mod auto;
 mod before;
+mod budget;
 mod convert;
 mod dynamic;
 mod finish;
 mod measure;
+mod planner;
+mod prices;
 mod promised;
 mod sensitivity;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use crate::{
-    analysis::placement::{self, Decision, Placement, Shapes},
+    analysis::placement::{Placement, Shapes},
     bench::Measured,
     calibrate::{
-        check_count, check_inputs,
-        collect::{Watch, collect},
-        dataset::{Dataset, DatasetOptions, InputSpec, Split},
-        means::{Axis, ChannelMeans},
-        observers::{self, Observer},
+        dataset::{Dataset, DatasetOptions, InputSpec},
         table::Table,
     },
-    config::{FloatWeights, Format, StackTraces},
+    config::{FloatWeights, Format, Mode, StackTraces},
     diagnostics::Diagnostic,
     error::{Error, Result},
     files::Files,
-    ir::{Model, NodeId, Tensor, ValueId},
+    ir::{Model, Tensor, ValueId},
     onnx_file::{self, ReadOptions},
     passes::{self, Context, Stage},
-    plan::{self, Plan},
+    plan::Plan,
+    report::Auto,
     runtime::{Runtime, tract::Tract},
-    scheme::{Resolved, Settings},
+    scheme::Settings,
 };
 
 pub use self::{
@@ -44,6 +44,7 @@ pub use self::{
 };
 
 /// What to do, after the user's words have been resolved.
+#[derive(Clone)]
 pub struct Job<'a> {
     /// The model to read.
     pub model: PathBuf,
@@ -121,6 +122,8 @@ pub struct Quantized {
     pub measured: Option<Measured>,
     /// Where the plan comes from; `None` if it was given.
     pub placement: Option<Placement>,
+    /// How the answers of the fastest plan led to another.
+    pub auto: Option<Auto>,
     /// The data, for the proof.
     pub dataset: Option<Dataset>,
     /// Ranges that calibration saw.
@@ -141,6 +144,13 @@ pub struct Quantized {
 
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
 pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
+    let config = &job.settings.config;
+    if config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data() {
+        let settings = job.settings.with_mode(Mode::Dynamic);
+        let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;
+        done.diagnostics.insert(0, before::without_data());
+        return Ok(done);
+    }
     let files = before::check(job)?;
     let mut clock = Clock::resumed(job.progress, Vec::new());
     clock.step("read");
@@ -167,7 +177,6 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         }
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
-    let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
     let mut outcome = match &job.plan {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
@@ -175,10 +184,11 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             let proof_samples = dataset.as_ref().map(|d| d.split().0.validation).unwrap_or_default();
             Outcome { plan: plan.clone(), proof_samples, held_out: true, ..Outcome::default() }
         }
-        None => run.make_plan(dataset.as_ref())?,
+        None => {
+            let task = planner::Task { job, model: &model, resolved: &resolved, dataset: dataset.as_ref() };
+            planner::make(task, &mut cx.diagnostics, &mut clock)?
+        }
     };
-    let Run { diagnostics, mut clock, .. } = run;
-    cx.diagnostics.extend(diagnostics);
     let data = dataset.as_ref().or(evaluation.as_ref());
     let (measured, noticed) =
         measure::measure(job, [&original, &model], &resolved, data, &cx.options, &mut outcome, &mut clock)?;
@@ -204,6 +214,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         plan,
         measured,
         placement: outcome.placement,
+        auto: outcome.auto,
         dataset,
         table: outcome.table,
         samples: outcome.samples,
@@ -257,6 +268,7 @@ pub fn trace_shapes(runtime: &dyn Runtime, model: &Model, inputs: &[Tensor]) -> 
 struct Outcome {
     plan: Plan,
     placement: Option<Placement>,
+    auto: Option<Auto>,
     table: Table,
     samples: Vec<usize>,
     proof_samples: Vec<usize>,
@@ -286,173 +298,6 @@ impl<'a> Clock<'a> {
             self.progress.step(name);
             self.since = Some(Instant::now());
         }
-    }
-}
-
-struct Run<'a, 'm> {
-    job: &'a Job<'a>,
-    model: &'m Model,
-    resolved: &'m Resolved,
-    diagnostics: Vec<Diagnostic>,
-    clock: Clock<'a>,
-}
-
-impl Run<'_, '_> {
-    fn make_plan(&mut self, dataset: Option<&Dataset>) -> Result<Outcome> {
-        let (job, model) = (self.job, self.model);
-        if dataset.is_none() && job.settings.config.needs_data() {
-            return Err(before::no_data(&job.settings.config));
-        }
-        let (samples, split) = match dataset {
-            Some(data) => self.samples(data)?,
-            None => (Vec::new(), Split::default()),
-        };
-        self.clock.step("place");
-        let sample = |i: usize| dataset.ok_or_else(|| Error::bug("a sample of no data")).and_then(|d| d.sample(i));
-        let shapes = match samples.first() {
-            Some(&first) => trace_shapes(job.runtime, model, &sample(first)?).map_err(|e| e.sample(first))?,
-            None => {
-                let (shapes, note) = dynamic::shapes_without_data(model);
-                self.diagnostics.extend(note.filter(|_| job.evaluation.is_none()));
-                shapes
-            }
-        };
-        let mut wishes = dynamic::wishes(model, &job.settings.target, self.resolved, dataset.is_some())?;
-        let mut placement = placement::place(model, &job.settings.target, &shapes, &wishes);
-        let mut few = samples.clone();
-        thin(&mut few, dynamic::MEASURED);
-        let free = |n| !wishes.ignore_cost && !wishes.forces(model, n);
-        let lost = dynamic::fragile_data(
-            job.runtime,
-            model,
-            &job.settings.target,
-            &placement,
-            &self.resolved.scheme,
-            free,
-            few.into_iter().map(sample),
-        )?;
-        if !lost.is_empty() {
-            wishes.keep_float.extend(lost);
-            placement = placement::place(model, &job.settings.target, &shapes, &wishes);
-        }
-        let (float, placed) = (placement.float_time / 1e3, placement.placed_time / 1e3);
-        log::info!(
-            "by the cost model, the nodes with integer kernels take {float:.1} us in float, {placed:.1} us as placed"
-        );
-        self.clock.step("calibrate");
-        let mut table = job.ranges.clone().unwrap_or_default();
-        let watches = if samples.is_empty() { Vec::new() } else { self.watches(&placement, &table) };
-        let watches = match watches.is_empty() {
-            true => watches,
-            false => {
-                let progress = |done, total| job.progress.part(done, total);
-                collect(job.runtime, model, watches, &samples, &sample, &progress)?
-            }
-        };
-        self.clock.step("decide");
-        let mut observed: BTreeMap<ValueId, Observer> = BTreeMap::new();
-        for watch in watches {
-            let name = model.value(watch.value).name();
-            table.input_means.extend(watch.means.and_then(|m| m.means()).map(|m| (name.to_owned(), m)));
-            observed.extend(watch.observer.map(|o| (watch.value, o)));
-        }
-        let mut plan = plan::decide(model, &job.settings.target, &placement, &self.resolved.scheme, |v, types| {
-            if let Some(range) = self.resolved.ranges.get(&v) {
-                return Ok(*range);
-            }
-            let name = model.value(v).name();
-            if let Some(observer) = observed.get(&v) {
-                table.insert(name, observer, types)?;
-            }
-            table.get(name).ok_or_else(|| Error::bug("a value was not observed").value(name))
-        })?;
-        for found in observed.iter().flat_map(|(v, o)| o.stats().diagnose(model.value(*v).name())) {
-            // Inputs were looked at before, on fewer samples.
-            self.diagnostics.retain(|d| d.code != found.code || d.subject != found.subject);
-            self.diagnostics.push(found);
-        }
-        self.diagnostics.extend(self.idle_observer(&placement, &table, observed.is_empty()));
-        if self.resolved.correct_bias {
-            plan.input_means.clone_from(&table.input_means);
-        }
-        if self.resolved.store_float_weights {
-            let keep = |n: NodeId| self.resolved.wishes.keeps_float(model, n).is_some();
-            plan::store_float_weights(model, &mut plan, keep);
-        }
-        let placement = Some(placement);
-        Ok(Outcome { plan, placement, table, samples, proof_samples: split.validation, held_out: split.held_out })
-    }
-
-    /// The samples to calibrate on, and how the data are split.
-    fn samples(&mut self, dataset: &Dataset) -> Result<(Vec<usize>, Split)> {
-        let job = self.job;
-        let (split, note) = dataset.split();
-        let mut samples = match job.evaluation {
-            Some(_) => (0..dataset.len()).collect(),
-            None => {
-                self.diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
-                split.calibration.clone()
-            }
-        };
-        thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
-        if job.settings.config.needs_data() {
-            self.diagnostics.extend(check_count(samples.len()));
-        }
-        let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
-        self.diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
-        match samples.is_empty() {
-            true => Err(Error::data("there is no calibration sample")),
-            false => Ok((samples, split)),
-        }
-    }
-
-    /// Says so where ranges were asked of a method that has none to choose.
-    fn idle_observer(&self, placement: &Placement, table: &Table, none_observed: bool) -> Option<Diagnostic> {
-        let observer = &self.job.settings.config.activation.observer;
-        let asked = observer != observers::DEFAULT && !table.ranges.is_empty() && !placement.roots().is_empty();
-        (self.job.ranges.is_some() && asked && none_observed).then(|| {
-            let text = format!("no effect of observer {observer}: the ranges of all values are given");
-            Diagnostic::warning("settings_without_effect", text)
-                .help("leave out --observer, or remove values from the table of --ranges to have them calibrated")
-        })
-    }
-
-    /// What must be known of which values, and is not in the table yet.
-    fn watches(&self, placement: &Placement, known: &Table) -> Vec<Watch> {
-        let (model, r) = (self.model, self.resolved);
-        let name = |v: ValueId| model.value(v).name();
-        let mut watches: BTreeMap<ValueId, Watch> = BTreeMap::new();
-        let watch = |value: ValueId| Watch { value, observer: None, means: None };
-        for v in placement.roots() {
-            if !r.ranges.contains_key(&v) && known.get(name(v)).is_none() {
-                watches.entry(v).or_insert_with(|| watch(v)).observer = Some(r.choice(v).observer());
-            }
-        }
-        for (v, axis) in self.layer_inputs(placement) {
-            if !known.input_means.contains_key(name(v)) {
-                watches.entry(v).or_insert_with(|| watch(v)).means = Some(ChannelMeans::new(axis));
-            }
-        }
-        watches.into_values().collect()
-    }
-
-    /// What layers read whose weights will be rounded and whose biases shall be corrected for it.
-    fn layer_inputs(&self, placement: &Placement) -> Vec<(ValueId, Axis)> {
-        let (model, r) = (self.model, self.resolved);
-        let integer = |decision: &Decision| matches!(decision, Decision::Integer(_) | Decision::Dynamic(_));
-        let rounded = |decision: &Decision| r.store_float_weights || integer(decision);
-        let layers = placement.nodes.iter().filter(|(_, d)| r.correct_bias && rounded(d));
-        let input = |&(node, _): &(NodeId, Decision)| {
-            let n = model.node(node);
-            let axis = match n.op_type.as_str() {
-                "Conv" => Axis::Second,
-                "Gemm" | "MatMul" => Axis::Last,
-                _ => return None,
-            };
-            let computed = n.input(0).filter(|&v| model.value(v).initializer().is_none())?;
-            model.constant_input(node, 1).map(|_| (computed, axis))
-        };
-        layers.filter_map(input).collect()
     }
 }
 

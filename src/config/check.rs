@@ -39,6 +39,10 @@ impl Config {
             return Err(Error::config("calibration.image.std is 0, but pixels are divided by it"));
         }
         let p = &self.proof;
+        if !(self.max_loss > 0.0 && self.max_loss <= 1.0) {
+            return Err(Error::config(format!("max_loss is {}, must be above 0 and at most 1", self.max_loss))
+                .help("write a share: 0.01 for a percent"));
+        }
         share("proof.min_agreement", p.min_agreement)?;
         share("proof.max_drop", p.max_drop)?;
         if p.floor.is_nan() || p.min_sqnr.is_some_and(f64::is_nan) {
@@ -60,7 +64,20 @@ impl Config {
 impl Config {
     /// Whether anything may need ranges from calibration.
     pub fn needs_data(&self) -> bool {
-        self.mode == Mode::Static || self.rules.iter().any(|r| r.precision == Some(Precision::Int8))
+        self.mode != Mode::Dynamic || self.rules_need_data()
+    }
+
+    /// Whether a rule needs ranges from calibration.
+    pub fn rules_need_data(&self) -> bool {
+        self.rules.iter().any(|r| r.precision == Some(Precision::Int8))
+    }
+
+    /// The signal to noise ratio that mode auto keeps at each output where there are no labels, dB: 30 for a loss of a percent,
+    /// 20 more for a tenth of it. What depends on thresholds is lost in proportion to the amplitude of the noise, and on real
+    /// models some third of that amplitude: at 30 dB, 3 % of the output's, a percent.
+    pub fn least_sqnr(&self) -> f64 {
+        let least = 30.0 - 20.0 * (self.max_loss / 0.01).log10();
+        self.proof.min_sqnr.map_or(least, |gate| gate.max(least))
     }
 
     /// Whether anything is observed by this method: everything, or what a rule selects.

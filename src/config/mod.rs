@@ -43,6 +43,9 @@ pub struct Config {
     pub activation: Activation,
     /// How weights are quantized.
     pub weight: Weight,
+    /// What mode auto may lose, as a share: of the right answers where the data have labels; else see
+    /// [`Config::least_sqnr`].
+    pub max_loss: f64,
     /// Quantize wherever there is an integer kernel, even where conversions cost more than it gains.
     pub everywhere: bool,
     /// Measure in ONNX Runtime, and put back into float what does not gain on this machine.
@@ -70,7 +73,8 @@ impl Default for Config {
             target: "onnxruntime-cpu".to_owned(),
             format: Format::Qdq,
             cpu: None,
-            mode: Mode::Static,
+            mode: Mode::Auto,
+            max_loss: 0.01,
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,
@@ -90,8 +94,11 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// From calibration data.
+    /// From calibration data where there are some; what that harms too much is left in a better form. Without data, at run
+    /// time.
     #[default]
+    Auto,
+    /// From calibration data.
     Static,
     /// From the data themselves, at run time.
     Dynamic,

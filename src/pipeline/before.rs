@@ -114,10 +114,18 @@ pub(super) fn check_ranges(table: &Table, forms: [&Model; 2]) -> Result<()> {
 pub(super) fn no_data(config: &Config) -> Error {
     let help = "give --calibration with an .npz file, a folder of .npy files, or a folder of pictures";
     match config.mode {
-        Mode::Static => Error::config("static quantization needs calibration data")
+        Mode::Auto | Mode::Static => Error::config("static quantization needs calibration data")
             .help(format!("{help}; or --mode dynamic, which needs none")),
         Mode::Dynamic => Error::config("a rule has precision: int8, which needs calibration data").help(help),
     }
+}
+
+/// What is left to do without data.
+pub(super) fn without_data() -> Diagnostic {
+    let text = "there are no data: matrix products and recurrent layers are quantized at run time, the weights of all else are \
+                stored in 8 bits, and the answers are not compared with the original's";
+    Diagnostic::note("without_data", text)
+        .help("give --calibration with typical inputs: then convolutions compute in integers, too, and what that costs is measured")
 }
 
 /// Settings that a plan leaves without effect.

@@ -53,6 +53,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         nodes: Nodes::of(&q.plan),
         saturation: Saturation::of(&q.plan),
         measured: q.measured.take(),
+        auto: q.auto.take(),
         kernels: Some(predicted.summary()),
         size: Size { before: size(&job.model, &q.original), after: size(&job.output, &q.model) },
         calibration: (job.plan.is_none() && !q.samples.is_empty()).then(|| calibration(&q)),

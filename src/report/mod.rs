@@ -41,6 +41,9 @@ pub struct Report {
     /// What was measured, if `never_slower` was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
+    /// How mode `auto` came to its plan; `None` where there was nothing to judge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto: Option<Auto>,
     /// What the runtime makes of the written file, as predicted: integer kernels, and conversions that run each time.
     pub kernels: Option<kernels::Summary>,
     /// Bytes of model and weights.
@@ -55,6 +58,26 @@ pub struct Report {
     pub stages: Vec<Stage>,
     /// The most memory that the process held at a time, bytes; 0 where the system does not say.
     pub peak_memory: u64,
+}
+
+/// How mode `auto` came to its plan.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Auto {
+    /// Samples that plans were judged on.
+    pub samples: usize,
+    /// The SQNR that each output was to keep, dB; 10 dB less for an output that is one vector for each sample.
+    pub aim: f64,
+    /// What the fastest plan kept, dB, on the same scale; `None` without noise.
+    pub before: Option<f64>,
+    /// What the plan keeps that was chosen.
+    pub after: Option<f64>,
+    /// Values whose ranges were chosen narrower, by the answers.
+    pub narrowed: usize,
+    /// Nodes that are integer in the fastest plan, and float in the one that was chosen.
+    pub floated: usize,
+    /// Right answers of the original and under the plan that was chosen, where these were what it was judged by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<(f64, f64)>,
 }
 
 /// The outcome in one word.

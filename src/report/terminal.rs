@@ -25,6 +25,7 @@ pub fn render(report: &Report, all: bool) -> String {
         row(&mut out, "cpu", &s.text(limit));
     }
     measured(&mut out, report, limit);
+    auto(&mut out, report);
     let s = &report.size;
     if s.before > 0 && s.after > 0 {
         let share = 100.0 * s.after as f64 / s.before as f64;
@@ -172,6 +173,18 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
         let rest: usize = n.reasons[limit..].iter().map(|r| r.nodes.len()).sum();
         row(out, "", &format!("  {rest} more for {} other reasons (-v shows all)", n.reasons.len() - limit));
     }
+}
+
+fn auto(out: &mut String, report: &Report) {
+    let Some(a) = report.auto.as_ref().filter(|a| a.before != a.after || a.floated > 0) else { return };
+    let (before, after) = (decibel(a.before), decibel(a.after));
+    let floated =
+        if a.floated > 0 { format!(", {} left in float for it", count(a.floated, "node")) } else { String::new() };
+    row(
+        out,
+        "answers",
+        &format!("{before} in the fastest plan, {after} in this one{floated} ({:.0} dB aimed at)", a.aim),
+    );
 }
 
 fn measured(out: &mut String, report: &Report, limit: usize) {

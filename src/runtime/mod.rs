@@ -10,7 +10,7 @@ use std::borrow::Cow;
 pub use self::guard::panics_become_errors;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     ir::{DType, Model, Tensor, ValueId},
 };
 
@@ -39,7 +39,22 @@ pub trait Session: Send + Sync {
     /// As [`Session::run`], and hands out each observed value, by its number in `observe`, as soon as it is computed
     /// (each once, in no promised order). It is gone after the call: memory does not grow with the number of values.
     fn run_observed(&self, inputs: &[Tensor], observer: &mut Observer<'_>) -> Result<Vec<Tensor>>;
+
+    /// Runs the model once for each [`ALTERNATIVE`] in it, with that one in place and no other. What comes before it is computed
+    /// once for all trials. One whose value is a constant has no trial.
+    fn run_trials(&self, _inputs: &[Tensor], _judge: &mut Judge<'_>) -> Result<()> {
+        Err(Error::bug("this runtime cannot try alternatives"))
+    }
 }
+
+/// The operator of a value that has an alternative: `y = Alternative(x, other)` is `x`, but `other` in the trial whose number its
+/// attribute [`NUMBER`] is. Both have one type and one shape. For models in memory alone; the built-in runtime has it.
+pub const ALTERNATIVE: &str = "Alternative";
+/// See [`ALTERNATIVE`].
+pub const NUMBER: &str = "number";
+
+/// What [`Session::run_trials`] calls with the number of a trial and what the model then answers.
+pub type Judge<'a> = dyn FnMut(usize, &[Tensor]) -> Result<()> + 'a;
 
 /// What [`Session::run_observed`] calls.
 pub type Observer<'a> = dyn FnMut(usize, &dyn Observed) -> Result<()> + 'a;

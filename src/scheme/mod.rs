@@ -115,6 +115,12 @@ impl Settings {
         Ok(Self { config, target, rules })
     }
 
+    /// The same in another mode.
+    pub fn with_mode(&self, mode: Mode) -> Self {
+        let config = Config { mode, ..self.config.clone() };
+        Self { config, target: self.target.clone(), rules: self.rules.clone() }
+    }
+
     /// Lays the settings over a model after its Prepare passes. Rules may name nodes and values as the original has them,
     /// or as the prepared model has them.
     pub fn resolve(&self, original: &Model, model: &Model) -> Result<Resolved> {

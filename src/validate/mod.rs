@@ -5,6 +5,7 @@ pub mod classes;
 pub mod compare;
 mod labels;
 mod metrics;
+pub mod noise;
 mod reference;
 mod runnable;
 pub mod sensitivity;

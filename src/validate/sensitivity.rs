@@ -78,6 +78,11 @@ impl Answers {
     }
 }
 
+/// How a model answers these samples.
+pub fn answers(reference: &Reference<'_>, model: &Model, samples: &[usize]) -> Result<Answers> {
+    Ok(Answers::of(&compare_with(reference, model, samples, &|_, _| ())?))
+}
+
 /// What one unit does to the model's answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sensitivity {
@@ -156,7 +161,7 @@ fn noise(sqnr: f64) -> f64 {
 }
 
 /// The prepared model with a plan carried out.
-fn quantized(prepared: &Model, plan: Plan) -> Result<Model> {
+pub(crate) fn quantized(prepared: &Model, plan: Plan) -> Result<Model> {
     let mut model = prepared.clone();
     let mut cx = Context { plan: Some(plan), ..Context::default() };
     for stage in [Stage::Adjust, Stage::Insert, Stage::Lower, Stage::Cleanup] {

@@ -1,7 +1,7 @@
 //! What a placement costs, by the target's cost model.
 
 use super::{
-    Shapes,
+    Prices, Shapes,
     candidates::{Candidate, Candidates},
 };
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
 pub(super) struct NodeCosts {
     /// Float and integer time of each node, its conversions not included.
     nodes: Vec<(f64, f64)>,
+    /// What rounding costs besides time where a node is integer.
+    prices: Vec<f64>,
     /// What an integer MaxPool costs besides where no integer kernel makes its input: it then runs in the slow layout.
     slow_layout: Vec<f64>,
     pub(super) values: Vec<ValueCost>,
@@ -27,10 +29,12 @@ pub(super) struct ValueCost {
     pub(super) maker: Option<usize>,
     pub(super) quantize: f64,
     pub(super) dequantize: f64,
+    /// What rounding it costs besides time.
+    pub(super) price: f64,
 }
 
 impl NodeCosts {
-    pub(super) fn of(model: &Model, target: &Target, shapes: &Shapes, graph: &Candidates) -> Self {
+    pub(super) fn of(model: &Model, target: &Target, shapes: &Shapes, graph: &Candidates, prices: &Prices) -> Self {
         let cost = |n: &Candidate| match n.spec {
             Some(spec) if n.kernel.is_some() || n.host.is_some() => {
                 let (float, integer) = node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs);
@@ -57,6 +61,7 @@ impl NodeCosts {
                 maker,
                 quantize: c.convert_node + c.quantize * n + layout,
                 dequantize: c.convert_node + c.dequantize * n + layout,
+                price: prices.values.get(&id).copied().unwrap_or(0.0),
             }
         };
         let slow = |n: &Candidate| {
@@ -65,16 +70,33 @@ impl NodeCosts {
             reads.map_or(0.0, |reads| reads as f64 * extra)
         };
         let slow_layout = graph.nodes.iter().map(slow).collect();
-        Self { nodes, slow_layout, values: ids.into_iter().map(value).collect(), uncertainty: target.costs.uncertainty }
+        Self {
+            nodes,
+            prices: graph.nodes.iter().map(|n| prices.nodes.get(&n.id).copied().unwrap_or(0.0)).collect(),
+            slow_layout,
+            values: ids.into_iter().map(value).collect(),
+            uncertainty: target.costs.uncertainty,
+        }
     }
 
-    /// Float and integer time of a node, and what it costs besides where no integer kernel makes its input.
+    /// What a node costs in float and in integers, and what besides where no integer kernel makes its input.
     pub(super) fn node(&self, i: usize) -> (f64, f64, f64) {
-        (self.nodes[i].0, self.nodes[i].1, self.slow_layout[i])
+        (self.nodes[i].0, self.nodes[i].1 + self.prices[i], self.slow_layout[i])
+    }
+
+    /// What it costs to have these nodes in integers: time, and what rounding costs besides.
+    pub(super) fn total(&self, graph: &Candidates, integer: &[bool]) -> f64 {
+        let nodes: f64 = self.prices.iter().zip(integer).filter(|(_, i)| **i).map(|(price, _)| price).sum();
+        let rounded = |v: &&ValueCost| {
+            let made = v.maker.is_some_and(|m| integer[m] && graph.nodes[m].quantizes);
+            made || graph.read_integer(v.id, integer)
+        };
+        let values: f64 = self.values.iter().filter(|v| v.price > 0.0).filter(rounded).map(|v| v.price).sum();
+        self.time(graph, integer) + nodes + values
     }
 
     /// Time of one run with these nodes in integers (less what does not depend on the placement).
-    pub(super) fn total(&self, graph: &Candidates, integer: &[bool]) -> f64 {
+    pub(super) fn time(&self, graph: &Candidates, integer: &[bool]) -> f64 {
         let node = |(i, n): (usize, &Candidate)| match n.host {
             Some(host) if integer[host] => 0.0,
             _ if integer[i] && !n.data.iter().any(|&v| graph.made_integer(v, integer)) => {

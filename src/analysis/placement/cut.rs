@@ -50,6 +50,14 @@ pub(super) fn least(graph: &Candidates, costs: &NodeCosts, forced: &[bool]) -> V
         let maker = value.maker.map_or(net.float, |m| net.side[m]);
         let quantized = net.flow.add_node(());
         net.edge(quantized, maker, value.quantize);
+        if value.price > 0.0 {
+            let rounded = net.flow.add_node(());
+            net.edge(rounded, net.float, value.price);
+            let makers = value.maker.filter(|&m| graph.nodes[m].quantizes).map(|_| maker);
+            for at in readers.iter().copied().chain(makers).filter(|&at| at != net.float) {
+                net.flow.add_edge(at, rounded, NEVER);
+            }
+        }
         let hands_out_float = value.maker.is_some_and(|m| !graph.nodes[m].quantizes);
         let kept = net.flow.add_node(());
         net.edge(maker, kept, if hands_out_float { 0.0 } else { value.dequantize });

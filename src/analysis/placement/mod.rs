@@ -63,6 +63,17 @@ pub struct Wishes {
     pub dynamic: bool,
     /// The same, or the opposite, for single nodes.
     pub dynamic_nodes: BTreeMap<NodeId, bool>,
+    /// What rounding costs besides time.
+    pub prices: Prices,
+}
+
+/// What rounding costs besides time, in nanoseconds that a placement must gain to make up for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Prices {
+    /// For each node: that it computes in integers.
+    pub nodes: BTreeMap<NodeId, f64>,
+    /// For each value: that it is quantized.
+    pub values: BTreeMap<ValueId, f64>,
 }
 
 impl Wishes {
@@ -160,7 +171,7 @@ impl Placement {
 /// Places quantization in the main graph. `shapes` come from a run of one sample.
 pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -> Placement {
     let graph = candidates::Candidates::of(model, target, shapes, wishes);
-    let costs = cost::NodeCosts::of(model, target, shapes, &graph);
+    let costs = cost::NodeCosts::of(model, target, shapes, &graph, &wishes.prices);
     let chosen = search::choose(&graph, &costs, wishes);
     let mut placement = finish(&graph, &costs, &chosen);
     let index: HashMap<NodeId, usize> = placement.nodes.iter().enumerate().map(|(i, (n, _))| (*n, i)).collect();
@@ -179,8 +190,8 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
 fn finish(graph: &candidates::Candidates, costs: &cost::NodeCosts, chosen: &search::Choice) -> Placement {
     let integer = &chosen.integer;
     let mut placement = Placement {
-        float_time: costs.total(graph, &vec![false; graph.nodes.len()]),
-        placed_time: costs.total(graph, integer),
+        float_time: costs.time(graph, &vec![false; graph.nodes.len()]),
+        placed_time: costs.time(graph, integer),
         ..Placement::default()
     };
     for (i, node) in graph.nodes.iter().enumerate() {

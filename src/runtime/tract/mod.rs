@@ -7,6 +7,7 @@
 //! where ONNX Runtime divides. So are the recurrent ones
 //! ([`recurrent`]). Other operators that tract computes differently are wired anew ([`corrected`]) or refused ([`refused`]).
 
+mod alternative;
 mod branch;
 mod corrected;
 mod dynamic;
@@ -20,6 +21,7 @@ mod refused;
 mod session;
 mod tensors;
 mod tracts;
+mod trials;
 mod widen;
 
 use std::collections::{BTreeSet, HashMap};
@@ -79,6 +81,7 @@ fn framework() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
     quantize::register(&mut onnx.op_register);
     dynamic::register(&mut onnx.op_register);
+    alternative::register(&mut onnx.op_register);
     branch::register(&mut onnx.op_register);
     recurrent::register(&mut onnx.op_register);
     corrected::register(&mut onnx.op_register);

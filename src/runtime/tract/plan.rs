@@ -8,6 +8,7 @@ use super::{
     failure::{Doing, Failure, guard},
     pieces::{self, Piece},
     tensors::Value,
+    trials::{Alternatives, missing},
 };
 use crate::{error::Error, runtime::Observer};
 
@@ -30,7 +31,7 @@ pub(super) fn fix(model: &mut InferenceModel, source: OutletId, value: Arc<Tenso
 /// A plan; shared by threads.
 #[derive(Debug)]
 pub(super) struct Plan {
-    parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
     /// For each input that the plan takes: its index in the model, its slot, and the numbers by which it is observed.
     inputs: Vec<(usize, usize, TVec<usize>)>,
     /// Slots that are filled before anything runs: outputs of the model that are constants.
@@ -44,8 +45,8 @@ pub(super) struct Plan {
 
 /// The plan of a piece.
 #[derive(Debug)]
-struct Part {
-    plan: Arc<TypedSimplePlan>,
+pub(super) struct Part {
+    pub(super) plan: Arc<TypedSimplePlan>,
     /// The slots that it reads, and whether it is the last to do so.
     takes: Vec<(usize, bool)>,
     /// The slots that it fills: its first outputs.
@@ -54,7 +55,12 @@ struct Part {
     observed: Vec<TVec<(usize, usize)>>,
     /// Nodes that only observers read: their values are dropped at once.
     only_observed: Vec<bool>,
+    /// What may take the place of values.
+    pub(super) alternatives: Alternatives,
 }
+
+/// Values that pieces hand to each other and to the caller.
+pub(super) type Slots = Vec<Option<TValue>>;
 
 /// Gives the parsed model. Who holds no other makes the plan with the least memory.
 pub(super) type Parse<'a> = dyn Fn() -> Result<InferenceModel, Failure> + 'a;
@@ -149,20 +155,32 @@ impl Plan {
         for (number, value) in &self.constants {
             observer(*number, &Value(value)).map_err(Stop::Observer)?;
         }
-        let mut slots: Vec<Option<TValue>> = vec![None; self.slots];
-        for (i, slot, observed) in &self.inputs {
+        for (i, _, observed) in &self.inputs {
             for &number in observed {
                 observer(number, &Value(&inputs[*i])).map_err(Stop::Observer)?;
             }
+        }
+        let mut slots = self.filled(inputs);
+        for part in &self.parts {
+            part.run(&mut slots, observer)?;
+        }
+        self.answers(&slots)
+    }
+
+    /// The slots before anything runs.
+    pub(super) fn filled(&self, inputs: &[Tensor]) -> Slots {
+        let mut slots = vec![None; self.slots];
+        for (i, slot, _) in &self.inputs {
             slots[*slot] = Some(inputs[*i].clone().into_tvalue());
         }
         for (slot, value) in &self.fixed {
             slots[*slot] = Some(value.clone().into_tvalue());
         }
-        for part in &self.parts {
-            part.run(&mut slots, observer)?;
-        }
-        let missing = || Stop::Observer(Error::bug("an output was not computed"));
+        slots
+    }
+
+    /// The model's outputs, once all has run.
+    pub(super) fn answers(&self, slots: &Slots) -> Result<TVec<TValue>, Stop> {
         self.outputs.iter().map(|&slot| slots[slot].clone().ok_or_else(missing)).collect()
     }
 }
@@ -198,47 +216,73 @@ impl Part {
             }
         }
         model.select_output_outlets(&keep)?;
-        Ok(Self { plan: TypedSimplePlan::new(model)?, takes, gives, observed, only_observed })
+        let alternatives = Alternatives::of(&model)?;
+        Ok(Self { plan: TypedSimplePlan::new(model)?, takes, gives, observed, only_observed, alternatives })
     }
 
-    fn run(&self, slots: &mut [Option<TValue>], observer: &mut Observer<'_>) -> Result<(), Stop> {
-        let mut fed = tvec!();
-        for &(slot, last) in &self.takes {
-            let value = if last { slots[slot].take() } else { slots[slot].clone() };
-            fed.push(value.ok_or_else(|| Stop::Observer(Error::bug("a value was not computed")))?);
-        }
+    fn run(&self, slots: &mut Slots, observer: &mut Observer<'_>) -> Result<(), Stop> {
+        let fed = self.fed(slots)?;
         let mut stopped = None;
+        let done = self.eval(fed, |cx, op_state, node, inputs| {
+            let mut values = tract_onnx::tract_core::plan::eval(cx, op_state, node, inputs)?;
+            for &(slot, number) in &self.observed[node.id] {
+                if let Err(error) = observer(number, &Value(&values[slot])) {
+                    stopped = Some(error);
+                    bail!("stopped");
+                }
+            }
+            if self.only_observed[node.id] {
+                values.iter_mut().for_each(|v| *v = Tensor::default().into_tvalue());
+            }
+            Ok(values)
+        });
+        match stopped {
+            Some(error) => return Err(Stop::Observer(error)),
+            None => self.give(slots, done?),
+        }
+        Ok(())
+    }
+
+    /// What it reads, taken from the slots.
+    pub(super) fn fed(&self, slots: &mut Slots) -> Result<TVec<TValue>, Stop> {
+        let taken = self.takes.iter().map(|&(slot, last)| match last {
+            true => slots[slot].take(),
+            false => slots[slot].clone(),
+        });
+        taken.map(|value| value.ok_or_else(missing)).collect()
+    }
+
+    /// What it made, put into the slots.
+    pub(super) fn give(&self, slots: &mut Slots, outputs: TVec<TValue>) {
+        for (&slot, value) in self.gives.iter().zip(outputs) {
+            slots[slot] = Some(value);
+        }
+    }
+
+    /// Its outputs, with `eval` in the place of what evaluates a node.
+    pub(super) fn eval(
+        &self,
+        fed: TVec<TValue>,
+        mut eval: impl FnMut(
+            &EvalContext<'_>,
+            Option<&mut (dyn OpState + 'static)>,
+            &TypedNode,
+            TVec<TValue>,
+        ) -> TractResult<TVec<TValue>>,
+    ) -> Result<TVec<TValue>, Stop> {
         let at = Cell::new(None);
         let done = guard(Doing::Run, || {
             let mut state = self.plan.spawn()?;
             state.run_plan_with_eval(fed, |cx, op_state, node, inputs| -> TractResult<_> {
                 at.set(Some(node.id));
-                let mut values = tract_onnx::tract_core::plan::eval(cx, op_state, node, inputs)?;
-                for &(slot, number) in &self.observed[node.id] {
-                    if let Err(error) = observer(number, &Value(&values[slot])) {
-                        stopped = Some(error);
-                        bail!("stopped");
-                    }
-                }
-                if self.only_observed[node.id] {
-                    values.iter_mut().for_each(|v| *v = Tensor::default().into_tvalue());
-                }
-                Ok(values)
+                eval(cx, op_state, node, inputs)
             })
         });
-        let outputs = match (stopped, done) {
-            (Some(error), _) => return Err(Stop::Observer(error)),
-            (None, Ok(outputs)) => outputs,
-            (None, Err(failure)) => {
-                return Err(Stop::Failed(match at.get() {
-                    Some(node) => failure.at(&self.plan.model().nodes[node].name),
-                    None => failure,
-                }));
-            }
-        };
-        for (&slot, value) in self.gives.iter().zip(outputs) {
-            slots[slot] = Some(value);
-        }
-        Ok(())
+        done.map_err(|failure| {
+            Stop::Failed(match at.get() {
+                Some(node) => failure.at(&self.plan.model().nodes[node].name),
+                None => failure,
+            })
+        })
     }
 }

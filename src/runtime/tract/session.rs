@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tract_onnx::prelude::{DatumType, InferenceModel};
+use tract_onnx::prelude::{DatumType, InferenceModel, Tensor as TractTensor};
 
 use super::{
     failure::{Failure, Operators},
@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     ir::{Model, Tensor, ValueId},
     runtime::{
-        Observer, Session,
+        Judge, Observer, Session,
         inputs::{self, Input},
     },
 };
@@ -104,8 +104,9 @@ impl TractSession {
     }
 }
 
-impl Session for TractSession {
-    fn run_observed(&self, inputs: &[Tensor], observer: &mut Observer<'_>) -> Result<Vec<Tensor>> {
+impl TractSession {
+    /// Does `work` with the plan for these inputs, and with the inputs as tract has them.
+    fn planned<T>(&self, inputs: &[Tensor], work: impl FnOnce(&Plan, &[TractTensor]) -> Result<T, Stop>) -> Result<T> {
         inputs::check(&self.inputs, inputs)?;
         let named = |(input, t): (&Input, &Tensor)| tensors::to_tract(t).map_err(|e| e.value(&input.name));
         let fed: Vec<_> = self.inputs.iter().zip(inputs).map(named).collect::<Result<_>>()?;
@@ -130,11 +131,26 @@ impl Session for TractSession {
             Some(Err(failure)) => return Err(failure.clone().into_error(&self.operators)),
             None => return Err(Error::bug("a plan was not made")),
         };
-        let outputs = plan.run(&fed, observer).map_err(|stop| match stop {
+        work(plan, &fed).map_err(|stop| match stop {
             Stop::Failed(failure) => failure.into_error(&self.operators),
             Stop::Observer(error) => error,
-        })?;
+        })
+    }
+}
+
+impl Session for TractSession {
+    fn run_observed(&self, inputs: &[Tensor], observer: &mut Observer<'_>) -> Result<Vec<Tensor>> {
+        let outputs = self.planned(inputs, |plan, fed| plan.run(fed, observer))?;
         outputs.iter().map(|t| tensors::from_tract(t)).collect()
+    }
+
+    fn run_trials(&self, inputs: &[Tensor], judge: &mut Judge<'_>) -> Result<()> {
+        self.planned(inputs, |plan, fed| {
+            plan.run_trials(fed, &mut |number, outputs| {
+                let outputs: Vec<Tensor> = outputs.iter().map(|t| tensors::from_tract(t)).collect::<Result<_>>()?;
+                judge(number, &outputs)
+            })
+        })
     }
 }
 

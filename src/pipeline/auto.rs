@@ -1,0 +1,288 @@
+//! Mode `auto`: precision where it pays. The plan that is fastest is judged by its answers; where they are too far from the
+//! original's, the roundings that do most of the harm for the time that they save are taken back.
+//!
+//! Each rounding is measured alone ([`noise`]); noises of a plan are taken to add up. A price on noise turns the search for the
+//! fastest plan within a budget into a placement like any other: the price is raised until what is left fits the budget
+//! (a Lagrange multiplier; H. Everett, "Generalized Lagrange Multiplier Method", 1963). The plan that comes of it is
+//! measured as a whole, and the budget of the next try is corrected by what was found.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Clock,
+    budget::Budget,
+    planner::Planner,
+    prices::{FOR_ANSWERS, cheapest, drop_stored, integer_sources, saved, sources},
+    thin,
+};
+use crate::{
+    analysis::placement::{Placement, Wishes},
+    calibrate::dataset::{Dataset, Split},
+    config::Mode,
+    error::Result,
+    ir::{Model, ValueId},
+    plan::{Form, NodePlan, Plan},
+    report::Auto,
+    validate::{
+        Reference, compare_with,
+        noise::{self, Noise, Source},
+        sensitivity,
+    },
+};
+
+/// Samples that single roundings are measured on, at least and at most, and the trials that are aimed at for all together.
+const FEW: (usize, usize) = (3, 8);
+const TRIALS: usize = 512;
+/// Samples that plans are judged on, where there are so many.
+const JUDGED: usize = 24;
+/// Plans that are tried at most.
+const ROUNDS: usize = 6;
+/// A plan that leaves more than this share of the budget is good enough; below, a faster one is looked for.
+const USED: f64 = 0.6;
+
+/// Values whose rounding uses less of the budget are not looked at for narrower ranges, nor more values than these.
+const LOUD: f64 = 0.01;
+const LOUDEST: usize = 24;
+/// Shares of the range that are tried, and what a narrower one must leave at most of the value's noise.
+const FACTORS: [f32; 3] = [0.8, 0.65, 0.5];
+const GAINS: f64 = 0.8;
+
+/// A plan, and what led to it.
+pub(super) struct Chosen {
+    pub(super) plan: Plan,
+    pub(super) placement: Placement,
+    pub(super) report: Option<Auto>,
+}
+
+impl Chosen {
+    fn first((plan, placement): (Plan, Placement)) -> Self {
+        Self { plan, placement, report: None }
+    }
+}
+
+/// The plan as it is, or one whose answers are nearer to the original's.
+pub(super) fn choose(
+    planner: &mut Planner<'_>,
+    split: &Split,
+    wishes: &Wishes,
+    first: (Plan, Placement),
+    clock: &mut Clock<'_>,
+) -> Result<Chosen> {
+    let config = &planner.task.job.settings.config;
+    let idle = first.0.integer_nodes() == 0 && first.0.stored_weights.is_empty();
+    let Some(data) = planner.task.dataset.filter(|_| config.mode == Mode::Auto && !idle) else {
+        return Ok(Chosen::first(first));
+    };
+    clock.step("judge");
+    let judge = Judge::new(planner, split, data)?;
+    let before = judge.noise(&first.0)?;
+    let mut report = judge.report(before);
+    if before <= 1.0 {
+        return Ok(Chosen { report: Some(report), ..Chosen::first(first) });
+    }
+    let fastest = first.0.clone();
+    let mut search = Search::new(planner, &judge, data, &first.0);
+    let mut found = Found { plan: first.0, placement: first.1, noise: before };
+    search.measure(&found, clock)?;
+    found = search.narrow(found, wishes, clock)?;
+    if found.noise > 1.0 {
+        found = search.within_budget(found, wishes, clock)?;
+    }
+    report.narrowed = search.narrowed;
+    report.after = judge.budget.decibel(found.noise);
+    report.floated = say_why(&fastest, &mut found.plan);
+    Ok(Chosen { plan: found.plan, placement: found.placement, report: Some(report) })
+}
+
+/// How plans are measured.
+struct Judge<'a> {
+    reference: Reference<'a>,
+    model: &'a Model,
+    budget: Budget,
+    samples: Vec<usize>,
+}
+
+impl<'a> Judge<'a> {
+    /// Judges on samples that calibration has not seen, as far as there are any, and on others where they are few.
+    fn new(planner: &Planner<'a>, split: &Split, data: &'a Dataset) -> Result<Self> {
+        let task = planner.task;
+        let mut samples = match task.job.evaluation {
+            None => split.validation.clone(),
+            Some(_) => Vec::new(),
+        };
+        thin(&mut samples, JUDGED);
+        let mut others = planner.samples.clone();
+        thin(&mut others, JUDGED - samples.len());
+        samples.extend(others.into_iter().filter(|s| !split.validation.contains(s)));
+        samples.sort_unstable();
+        let reference = Reference::new(task.job.runtime, task.model, data, &samples, &|_, _| ())?;
+        let budget = Budget::of(task.model, &planner.shapes, &task.job.settings.config);
+        Ok(Self { reference, model: task.model, budget, samples })
+    }
+
+    /// The noise of a plan's answers as a share of the budget: of the output that uses most of it.
+    fn noise(&self, plan: &Plan) -> Result<f64> {
+        let model = sensitivity::quantized(self.model, plan.clone())?;
+        let compared = compare_with(&self.reference, &model, &self.samples, &|_, _| ())?;
+        let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
+        Ok(self.budget.used(&shares))
+    }
+
+    fn report(&self, noise: f64) -> Auto {
+        let (samples, aim) = (self.samples.len(), self.budget.aim());
+        Auto { samples, aim, before: self.budget.decibel(noise), after: self.budget.decibel(noise), ..Auto::default() }
+    }
+}
+
+/// A plan that is measured.
+#[derive(Clone)]
+struct Found {
+    plan: Plan,
+    placement: Placement,
+    /// As a share of the budget.
+    noise: f64,
+}
+
+/// What is known on the way to a plan within the budget.
+struct Search<'s, 'a> {
+    planner: &'s mut Planner<'a>,
+    judge: &'s Judge<'a>,
+    data: &'s Dataset,
+    /// The samples that single roundings are measured on.
+    few: Vec<usize>,
+    known: Noise,
+    narrowed: usize,
+}
+
+impl<'s, 'a> Search<'s, 'a> {
+    fn new(planner: &'s mut Planner<'a>, judge: &'s Judge<'a>, data: &'s Dataset, plan: &Plan) -> Self {
+        let mut few = planner.samples.clone();
+        let trials = plan.activations.len() + plan.nodes.values().filter(|n| n.weight.is_some()).count();
+        thin(&mut few, (TRIALS / trials.max(1)).clamp(FEW.0, FEW.1));
+        Self { planner, judge, data, few, known: Noise::default(), narrowed: 0 }
+    }
+
+    /// Measures what is rounded in a plan and not known yet.
+    fn measure(&mut self, found: &Found, clock: &mut Clock<'_>) -> Result<()> {
+        clock.step("measure");
+        let mut wanted = sources(self.planner.task.model, &found.plan, &found.placement);
+        wanted.retain(|source| !self.known.0.contains_key(source));
+        let noise = self.noise_of(&found.plan, &wanted)?;
+        self.known.0.extend(noise.0);
+        Ok(())
+    }
+
+    /// The noise of single roundings of a plan, as shares of the budget.
+    fn noise_of(&self, plan: &Plan, wanted: &BTreeSet<Source>) -> Result<Noise> {
+        let job = self.planner.task.job;
+        let progress = |done, total| job.progress.part(done, total);
+        let noise = noise::measure(self.planner.task.model, plan, wanted, self.data, &self.few, &progress)?;
+        Ok(Noise(noise.0.into_iter().map(|(source, shares)| (source, self.judge.budget.scaled(&shares))).collect()))
+    }
+
+    /// Chooses narrower ranges where the model's answers are nearer to the original's with them: by the noise at the
+    /// outputs of each value alone, and kept if the plan as a whole fits the budget with them.
+    fn narrow(&mut self, found: Found, wishes: &Wishes, clock: &mut Clock<'_>) -> Result<Found> {
+        clock.step("measure");
+        let model = self.planner.task.model;
+        let mut loud: Vec<(f64, ValueId)> = Vec::new();
+        for source in integer_sources(&found.placement) {
+            let Source::Value(v) = source else { continue };
+            let noise = self.known.worst([&source]);
+            if noise >= LOUD && !self.planner.task.resolved.ranges.contains_key(&v) {
+                loud.push((noise, v));
+            }
+        }
+        loud.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        loud.truncate(LOUDEST);
+        let wanted: BTreeSet<Source> = loud.iter().map(|&(_, v)| Source::Value(v)).collect();
+        let mut best: BTreeMap<ValueId, (f64, f32)> = loud.iter().map(|&(noise, v)| (v, (noise, 1.0))).collect();
+        let mut shares = Noise::default();
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        for factor in FACTORS {
+            let mut plan = found.plan.clone();
+            for v in best.keys() {
+                if let Some(a) = plan.activations.get_mut(model.value(*v).name()) {
+                    a.scale *= factor;
+                }
+            }
+            let noise = self.noise_of(&plan, &wanted)?;
+            for (v, (least, chosen)) in &mut best {
+                let now = noise.worst([&Source::Value(*v)]);
+                if now < *least {
+                    (*least, *chosen) = (now, factor);
+                    shares.0.extend(noise.0.get_key_value(&Source::Value(*v)).map(|(s, n)| (s.clone(), n.clone())));
+                }
+            }
+        }
+        let before: BTreeMap<ValueId, f64> = loud.into_iter().map(|(noise, v)| (v, noise)).collect();
+        best.retain(|v, (noise, factor)| *factor < 1.0 && *noise < GAINS * before[v]);
+        let table = self.planner.table.clone();
+        for (v, (_, factor)) in &best {
+            self.planner.table.narrow(model.value(*v).name(), *factor);
+        }
+        let (plan, placement) = self.planner.plan(wishes, clock)?;
+        clock.step("judge");
+        let noise = self.judge.noise(&plan)?;
+        log::info!("auto: {} narrower ranges: {:.2e} of the budget, {noise:.2e} with them", best.len(), found.noise);
+        // Cut off is what is rare, and on few samples that may look better than it is: only where it saves other cures.
+        if best.is_empty() || noise > 1.0 {
+            self.planner.table = table;
+            return Ok(found);
+        }
+        self.narrowed = best.len();
+        self.known
+            .0
+            .extend(shares.0.into_iter().filter(|(s, _)| matches!(s, Source::Value(v) if best.contains_key(v))));
+        Ok(Found { plan, placement, noise })
+    }
+
+    /// The fastest plan within the budget, or the one nearest to it.
+    fn within_budget(&mut self, first: Found, wishes: &Wishes, clock: &mut Clock<'_>) -> Result<Found> {
+        let model = self.planner.task.model;
+        let predicted = self.known.worst(&sources(model, &first.plan, &first.placement));
+        // What predictions are held to: noises that cancel or amplify each other show in the first plan.
+        let mut allowed = (predicted / first.noise).clamp(0.1, 2.0);
+        let mut best = first.clone();
+        let mut last = first;
+        for _ in 0..ROUNDS {
+            let priced = cheapest(self.planner, wishes, &self.known, &last.placement, allowed);
+            let Some(priced) = priced else { break };
+            let (mut plan, placement) = self.planner.plan(&priced, clock)?;
+            clock.step("judge");
+            drop_stored(model, &mut plan, &placement, &self.known, allowed);
+            let noise = self.judge.noise(&plan)?;
+            let integer = plan.integer_nodes();
+            log::info!(
+                "auto: predictions held to {allowed:.2e} of the budget: {noise:.2e} measured, {integer} integer nodes save {:.0} us",
+                saved(&placement) / 1e3
+            );
+            let same = placement.nodes == last.placement.nodes;
+            last = Found { plan, placement, noise };
+            let better = match (best.noise <= 1.0, noise <= 1.0) {
+                (true, true) => saved(&last.placement) > saved(&best.placement),
+                (false, false) => noise < best.noise,
+                (inside, _) => !inside,
+            };
+            if better {
+                best = last.clone();
+            }
+            if noise <= 1.0 && (same || noise >= USED || integer == 0) {
+                break;
+            }
+            allowed *= (0.9 / noise).clamp(0.1, 4.0);
+            self.measure(&last, clock)?;
+        }
+        Ok(best)
+    }
+}
+
+/// Gives the nodes that were integer in the fastest plan and are float now their reason. Returns how many there are.
+fn say_why(fastest: &Plan, plan: &mut Plan) -> usize {
+    let integer = |n: &NodePlan| matches!(n.becomes, Form::Integer | Form::Dynamic);
+    let were = |name: &String| fastest.nodes.get(name).is_some_and(integer);
+    let floated = plan.nodes.iter_mut().filter(|(name, n)| n.becomes == Form::Float && were(name));
+    floated.map(|(_, node)| node.reason = Some(FOR_ANSWERS.to_owned())).count()
+}

@@ -1,0 +1,96 @@
+//! How far the answers of a quantized model may be from the original's where nothing is known of what they are used for.
+
+use crate::{analysis::placement::Shapes, config::Config, ir::Model, validate::classes::class_axis};
+
+/// How much more noise, dB, vectors may have: what is compared by its angle with others, as embeddings are, forgives more than
+/// what is looked at number by number. A sentence encoder with 17 dB finds as much as in float.
+const VECTOR: f64 = 13.0;
+/// From this length on, the last axis of an output holds a vector for each place of a sequence.
+const LONG: usize = 64;
+
+/// Whether these are the dims of one vector, or of one for each place of a sequence. Maps have more axes.
+fn is_vectors(dims: &[usize]) -> bool {
+    let longer: Vec<usize> = dims.iter().copied().filter(|&d| d > 1).collect();
+    longer.len() <= 1 || (dims.len() == 3 && longer.len() <= 2 && dims[2] >= LONG)
+}
+
+/// The noise that each output may have, as a share of its power.
+pub(super) struct Budget {
+    shares: Vec<f64>,
+    aim: f64,
+}
+
+impl Budget {
+    pub(super) fn of(model: &Model, shapes: &Shapes, config: &Config) -> Self {
+        let share = |&v: &_| {
+            let dims = shapes.dims(v).unwrap_or_default();
+            let vector = is_vectors(dims) && class_axis(model, v, dims.len()).is_none();
+            let aim = if vector { config.least_sqnr() - VECTOR } else { config.least_sqnr() };
+            10f64.powf(-aim / 10.0)
+        };
+        let shares = model.graph(model.main()).outputs().iter().map(share).collect();
+        Self { shares, aim: config.least_sqnr() }
+    }
+
+    /// Noise of each output as a share of its budget.
+    pub(super) fn scaled(&self, noise: &[f64]) -> Vec<f64> {
+        noise.iter().zip(&self.shares).map(|(n, share)| n / share).collect()
+    }
+
+    /// The share of its budget that the output with most noise uses.
+    pub(super) fn used(&self, noise: &[f64]) -> f64 {
+        self.scaled(noise).into_iter().fold(0.0, f64::max)
+    }
+
+    /// What is aimed at, dB.
+    pub(super) fn aim(&self) -> f64 {
+        self.aim
+    }
+
+    /// A share of the budget as dB, on the scale of outputs that are no vectors.
+    pub(super) fn decibel(&self, used: f64) -> Option<f64> {
+        (used > 0.0).then(|| self.aim - 10.0 * used.log10())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{
+        DType,
+        testing::{find, model},
+    };
+
+    #[test]
+    fn vectors_and_maps() {
+        for (dims, vectors) in [
+            (&[1, 384][..], true),
+            (&[1, 1, 1, 96], true),
+            (&[1, 7, 384], true),
+            (&[1, 7, 4], false),
+            (&[1, 1, 64, 64], false),
+            (&[8, 384], false),
+        ] {
+            assert_eq!(is_vectors(dims), vectors, "{dims:?}");
+        }
+    }
+
+    #[test]
+    fn the_output_that_uses_most_counts() {
+        let m = model("float[1,1,8,8] x \n float[1,384] v \n a = Relu(x) \n b = Relu(v) \n return a, b");
+        let mut shapes = Shapes::default();
+        shapes.0.insert(find(&m, "a"), (DType::Float, vec![1, 1, 8, 8]));
+        shapes.0.insert(find(&m, "b"), (DType::Float, vec![1, 384]));
+        let mut config = Config::default();
+        let budget = Budget::of(&m, &shapes, &config);
+        assert!((budget.used(&[5e-4, 5e-4]) - 0.5).abs() < 1e-9);
+        assert!((budget.used(&[5e-4, 2e-2]) - 1.0024).abs() < 1e-3);
+        assert!((budget.decibel(0.5).unwrap() - 33.01).abs() < 0.01);
+        assert_eq!(budget.decibel(0.0), None);
+        // A tenth of the loss is 20 dB more, and a gate that asks for more is heard.
+        config.max_loss = 0.001;
+        assert!((Budget::of(&m, &shapes, &config).aim() - 50.0).abs() < 1e-9);
+        config.proof.min_sqnr = Some(55.0);
+        assert!((Budget::of(&m, &shapes, &config).aim() - 55.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,225 @@
+//! From a prepared model and data to a plan.
+
+use std::collections::BTreeMap;
+
+use super::{Clock, Job, Outcome, auto, before, dynamic, thin, trace_shapes};
+use crate::{
+    analysis::placement::{self, Decision, Placement, Shapes, Wishes},
+    calibrate::{
+        check_count, check_inputs,
+        collect::{Watch, collect},
+        dataset::{Dataset, Split},
+        means::{Axis, ChannelMeans},
+        observers::{self, Observer},
+        table::Table,
+    },
+    diagnostics::Diagnostic,
+    error::{Error, Result},
+    ir::{Model, NodeId, Tensor, ValueId},
+    plan::{self, Plan},
+    scheme::Resolved,
+};
+
+/// What a plan is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub(super) job: &'a Job<'a>,
+    /// The prepared model.
+    pub(super) model: &'a Model,
+    pub(super) resolved: &'a Resolved,
+    pub(super) dataset: Option<&'a Dataset>,
+}
+
+impl Task<'_> {
+    /// The tensors of a sample.
+    pub(super) fn sample(&self, i: usize) -> Result<Vec<Tensor>> {
+        self.dataset.ok_or_else(|| Error::bug("a sample of no data")).and_then(|d| d.sample(i))
+    }
+}
+
+/// Makes plans for one task. What calibration has found is kept from one to the next.
+pub(super) struct Planner<'a> {
+    pub(super) task: Task<'a>,
+    pub(super) samples: Vec<usize>,
+    pub(super) shapes: Shapes,
+    pub(super) table: Table,
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+/// Places, calibrates and decides.
+pub(super) fn make(task: Task<'_>, noticed: &mut Vec<Diagnostic>, clock: &mut Clock<'_>) -> Result<Outcome> {
+    let job = task.job;
+    if task.dataset.is_none() && job.settings.config.needs_data() {
+        return Err(before::no_data(&job.settings.config));
+    }
+    let (samples, split) = match task.dataset {
+        Some(data) => samples(task, data, noticed)?,
+        None => (Vec::new(), Split::default()),
+    };
+    clock.step("place");
+    let shapes = match samples.first() {
+        Some(&first) => trace_shapes(job.runtime, task.model, &task.sample(first)?).map_err(|e| e.sample(first))?,
+        None => {
+            let (shapes, note) = dynamic::shapes_without_data(task.model);
+            noticed.extend(note.filter(|_| job.evaluation.is_none()));
+            shapes
+        }
+    };
+    let table = job.ranges.clone().unwrap_or_default();
+    let mut planner = Planner { task, samples, shapes, table, diagnostics: std::mem::take(noticed) };
+    let mut wishes = dynamic::wishes(task.model, &job.settings.target, task.resolved, task.dataset.is_some())?;
+    wishes.keep_float.extend(planner.lost_at_run_time(&wishes)?);
+    let first = planner.plan(&wishes, clock)?;
+    let auto::Chosen { plan, placement, report } = auto::choose(&mut planner, &split, &wishes, first, clock)?;
+    let Planner { samples, table, diagnostics, .. } = planner;
+    *noticed = diagnostics;
+    let placement = Some(placement);
+    Ok(Outcome {
+        plan,
+        placement,
+        auto: report,
+        table,
+        samples,
+        proof_samples: split.validation,
+        held_out: split.held_out,
+    })
+}
+
+/// The samples to calibrate on, and how the data are split.
+fn samples(task: Task<'_>, dataset: &Dataset, noticed: &mut Vec<Diagnostic>) -> Result<(Vec<usize>, Split)> {
+    let job = task.job;
+    let (split, note) = dataset.split();
+    let mut samples = match job.evaluation {
+        Some(_) => (0..dataset.len()).collect(),
+        None => {
+            noticed.extend(note.filter(|_| job.settings.config.proof.samples > 0));
+            split.calibration.clone()
+        }
+    };
+    thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
+    if job.settings.config.needs_data() {
+        noticed.extend(check_count(samples.len()));
+    }
+    let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
+    noticed.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
+    match samples.is_empty() {
+        true => Err(Error::data("there is no calibration sample")),
+        false => Ok((samples, split)),
+    }
+}
+
+impl Planner<'_> {
+    /// Where nodes are placed under these wishes.
+    pub(super) fn place(&self, wishes: &Wishes) -> Placement {
+        placement::place(self.task.model, &self.task.job.settings.target, &self.shapes, wishes)
+    }
+
+    /// Products that data quantized at run time would destroy, with the reason in words.
+    fn lost_at_run_time(&self, wishes: &Wishes) -> Result<BTreeMap<NodeId, String>> {
+        let Task { job, model, resolved, .. } = self.task;
+        let mut few = self.samples.clone();
+        thin(&mut few, dynamic::MEASURED);
+        let free = |n| !wishes.ignore_cost && !wishes.forces(model, n);
+        let sample = few.into_iter().map(|i| self.task.sample(i));
+        let placement = self.place(wishes);
+        dynamic::fragile_data(job.runtime, model, &job.settings.target, &placement, &resolved.scheme, free, sample)
+    }
+
+    /// The plan under these wishes. Values whose range is not known yet are calibrated.
+    pub(super) fn plan(&mut self, wishes: &Wishes, clock: &mut Clock<'_>) -> Result<(Plan, Placement)> {
+        let Task { job, model, resolved, .. } = self.task;
+        let placement = self.place(wishes);
+        let (float, placed) = (placement.float_time / 1e3, placement.placed_time / 1e3);
+        log::info!(
+            "by the cost model, the nodes with integer kernels take {float:.1} us in float, {placed:.1} us as placed"
+        );
+        clock.step("calibrate");
+        let mut watches = if self.samples.is_empty() { Vec::new() } else { self.watches(&placement) };
+        if !watches.is_empty() {
+            let progress = |done, total| job.progress.part(done, total);
+            watches = collect(job.runtime, model, watches, &self.samples, &|i| self.task.sample(i), &progress)?;
+        }
+        clock.step("decide");
+        let table = &mut self.table;
+        let mut observed: BTreeMap<ValueId, Observer> = BTreeMap::new();
+        for watch in watches {
+            let name = model.value(watch.value).name();
+            table.input_means.extend(watch.means.and_then(|m| m.means()).map(|m| (name.to_owned(), m)));
+            observed.extend(watch.observer.map(|o| (watch.value, o)));
+        }
+        let mut plan = plan::decide(model, &job.settings.target, &placement, &resolved.scheme, |v, types| {
+            if let Some(range) = resolved.ranges.get(&v) {
+                return Ok(*range);
+            }
+            let name = model.value(v).name();
+            if let Some(observer) = observed.get(&v) {
+                table.insert(name, observer, types)?;
+            }
+            table.get(name).ok_or_else(|| Error::bug("a value was not observed").value(name))
+        })?;
+        for found in observed.iter().flat_map(|(v, o)| o.stats().diagnose(model.value(*v).name())) {
+            // Inputs were looked at before, on fewer samples.
+            self.diagnostics.retain(|d| d.code != found.code || d.subject != found.subject);
+            self.diagnostics.push(found);
+        }
+        let idle = self.idle_observer(&placement, observed.is_empty());
+        self.diagnostics.extend(idle.filter(|i| !self.diagnostics.contains(i)));
+        if resolved.correct_bias {
+            plan.input_means.clone_from(&self.table.input_means);
+        }
+        if resolved.store_float_weights {
+            let keep = |n: NodeId| resolved.wishes.keeps_float(model, n).is_some();
+            plan::store_float_weights(model, &mut plan, keep);
+        }
+        Ok((plan, placement))
+    }
+
+    /// Says so where ranges were asked of a method that has none to choose.
+    fn idle_observer(&self, placement: &Placement, none_observed: bool) -> Option<Diagnostic> {
+        let observer = &self.task.job.settings.config.activation.observer;
+        let asked = observer != observers::DEFAULT && !self.table.ranges.is_empty() && !placement.roots().is_empty();
+        (self.task.job.ranges.is_some() && asked && none_observed).then(|| {
+            let text = format!("no effect of observer {observer}: the ranges of all values are given");
+            Diagnostic::warning("settings_without_effect", text)
+                .help("leave out --observer, or remove values from the table of --ranges to have them calibrated")
+        })
+    }
+
+    /// What must be known of which values, and is not in the table yet.
+    fn watches(&self, placement: &Placement) -> Vec<Watch> {
+        let (model, r, known) = (self.task.model, self.task.resolved, &self.table);
+        let name = |v: ValueId| model.value(v).name();
+        let mut watches: BTreeMap<ValueId, Watch> = BTreeMap::new();
+        let watch = |value: ValueId| Watch { value, observer: None, means: None };
+        for v in placement.roots() {
+            if !r.ranges.contains_key(&v) && known.get(name(v)).is_none() {
+                watches.entry(v).or_insert_with(|| watch(v)).observer = Some(r.choice(v).observer());
+            }
+        }
+        for (v, axis) in self.layer_inputs(placement) {
+            if !known.input_means.contains_key(name(v)) {
+                watches.entry(v).or_insert_with(|| watch(v)).means = Some(ChannelMeans::new(axis));
+            }
+        }
+        watches.into_values().collect()
+    }
+
+    /// What layers read whose weights will be rounded and whose biases shall be corrected for it.
+    fn layer_inputs(&self, placement: &Placement) -> Vec<(ValueId, Axis)> {
+        let (model, r) = (self.task.model, self.task.resolved);
+        let integer = |decision: &Decision| matches!(decision, Decision::Integer(_) | Decision::Dynamic(_));
+        let rounded = |decision: &Decision| r.store_float_weights || integer(decision);
+        let layers = placement.nodes.iter().filter(|(_, d)| r.correct_bias && rounded(d));
+        let input = |&(node, _): &(NodeId, Decision)| {
+            let n = model.node(node);
+            let axis = match n.op_type.as_str() {
+                "Conv" => Axis::Second,
+                "Gemm" | "MatMul" => Axis::Last,
+                _ => return None,
+            };
+            let computed = n.input(0).filter(|&v| model.value(v).initializer().is_none())?;
+            model.constant_input(node, 1).map(|_| (computed, axis))
+        };
+        layers.filter_map(input).collect()
+    }
+}

@@ -1,0 +1,105 @@
+//! Mode `auto`: what 8 bits would destroy stays float, the rest of the model does not, and models that bear it are what mode
+//! `static` makes of them.
+
+use std::{fs, path::Path};
+
+use ndarray::{Array, Array4};
+use ndarray_npy::NpzWriter;
+use qonvert::{Config, Job, Settings, config::Mode, ir::text, onnx_file, pipeline, plan::Form};
+use tempfile::TempDir;
+
+/// Four convolutions. The channels between the last two differ in size by up to 10^`span`, which their weights make up for, so
+/// that in float nothing is lost there, and with one scale for all channels nearly everything.
+fn model(span: i32) -> String {
+    let numbers = |count: usize, seed: usize| -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0).collect()
+    };
+    let list = |v: Vec<f32>| v.iter().map(|x| format!("{x:e}")).collect::<Vec<_>>().join(", ");
+    let size = |channel: usize| 10f32.powi(span * (channel % 4) as i32 / 3);
+    let third = numbers(32 * 32 * 9, 3).iter().enumerate().map(|(i, x)| x / size(i / (32 * 9))).collect();
+    let last = numbers(8 * 32 * 9, 4).iter().enumerate().map(|(i, x)| x * size(i / 9 % 32)).collect();
+    format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]>\n\
+         agraph (float[1,3,24,24] x) => (float[1,8,24,24] y)\n\
+         <float[32,3,3,3] w1 = {{{}}}, float[32,32,3,3] w2 = {{{}}}, float[32,32,3,3] w3 = {{{}}}, float[8,32,3,3] w4 = {{{}}}>\n{{\n\
+         [first] a = Conv <pads: ints = [1, 1, 1, 1]> (x, w1)\n\
+         [second] b = Conv <pads: ints = [1, 1, 1, 1]> (a, w2)\n\
+         [third] c = Conv <pads: ints = [1, 1, 1, 1]> (b, w3)\n\
+         [last] y = Conv <pads: ints = [1, 1, 1, 1]> (c, w4)\n}}",
+        list(numbers(32 * 27, 1)),
+        list(numbers(32 * 32 * 9, 2)),
+        list(third),
+        list(last),
+    )
+}
+
+fn write(folder: &TempDir, span: i32) {
+    onnx_file::write(&text::parse(&model(span)).unwrap(), &folder.path().join("model.onnx"), Default::default())
+        .unwrap();
+    let x: Array4<f32> = Array::from_shape_fn((40, 3, 24, 24), |(n, c, i, j)| {
+        ((n * 31 + c * 17 + i * 5 + j * 3) as f32 * 0.37).sin() + 0.2 * (n as f32 * 1.7).cos()
+    });
+    let mut npz = NpzWriter::new(fs::File::create(folder.path().join("data.npz")).unwrap());
+    npz.add_array("x", &x).unwrap();
+    npz.finish().unwrap();
+}
+
+fn quantize(folder: &Path, config: Config) -> pipeline::Quantized {
+    let settings = Settings::new(config).unwrap();
+    let data = Some(folder.join("data.npz"));
+    pipeline::quantize(&Job { data, ..Job::new(folder.join("model.onnx"), folder.join("out.onnx"), &settings) })
+        .unwrap()
+}
+
+fn integer(q: &pipeline::Quantized) -> Vec<&str> {
+    let nodes = q.plan.nodes.values().filter(|n| n.becomes == Form::Integer);
+    nodes.filter_map(|n| n.name.as_deref()).collect()
+}
+
+#[test]
+fn what_eight_bits_would_destroy_stays_float() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 5);
+    let fastest = quantize(folder.path(), Config { mode: Mode::Static, ..Config::default() });
+    assert!(fastest.auto.is_none());
+    let mut all = integer(&fastest);
+    all.sort_unstable();
+    assert_eq!(all, ["first", "last", "second", "third"]);
+    let chosen = quantize(folder.path(), Config::default());
+    let auto = chosen.auto.as_ref().unwrap();
+    let (before, after) = (auto.before.unwrap(), auto.after.unwrap());
+    assert!(before < 25.0 && after >= 30.0, "{auto:?}");
+    assert!(!integer(&chosen).contains(&"last") && integer(&chosen).contains(&"first"), "{:?}", integer(&chosen));
+    let reasons = chosen.plan.nodes.values().filter(|n| n.reason.as_deref().is_some_and(|r| r.contains("answers")));
+    assert_eq!((reasons.count(), auto.floated), (4 - integer(&chosen).len(), 4 - integer(&chosen).len()));
+    // A plan that was made so makes the same file again.
+    let yaml = chosen.plan.to_yaml().unwrap();
+    assert_eq!(yaml, quantize(folder.path(), Config::default()).plan.to_yaml().unwrap());
+    // Who can bear the loss gets the fastest plan.
+    let loose = quantize(folder.path(), Config { max_loss: 1.0, ..Config::default() });
+    assert_eq!((integer(&loose).len(), loose.auto.as_ref().unwrap().floated), (if before >= -10.0 { 4 } else { 0 }, 0));
+}
+
+#[test]
+fn a_model_that_bears_it_is_what_static_makes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 0);
+    let plans = [Mode::Static, Mode::Auto].map(|mode| quantize(folder.path(), Config { mode, ..Config::default() }));
+    assert_eq!(plans[0].plan, plans[1].plan);
+    let auto = plans[1].auto.as_ref().unwrap();
+    assert!(auto.floated == 0 && auto.before == auto.after && auto.before.unwrap() > 30.0, "{auto:?}");
+    let file = |q: &pipeline::Quantized| onnx_file::to_bytes(&q.model).unwrap();
+    assert_eq!(file(&plans[0]), file(&plans[1]));
+    assert_eq!(integer(&plans[0]).len(), 4);
+}
+
+#[test]
+fn without_data_it_quantizes_at_run_time_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 0);
+    let settings = Settings::new(Config::default()).unwrap();
+    let job = Job::new(folder.path().join("model.onnx"), folder.path().join("out.onnx"), &settings);
+    let done = pipeline::quantize(&job).unwrap();
+    assert_eq!(done.diagnostics[0].code, "without_data");
+    assert!(done.plan.nodes.values().all(|n| n.becomes != Form::Integer) && !done.plan.stored_weights.is_empty());
+}
