@@ -19,7 +19,8 @@ use crate::{
     analysis::placement::{Placement, Wishes},
     calibrate::dataset::{Dataset, Split},
     config::Mode,
-    error::Result,
+    diagnostics::Diagnostic,
+    error::{Error, ErrorKind, Result},
     ir::{Model, ValueId},
     plan::{Form, NodePlan, Plan},
     report::Auto,
@@ -35,6 +36,9 @@ const FEW: (usize, usize) = (3, 8);
 const TRIALS: usize = 512;
 /// Samples that plans are judged on, where there are so many.
 const JUDGED: usize = 24;
+/// The same where the data have labels, and the labelled answers from which on these decide.
+const LABELLED: usize = 256;
+const ENOUGH: u64 = 100;
 /// Plans that are tried at most.
 const ROUNDS: usize = 6;
 /// A plan that leaves more than this share of the budget is good enough; below, a faster one is looked for.
@@ -83,7 +87,13 @@ pub(super) fn choose(
     let fastest = first.0.clone();
     let mut search = Search::new(planner, &judge, data, &first.0);
     let mut found = Found { plan: first.0, placement: first.1, noise: before };
-    search.measure(&found, clock)?;
+    match search.measure(&found, clock) {
+        Err(error) if error.kind() == ErrorKind::Runtime => {
+            planner.diagnostics.push(not_measured(&error));
+            return Ok(Chosen { plan: found.plan, placement: found.placement, report: Some(report) });
+        }
+        done => done?,
+    }
     found = search.narrow(found, wishes, clock)?;
     if found.noise > 1.0 {
         found = search.within_budget(found, wishes, clock)?;
@@ -92,6 +102,12 @@ pub(super) fn choose(
     report.after = judge.budget.decibel(found.noise);
     report.floated = say_why(&fastest, &mut found.plan);
     Ok(Chosen { plan: found.plan, placement: found.placement, report: Some(report) })
+}
+
+fn not_measured(error: &Error) -> Diagnostic {
+    let text = format!("the answers lose more than max_loss, and where that comes from cannot be measured: {error}");
+    Diagnostic::warning("not_measured", text)
+        .help("single roundings are measured in the built-in runtime; name nodes to keep in float with --keep-float")
 }
 
 /// How plans are measured.
@@ -106,13 +122,14 @@ impl<'a> Judge<'a> {
     /// Judges on samples that calibration has not seen, as far as there are any, and on others where they are few.
     fn new(planner: &Planner<'a>, split: &Split, data: &'a Dataset) -> Result<Self> {
         let task = planner.task;
+        let most = if data.has_labels() { LABELLED } else { JUDGED };
         let mut samples = match task.job.evaluation {
             None => split.validation.clone(),
             Some(_) => Vec::new(),
         };
-        thin(&mut samples, JUDGED);
+        thin(&mut samples, most);
         let mut others = planner.samples.clone();
-        thin(&mut others, JUDGED - samples.len());
+        thin(&mut others, most - samples.len());
         samples.extend(others.into_iter().filter(|s| !split.validation.contains(s)));
         samples.sort_unstable();
         let reference = Reference::new(task.job.runtime, task.model, data, &samples, &|_, _| ())?;
@@ -120,12 +137,19 @@ impl<'a> Judge<'a> {
         Ok(Self { reference, model: task.model, budget, samples })
     }
 
-    /// The noise of a plan's answers as a share of the budget: of the output that uses most of it.
+    /// The noise of a plan's answers as a share of the budget: of the output that uses most of it. Whether that is within the
+    /// budget is for the labels to say where there are enough.
     fn noise(&self, plan: &Plan) -> Result<f64> {
         let model = sensitivity::quantized(self.model, plan.clone())?;
         let compared = compare_with(&self.reference, &model, &self.samples, &|_, _| ())?;
         let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
-        Ok(self.budget.used(&shares))
+        let used = self.budget.used(&shares);
+        let labelled = compared.accuracy.filter(|a| a.count >= ENOUGH && a.original > 0);
+        Ok(match labelled {
+            Some(a) if self.budget.bears(a.original, a.quantized) => used.min(1.0),
+            Some(_) => used.max(1.0 + f64::EPSILON),
+            None => used,
+        })
     }
 
     fn report(&self, noise: f64) -> Auto {

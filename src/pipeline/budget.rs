@@ -18,6 +18,7 @@ fn is_vectors(dims: &[usize]) -> bool {
 pub(super) struct Budget {
     shares: Vec<f64>,
     aim: f64,
+    max_loss: f64,
 }
 
 impl Budget {
@@ -29,7 +30,7 @@ impl Budget {
             10f64.powf(-aim / 10.0)
         };
         let shares = model.graph(model.main()).outputs().iter().map(share).collect();
-        Self { shares, aim: config.least_sqnr() }
+        Self { shares, aim: config.least_sqnr(), max_loss: config.max_loss }
     }
 
     /// Noise of each output as a share of its budget.
@@ -40,6 +41,11 @@ impl Budget {
     /// The share of its budget that the output with most noise uses.
     pub(super) fn used(&self, noise: &[f64]) -> f64 {
         self.scaled(noise).into_iter().fold(0.0, f64::max)
+    }
+
+    /// Whether so many right answers instead of the original's are within the budget.
+    pub(super) fn bears(&self, original: u64, quantized: u64) -> bool {
+        quantized as f64 >= (1.0 - self.max_loss) * original as f64
     }
 
     /// What is aimed at, dB.
@@ -87,6 +93,7 @@ mod tests {
         assert!((budget.used(&[5e-4, 2e-2]) - 1.0024).abs() < 1e-3);
         assert!((budget.decibel(0.5).unwrap() - 33.01).abs() < 0.01);
         assert_eq!(budget.decibel(0.0), None);
+        assert!(budget.bears(200, 198) && !budget.bears(200, 197));
         // A tenth of the loss is 20 dB more, and a gate that asks for more is heard.
         config.max_loss = 0.001;
         assert!((Budget::of(&m, &shapes, &config).aim() - 50.0).abs() < 1e-9);

@@ -27,7 +27,8 @@ pub struct Measured {
 
 /// Makes the plan of a job and measures its units, at most `most`, on at most `samples` samples. Writes nothing.
 pub fn measure_sensitivity(job: &Job<'_>, most: usize, samples: usize) -> Result<Measured> {
-    let q = quantize(job)?;
+    let settings = job.settings.fastest();
+    let q = quantize(&Job { settings: &settings, ..job.clone() })?;
     let Some(data) = &q.dataset else {
         let help = "give --calibration with typical inputs";
         return Err(Error::data("sensitivity is measured on samples, and there are none").help(help));

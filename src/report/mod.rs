@@ -65,7 +65,7 @@ pub struct Report {
 pub struct Auto {
     /// Samples that plans were judged on.
     pub samples: usize,
-    /// The SQNR that each output was to keep, dB; 10 dB less for an output that is one vector for each sample.
+    /// The SQNR that each output was to keep, dB; 13 dB less for outputs that hold vectors.
     pub aim: f64,
     /// What the fastest plan kept, dB, on the same scale; `None` without noise.
     pub before: Option<f64>,
@@ -75,9 +75,6 @@ pub struct Auto {
     pub narrowed: usize,
     /// Nodes that are integer in the fastest plan, and float in the one that was chosen.
     pub floated: usize,
-    /// Right answers of the original and under the plan that was chosen, where these were what it was judged by.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accuracy: Option<(f64, f64)>,
 }
 
 /// The outcome in one word.

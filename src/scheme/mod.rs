@@ -121,6 +121,14 @@ impl Settings {
         Self { config, target: self.target.clone(), rules: self.rules.clone() }
     }
 
+    /// The same without what mode `auto` does to the fastest plan.
+    pub fn fastest(&self) -> Self {
+        match self.config.mode {
+            Mode::Auto => self.with_mode(Mode::Static),
+            _ => self.clone(),
+        }
+    }
+
     /// Lays the settings over a model after its Prepare passes. Rules may name nodes and values as the original has them,
     /// or as the prepared model has them.
     pub fn resolve(&self, original: &Model, model: &Model) -> Result<Resolved> {

@@ -42,6 +42,7 @@ pub struct Args {
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let settings = args.scheme.settings(|config| config.never_slower = false)?;
+    let fastest = settings.fastest();
     let runtime = args.runtime.open()?;
     let others = args.merge.iter().map(|path| Table::open(path)).collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new(common);
@@ -51,7 +52,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     files.extend(&args.runtime.files());
     args.merge.iter().for_each(|path| files.read("--merge", path));
     let job =
-        Job { data, read, files, runtime: &*runtime, progress: &bar, ..Job::new(&args.model, &args.output, &settings) };
+        Job { data, read, files, runtime: &*runtime, progress: &bar, ..Job::new(&args.model, &args.output, &fastest) };
     let done = pipeline::quantize(&job);
     bar.finish();
     let done = done?;
