@@ -5,6 +5,7 @@ mod convert;
 mod dynamic;
 mod finish;
 mod measure;
+mod place;
 mod promised;
 mod sensitivity;
 
@@ -15,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    analysis::placement::{self, Decision, Placement, Shapes},
+    analysis::placement::{Decision, Placement, Shapes},
     bench::Measured,
     calibrate::{
         check_count, check_inputs,
@@ -157,7 +158,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     if let Some(table) = &job.ranges {
         before::check_ranges(table, [&original, &model])?;
     }
-    let resolved = job.settings.resolve(&original, &model)?;
+    let mut resolved = job.settings.resolve(&original, &model)?;
     cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
     let dataset = job.data.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
     let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
@@ -167,6 +168,15 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         }
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
+    if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
+        return Err(before::no_data(&job.settings.config));
+    }
+    let (samples, split) = match &dataset {
+        Some(data) if job.plan.is_none() => samples(job, data, &mut cx.diagnostics)?,
+        _ => (Vec::new(), Split::default()),
+    };
+    let data = dataset.as_ref().map(|d| (d, &samples[..]));
+    let (channel_factors, clock) = place::even_out(job, &mut model, &mut resolved, data, clock, &mut cx)?;
     let mut run = Run { job, model: &model, resolved: &resolved, diagnostics: Vec::new(), clock };
     let mut outcome = match &job.plan {
         Some(plan) => {
@@ -175,8 +185,9 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             let proof_samples = dataset.as_ref().map(|d| d.split().0.validation).unwrap_or_default();
             Outcome { plan: plan.clone(), proof_samples, held_out: true, ..Outcome::default() }
         }
-        None => run.make_plan(dataset.as_ref())?,
+        None => run.make_plan(dataset.as_ref(), samples, split)?,
     };
+    outcome.plan.channel_factors = channel_factors;
     let Run { diagnostics, mut clock, .. } = run;
     cx.diagnostics.extend(diagnostics);
     let data = dataset.as_ref().or(evaluation.as_ref());
@@ -298,43 +309,11 @@ struct Run<'a, 'm> {
 }
 
 impl Run<'_, '_> {
-    fn make_plan(&mut self, dataset: Option<&Dataset>) -> Result<Outcome> {
+    fn make_plan(&mut self, dataset: Option<&Dataset>, samples: Vec<usize>, split: Split) -> Result<Outcome> {
         let (job, model) = (self.job, self.model);
-        if dataset.is_none() && job.settings.config.needs_data() {
-            return Err(before::no_data(&job.settings.config));
-        }
-        let (samples, split) = match dataset {
-            Some(data) => self.samples(data)?,
-            None => (Vec::new(), Split::default()),
-        };
         self.clock.step("place");
+        let placement = self.place(dataset, &samples)?;
         let sample = |i: usize| dataset.ok_or_else(|| Error::bug("a sample of no data")).and_then(|d| d.sample(i));
-        let shapes = match samples.first() {
-            Some(&first) => trace_shapes(job.runtime, model, &sample(first)?).map_err(|e| e.sample(first))?,
-            None => {
-                let (shapes, note) = dynamic::shapes_without_data(model);
-                self.diagnostics.extend(note.filter(|_| job.evaluation.is_none()));
-                shapes
-            }
-        };
-        let mut wishes = dynamic::wishes(model, &job.settings.target, self.resolved, dataset.is_some())?;
-        let mut placement = placement::place(model, &job.settings.target, &shapes, &wishes);
-        let mut few = samples.clone();
-        thin(&mut few, dynamic::MEASURED);
-        let free = |n| !wishes.ignore_cost && !wishes.forces(model, n);
-        let lost = dynamic::fragile_data(
-            job.runtime,
-            model,
-            &job.settings.target,
-            &placement,
-            &self.resolved.scheme,
-            free,
-            few.into_iter().map(sample),
-        )?;
-        if !lost.is_empty() {
-            wishes.keep_float.extend(lost);
-            placement = placement::place(model, &job.settings.target, &shapes, &wishes);
-        }
         let (float, placed) = (placement.float_time / 1e3, placement.placed_time / 1e3);
         log::info!(
             "by the cost model, the nodes with integer kernels take {float:.1} us in float, {placed:.1} us as placed"
@@ -381,29 +360,6 @@ impl Run<'_, '_> {
         }
         let placement = Some(placement);
         Ok(Outcome { plan, placement, table, samples, proof_samples: split.validation, held_out: split.held_out })
-    }
-
-    /// The samples to calibrate on, and how the data are split.
-    fn samples(&mut self, dataset: &Dataset) -> Result<(Vec<usize>, Split)> {
-        let job = self.job;
-        let (split, note) = dataset.split();
-        let mut samples = match job.evaluation {
-            Some(_) => (0..dataset.len()).collect(),
-            None => {
-                self.diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
-                split.calibration.clone()
-            }
-        };
-        thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
-        if job.settings.config.needs_data() {
-            self.diagnostics.extend(check_count(samples.len()));
-        }
-        let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
-        self.diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
-        match samples.is_empty() {
-            true => Err(Error::data("there is no calibration sample")),
-            false => Ok((samples, split)),
-        }
     }
 
     /// Says so where ranges were asked of a method that has none to choose.
@@ -453,6 +409,28 @@ impl Run<'_, '_> {
             model.constant_input(node, 1).map(|_| (computed, axis))
         };
         layers.filter_map(input).collect()
+    }
+}
+
+/// The samples to calibrate on, and how the data are split.
+fn samples(job: &Job<'_>, dataset: &Dataset, diagnostics: &mut Vec<Diagnostic>) -> Result<(Vec<usize>, Split)> {
+    let (split, note) = dataset.split();
+    let mut samples = match job.evaluation {
+        Some(_) => (0..dataset.len()).collect(),
+        None => {
+            diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
+            split.calibration.clone()
+        }
+    };
+    thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
+    if job.settings.config.needs_data() {
+        diagnostics.extend(check_count(samples.len()));
+    }
+    let stats = dataset.input_stats(&samples[..samples.len().min(16)])?;
+    diagnostics.extend(check_inputs(stats.iter().map(|(n, s)| (n.as_str(), s))));
+    match samples.is_empty() {
+        true => Err(Error::data("there is no calibration sample")),
+        false => Ok((samples, split)),
     }
 }
 
