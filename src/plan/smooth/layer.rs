@@ -81,8 +81,8 @@ impl Layer {
         let count = most.min(positions);
         let mut rows = vec![0f32; count * self.width];
         for (i, row) in rows.chunks_exact_mut(self.width).enumerate() {
-            // Odd steps, so that not all stand in one column.
-            let position = (i * positions / count + i * 7919) % positions;
+            // Not all at the same place of their part, so that they do not stand in one column.
+            let position = i * positions / count + i * 7919 % (positions / count);
             let taps = windows.taps(position);
             for (channel, numbers) in row.chunks_exact_mut(self.taps).enumerate() {
                 for &(tap, at) in &taps {
