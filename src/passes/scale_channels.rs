@@ -51,7 +51,9 @@ fn divide_all(model: &mut Model, plan: &Plan) -> Result<usize> {
 fn take_in(model: &mut Model, take: &Take, by: &ChannelFactors) -> Result<()> {
     let (node, input) = (take.node, take.input);
     let Some(old) = model.constant_input(node, input).cloned() else {
-        return Err(Error::bug("a constant for factors is gone").node(model.node_label(node), &model.node(node).op_type));
+        return Err(
+            Error::bug("a constant for factors is gone").node(model.node_label(node), &model.node(node).op_type)
+        );
     };
     let Some(new) = take.scaled(&old, &by.factors)? else {
         let e = Error::config("with the factors of its channels, a number of a constant is too large for float");
@@ -80,7 +82,11 @@ fn multiply(model: &mut Model, value: ValueId, by: &ChannelFactors, takes: &[Tak
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{passes::testing::check_with, runtime::{Runtime, tract::Tract}, ir::text};
+    use crate::{
+        ir::text,
+        passes::testing::check_with,
+        runtime::{Runtime, tract::Tract},
+    };
 
     fn factors(value: &str, taken_by: TakenBy, factors: &[f32]) -> Context {
         let factors = ChannelFactors { taken_by, factors: factors.to_vec() };
@@ -160,7 +166,8 @@ mod tests {
             constants.push(format!("float[{channels}, {}, 3, 3] w{i} = {{{}}}", ins / group, list(count)));
             constants.push(format!("float[{channels}] b{i} = {{{}}}", list(channels)));
             nodes.push(format!("c{i} = Conv <pads = [1, 1, 1, 1], group = {group}> ({before}, w{i}, b{i})"));
-            nodes.push(format!("r{i} = {}", if kind == 2 { format!("LeakyRelu(c{i})") } else { format!("Relu(c{i})") }));
+            nodes
+                .push(format!("r{i} = {}", if kind == 2 { format!("LeakyRelu(c{i})") } else { format!("Relu(c{i})") }));
             now = format!("r{i}");
             if kind == 3 && i > 0 {
                 nodes.push(format!("s{i} = Add({before}, {now})"));

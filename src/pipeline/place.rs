@@ -102,6 +102,9 @@ pub(super) fn even_out<'a>(
         let mut run = Run { job, model: &so_far, resolved, diagnostics: Vec::new(), clock };
         let found = run.factors(data, samples, find)?;
         clock = run.clock;
+        if found.is_empty() {
+            cx.diagnostics.push(no_gain(name));
+        }
         for (value, more) in found {
             let ChannelFactors { factors: known, .. } = factors
                 .entry(value)
@@ -111,6 +114,16 @@ pub(super) fn even_out<'a>(
     }
     *resolved = divide(model, &factors, resolved.clone(), cx)?;
     Ok((factors, clock))
+}
+
+/// Says that nothing was found to even out.
+fn no_gain(step: &str) -> Diagnostic {
+    let why = match step {
+        "equalize" => "no two layers that follow each other have one scale for their whole weights and gain by it",
+        _ => "no value's channels are so uneven that what reads it gains",
+    };
+    let diagnostic = Diagnostic::note("nothing_evened_out", format!("{step} changes nothing: {why}"));
+    if step == "equalize" { diagnostic.help("it is for --per-tensor") } else { diagnostic }
 }
 
 /// Divides the values of a model. What comes in stays float.

@@ -12,6 +12,7 @@ mod take;
 
 use std::collections::BTreeMap;
 
+pub use rules::{data_axis, data_take};
 pub use take::{Power, Take};
 
 use crate::{
@@ -62,7 +63,7 @@ pub fn group_of(model: &Model, types: &Types, value: ValueId) -> Result<Group, R
 /// The axis of the channels of a value that layers read or make.
 fn channel_axis(model: &Model, types: &Types, value: ValueId) -> Option<usize> {
     let readers = model.value(value).readers().filter(|(_, i)| *i == 0);
-    let mut axes = readers.filter_map(|(n, _)| rules::input_axis(model, types, n));
+    let mut axes = readers.filter_map(|(n, _)| data_axis(model, types, n));
     axes.next().or_else(|| rules::output_axis(model, types, model.producer(value)?))
 }
 
@@ -72,8 +73,8 @@ pub fn products_of(model: &Model, types: &Types, value: ValueId) -> Vec<Take> {
     let product = |(n, i): (NodeId, usize)| {
         let node = model.node(n);
         let own = i == 0 && node.graph() == model.main() && (node.is("MatMul") || node.is("Gemm"));
-        let axis = rules::input_axis(model, types, n).filter(|_| own)?;
-        (axis + 1 == types.rank(value)?).then(|| rules::input_take(model, n)).flatten()
+        let axis = data_axis(model, types, n).filter(|_| own)?;
+        (axis + 1 == types.rank(value)?).then(|| data_take(model, n)).flatten()
     };
     let mut takes: Vec<Take> = model.value(value).readers().filter_map(product).collect();
     takes.sort();

@@ -10,7 +10,7 @@ use crate::{
 const LONGEST: usize = 8;
 
 /// The axis of a layer's data along which its input channels lie; `None` where the node is no layer with a constant weight.
-pub(super) fn input_axis(model: &Model, types: &Types, node: NodeId) -> Option<usize> {
+pub fn data_axis(model: &Model, types: &Types, node: NodeId) -> Option<usize> {
     let n = model.node(node);
     is_layer(model, node).then_some(())?;
     match n.op_type.as_str() {
@@ -31,7 +31,7 @@ pub(super) fn output_axis(model: &Model, types: &Types, node: NodeId) -> Option<
 }
 
 /// What takes factors of a layer's data in: its weight.
-pub(super) fn input_take(model: &Model, node: NodeId) -> Option<Take> {
+pub fn data_take(model: &Model, node: NodeId) -> Option<Take> {
     let n = model.node(node);
     let weight = n.input(1).filter(|&v| model.value(v).uses().len() == 1)?;
     let rank = model.value(weight).constant()?.rank();
@@ -118,14 +118,14 @@ impl Search<'_> {
         let (model, types) = (self.model, self.types);
         let own = match port {
             Port::Output => output_axis(model, types, node),
-            Port::Input(_) => input_axis(model, types, node),
+            Port::Input(_) => data_axis(model, types, node),
         };
         if own.is_none_or(|own| axes != [own]) {
             return Err("its channels lie along another axis".into());
         }
         if port != Port::Output {
             let data = port == Port::Input(0);
-            let take = input_take(model, node)
+            let take = data_take(model, node)
                 .filter(|_| data)
                 .ok_or("its weight cannot take factors in, or others read it too")?;
             return self.take(take);

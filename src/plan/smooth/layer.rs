@@ -1,13 +1,10 @@
 //! A layer with a constant weight: what it answers on some rows of its data, in float and in integers.
 
-use super::seen::Seen;
+use super::{Smoothing, seen::Seen};
 use crate::{
-    analysis::{
-        factors::Take,
-        placement::{Decision, Placement},
-    },
+    analysis::{factors::Take, placement::Decision},
     error::Result,
-    ir::{Model, Node, Tensor, ValueId},
+    ir::{Model, Node, NodeId, Tensor, ValueId},
     plan::Weight,
     quant::{
         QuantTarget, Range,
@@ -59,11 +56,6 @@ impl Layer {
         })
     }
 
-    /// Whether its data are quantized at run time.
-    pub fn dynamic_data(&self, placement: &Placement) -> bool {
-        placement.nodes.iter().any(|(n, d)| *n == self.take.node && matches!(d, Decision::Dynamic(_)))
-    }
-
     /// At most `most` rows of the layer's data, evenly spread.
     pub fn rows(&self, model: &Model, dims: &[usize], values: &[f32], most: usize) -> Vec<f32> {
         let n = model.node(self.take.node);
@@ -93,6 +85,15 @@ impl Layer {
         rows
     }
 
+    /// What its data are quantized to.
+    pub fn types(&self, task: &Smoothing<'_>) -> QuantTarget {
+        let at_run_time = |(n, d): &(NodeId, Decision)| *n == self.take.node && matches!(d, Decision::Dynamic(_));
+        match task.placement.nodes.iter().any(at_run_time) {
+            true => QuantTarget::ACTIVATION,
+            false => task.scheme.activations.get(&self.data).copied().unwrap_or(task.scheme.activation),
+        }
+    }
+
     /// What the layer answers in float, for each half of the samples.
     pub fn answers(&self, model: &Model, rows: &[Vec<f32>; 2]) -> Result<[Vec<f32>; 2]> {
         let weight = model.constant_input(self.take.node, 1).map(Tensor::to_f32).transpose()?.unwrap_or_default();
@@ -100,48 +101,38 @@ impl Layer {
         Ok([self.product(&rows[0], &weight), self.product(&rows[1], &weight)])
     }
 
-    /// Noise over signal for each half of the samples, with data divided by `factors` and quantized as `types` say, and the
-    /// weight rounded that has taken them in.
-    #[allow(clippy::too_many_arguments)]
-    pub fn noise(
+    /// What the layer answers, for each half of the samples, with data divided by `factors` and quantized as `types` say, and
+    /// this weight, which has taken them in, rounded as planned.
+    pub fn rounded(
         &self,
-        model: &Model,
+        weight: &Tensor,
         factors: &[f32],
         seen: &Seen,
         types: QuantTarget,
         clips: bool,
         rows: &[Vec<f32>; 2],
-        answers: &[Vec<f32>; 2],
-    ) -> Result<[f64; 2]> {
-        let infinite = [f64::INFINITY; 2];
-        let Some(weight) = model.constant_input(self.take.node, 1) else { return Ok(infinite) };
-        let Some(taken) = self.take.scaled(weight, factors)? else { return Ok(infinite) };
-        let rounded = self.matrix(self.how.quantize_alike(&taken)?.dequantized()?);
+    ) -> Result<[Vec<f32>; 2]> {
+        let rounded = self.matrix(self.how.quantize_alike(weight)?.dequantized()?);
         let divided = [0, 1].map(|half: usize| -> Vec<f32> {
             let by = factors.iter().flat_map(|&f| std::iter::repeat_n(f, self.taps)).cycle();
             rows[half].iter().zip(by).map(|(x, f)| x / f).collect()
         });
         let whole = seen.range(factors);
-        let mut least: Option<(f64, Quantizer)> = None;
-        for cut in CUTS.iter().take(if clips { CUTS.len() } else { 1 }) {
-            let codes = Quantizer::new(types.params(Range::new(whole.lo * cut, whole.hi * cut))?)?;
-            let off = |x: &f32| f64::from(codes.round_trip(*x) - x).powi(2);
+        let quantizer = |cut: f32| Quantizer::new(types.params(Range::new(whole.lo * cut, whole.hi * cut))?);
+        let mut codes = quantizer(1.0)?;
+        let mut least = f64::INFINITY;
+        for &cut in CUTS.iter().filter(|_| clips) {
+            let these = quantizer(cut)?;
+            let off = |x: &f32| f64::from(these.round_trip(*x) - x).powi(2);
             // Calibration chooses by both halves.
             let error: f64 = divided.iter().flatten().map(off).sum();
-            if least.as_ref().is_none_or(|(e, _)| error < *e) {
-                least = Some((error, codes));
+            if error < least {
+                (least, codes) = (error, these);
             }
         }
-        let Some((_, codes)) = least else { return Ok(infinite) };
         Ok([0, 1].map(|half: usize| {
             let kept: Vec<f32> = divided[half].iter().map(|&x| codes.round_trip(x)).collect();
-            let made = self.product(&kept, &rounded);
-            let (mut signal, mut noise) = (0.0, 0.0);
-            for (float, integer) in answers[half].iter().zip(made).filter(|(f, _)| f.is_finite()) {
-                signal += f64::from(*float).powi(2);
-                noise += f64::from(*float - integer).powi(2);
-            }
-            if signal > 0.0 { noise / signal } else { 0.0 }
+            self.product(&kept, &rounded)
         }))
     }
 
@@ -164,6 +155,27 @@ impl Layer {
         };
         rows.chunks_exact(self.width.max(1)).flat_map(answer).collect()
     }
+}
+
+/// Noise over signal of answers; NaN and infinities are left out.
+pub(super) fn noise(float: &[f32], integer: &[f32]) -> f64 {
+    let (mut signal, mut noise) = (0.0, 0.0);
+    for (&float, &integer) in float.iter().zip(integer).filter(|(f, _)| f.is_finite()) {
+        signal += f64::from(float).powi(2);
+        noise += f64::from(float - integer).powi(2);
+    }
+    if signal > 0.0 { noise / signal } else { 0.0 }
+}
+
+/// The share of its channels that a layer loses: the mean of noise over signal, at most 1 for each channel. `factors` are
+/// those that the integer answers are divided by; none means 1.
+pub(super) fn lost(float: &[f32], integer: &[f32], outs: usize, factors: Option<&[f32]>) -> f64 {
+    let channel = |o: usize| {
+        let by = factors.and_then(|f| f.get(o)).copied().unwrap_or(1.0);
+        let column = |all: &[f32], by: f32| all.iter().skip(o).step_by(outs).map(|x| x * by).collect::<Vec<_>>();
+        noise(&column(float, 1.0), &column(integer, by)).min(1.0)
+    };
+    (0..outs).map(channel).sum::<f64>() / outs as f64
 }
 
 /// Strides, dilations and pads of a convolution over these dims; `None` where they make no sense.

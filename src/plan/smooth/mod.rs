@@ -17,7 +17,7 @@ use rayon::prelude::*;
 pub use equalize::equalize;
 
 use self::{
-    layer::Layer,
+    layer::{Layer, noise},
     seen::{Seen, Watched, see},
 };
 use super::{ChannelFactors, Scheme, TakenBy, decide};
@@ -30,7 +30,6 @@ use crate::{
     calibrate::collect::{Feed, Progress},
     error::Result,
     ir::{DType, Model, NodeId, ValueId},
-    quant::QuantTarget,
     runtime::Runtime,
     target::Target,
 };
@@ -219,12 +218,12 @@ fn best(
     let loss = |factors: &[f32]| -> Result<[f64; 2]> {
         let mut loss = [0.0; 2];
         for ((layer, rows), answers) in c.layers.iter().zip(rows).zip(&answers) {
-            let Some(seen) = seen.get(&layer.data) else { continue };
-            let types = task.scheme.activations.get(&layer.data).copied().unwrap_or(task.scheme.activation);
-            let types = if layer.dynamic_data(task.placement) { QuantTarget::ACTIVATION } else { types };
-            let noise = layer.noise(model, factors, seen, types, task.clips, rows, answers)?;
+            let weight = model.constant_input(layer.take.node, 1);
+            let taken = weight.map(|w| layer.take.scaled(w, factors)).transpose()?.flatten();
+            let Some((seen, taken)) = seen.get(&layer.data).zip(taken) else { return Ok([f64::INFINITY; 2]) };
+            let made = layer.rounded(&taken, factors, seen, layer.types(task), task.clips, rows)?;
             for half in halves {
-                loss[half] += noise[half];
+                loss[half] += noise(&answers[half], &made[half]);
             }
         }
         Ok(loss)

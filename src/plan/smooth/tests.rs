@@ -83,7 +83,9 @@ fn what_does_not_gain_stays() {
 fn factors_are_1_for_the_largest_channel() {
     let m = testing::model("float[2] x\ny = Relu(x)\nreturn y");
     let y = testing::find(&m, "y");
-    let of = |bounds: &[Bound], seen| factors(&[8.0, 2.0, 0.0], &[1.0, 1.0, 1.0], (1.0, 0.0), bounds, seen);
+    let of = |bounds: &[Bound], seen: &BTreeMap<ValueId, Seen>| {
+        factors(&[8.0, 2.0, 0.0], &[1.0, 1.0, 1.0], (1.0, 0.0), bounds, seen)
+    };
     assert_eq!(of(&[], &BTreeMap::new()), [1.0, 0.25, 1.0]);
     let exponents = factors(&[8.0, 2.0], &[0.5, 8.0], (0.5, 0.5), &[], &BTreeMap::new());
     assert!((exponents[1] - 0.125).abs() < 1e-6 && exponents[0] == 1.0, "{exponents:?}");
