@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Clock, Job, Run, dynamic, thin, trace_shapes};
+use super::{Clock, Job, Run, dynamic, prepare, thin, trace_shapes};
 use crate::{
     analysis::placement::{self, Placement},
     calibrate::{
         Dataset,
         collect::{self, Feed},
     },
-    diagnostics::Diagnostic,
+    diagnostics::{Diagnostic, count},
     error::{Error, Result},
     ir::{Model, NodeId, ValueId},
     passes::{self, Context, Stage},
-    plan::{self, ChannelFactors, Plan},
+    plan::{self, ChannelFactors, Plan, TakenBy},
     scheme::Resolved,
 };
 
@@ -55,7 +55,10 @@ impl Run<'_, '_> {
     fn factors(&mut self, data: &Dataset, samples: &[usize], find: Find) -> Result<Factors> {
         let placement = self.place(Some(data), samples)?;
         let (job, model, resolved) = (self.job, self.model, self.resolved);
-        let given = |v: ValueId| job.ranges.as_ref().is_some_and(|t| t.get(model.value(v).name()).is_some());
+        let given = |v: ValueId| {
+            let name = model.value(v).name();
+            job.ranges.as_ref().is_some_and(|t| t.get(name).is_some() || t.input_means.contains_key(name))
+        };
         let task = plan::Smoothing {
             runtime: job.runtime,
             model,
@@ -112,8 +115,23 @@ pub(super) fn even_out<'a>(
             known.iter_mut().zip(more.factors).for_each(|(f, more)| *f *= more);
         }
     }
+    if !factors.is_empty() && job.plan.is_none() {
+        let muls = factors.values().filter(|f| f.taken_by == TakenBy::Mul).count();
+        let by =
+            if muls > 0 { format!(", {muls} of them by a Mul in front of what reads them") } else { String::new() };
+        let text = format!("the channels of {} are evened out{by}", count(factors.len(), "value"));
+        cx.diagnostics.push(Diagnostic::note("evened_out", text));
+    }
     *resolved = divide(model, &factors, resolved.clone(), cx)?;
     Ok((factors, clock))
+}
+
+/// The model in the form that the nodes and values of a plan speak of.
+pub(super) fn prepared_for(original: &Model, plan: &Plan) -> Result<Model> {
+    let mut model = prepare(original, &mut Context::default())?;
+    let factors = Plan { channel_factors: plan.channel_factors.clone(), ..Plan::default() };
+    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(factors), ..Context::default() })?;
+    Ok(model)
 }
 
 /// Says that nothing was found to even out.

@@ -158,7 +158,7 @@ impl Search<'_> {
         let v = self.model.node(take.node).input(take.input);
         let constant = v.and_then(|v| self.model.value(v).constant()).filter(|t| t.dtype() == DType::Float);
         let Some((v, constant)) = v.zip(constant) else { return Err("its parameters are not constants".into()) };
-        if self.model.value(v).uses().len() != 1 {
+        if self.is_shared(v, constant) {
             return Err("it shares its constant".into());
         }
         if take.channels(constant.dims()) != Some(self.group.channels) {
@@ -168,6 +168,11 @@ impl Search<'_> {
             self.group.takes.push(take);
         }
         Ok(())
+    }
+
+    /// Whether other nodes read a constant that is too large for each to have its own.
+    fn is_shared(&self, v: ValueId, constant: &Tensor) -> bool {
+        self.model.value(v).uses().len() != 1 && constant.len() > self.group.channels
     }
 
     fn rank(&self, v: ValueId) -> Option<usize> {

@@ -234,7 +234,7 @@ impl Search<'_> {
         let shorter = rank.checked_sub(t.rank()).ok_or("its constant has a higher rank")?;
         let dims: Vec<usize> = axes.iter().map(|&a| a.checked_sub(shorter).map_or(1, |a| t.dims()[a])).collect();
         let each = dims.iter().product::<usize>() == self.group.channels && axes.iter().all(|&a| a >= shorter);
-        let shared = n.input(constant).is_some_and(|v| self.model.value(v).uses().len() != 1);
+        let shared = n.input(constant).is_some_and(|v| self.is_shared(v, t));
         let own = axes.iter().map(|a| a.wrapping_sub(shorter)).collect();
         let take = |power| Take { node, input: constant, axes: own, groups: 1, power };
         if adds {

@@ -56,12 +56,12 @@ impl Layer {
         })
     }
 
-    /// At most `most` rows of the layer's data, evenly spread.
-    pub fn rows(&self, model: &Model, dims: &[usize], values: &[f32], most: usize) -> Vec<f32> {
+    /// At most `most` rows of the layer's data, evenly spread, at other places for each `turn`.
+    pub fn rows(&self, model: &Model, dims: &[usize], values: &[f32], most: usize, turn: usize) -> Vec<f32> {
         let n = model.node(self.take.node);
         if !n.is("Conv") {
             let rows = values.len() / self.width.max(1);
-            let row = |i: usize| &values[i * rows / most.min(rows) * self.width..][..self.width];
+            let row = |i: usize| &values[place(i, most.min(rows), rows, turn) * self.width..][..self.width];
             return (0..most.min(rows)).flat_map(|i| row(i).to_vec()).collect();
         }
         let kernel = model.constant_input(self.take.node, 1).map_or(&[][..], Tensor::dims);
@@ -73,8 +73,7 @@ impl Layer {
         let count = most.min(positions);
         let mut rows = vec![0f32; count * self.width];
         for (i, row) in rows.chunks_exact_mut(self.width).enumerate() {
-            // Not all at the same place of their part, so that they do not stand in one column.
-            let position = i * positions / count + i * 7919 % (positions / count);
+            let position = place(i, count, positions, turn + i);
             let taps = windows.taps(position);
             for (channel, numbers) in row.chunks_exact_mut(self.taps).enumerate() {
                 for &(tap, at) in &taps {
@@ -155,6 +154,12 @@ impl Layer {
         };
         rows.chunks_exact(self.width.max(1)).flat_map(answer).collect()
     }
+}
+
+/// A place of `all` in part `i` of `count`: another one in each turn.
+fn place(i: usize, count: usize, all: usize, turn: usize) -> usize {
+    let (from, to) = (i * all / count, (i + 1) * all / count);
+    from + turn.wrapping_mul(7919) % (to - from).max(1)
 }
 
 /// Noise over signal of answers; NaN and infinities are left out.

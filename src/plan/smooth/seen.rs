@@ -91,7 +91,7 @@ pub(super) fn see(
             let Some(watched) = watched.get(&values[i]) else { return Ok(()) };
             for &layer in &watched.layers {
                 let most = ROWS.min(NUMBERS / layers[layer].width.max(1)).div_ceil(samples.len()).max(1);
-                let some = layers[layer].rows(model, dims, &numbers, most);
+                let some = layers[layer].rows(model, dims, &numbers, most, sample);
                 rows[layer].lock().unwrap_or_else(PoisonError::into_inner).insert(sample, some);
             }
             seen[i].lock().unwrap_or_else(PoisonError::into_inner).update(&watched.axes, dims, &numbers);

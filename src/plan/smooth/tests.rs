@@ -110,7 +110,7 @@ fn rows_are_what_windows_see() {
     let how = decide::weight(&m, &Scheme::default(), node).unwrap();
     let layer = Layer::of(&m, take, how).unwrap();
     assert_eq!((layer.width, layer.outs), (8, 2));
-    let rows = layer.rows(&m, &[1, 2, 3, 3], &x, 100);
+    let rows = layer.rows(&m, &[1, 2, 3, 3], &x, 100, 3);
     assert_eq!(rows.len(), 9 * 8);
     let answers = layer.answers(&m, &[rows, Vec::new()]).unwrap();
     let want = Tract.load(&m, &[]).unwrap().run(&[Tensor::from_f32(&[1, 2, 3, 3], &x)]).unwrap()[0].to_f32().unwrap();
