@@ -21,6 +21,9 @@ use crate::{
     ops,
 };
 
+/// The most values that share factors, so that time does not grow with the square of the model.
+const MOST_VALUES: usize = 512;
+
 /// Values that are divided by the same factors, and what takes these in.
 #[derive(Debug, Clone, Default)]
 pub struct Group {
@@ -147,6 +150,9 @@ impl Search<'_> {
         let channels = axes.iter().try_fold(1usize, |n, &a| n.checked_mul(dims.get(a)?.known()?));
         if channels != Some(self.group.channels) {
             return Err(format!("{} does not have all channels", self.name(v)));
+        }
+        if self.group.values.len() >= MOST_VALUES {
+            return Err(format!("more than {MOST_VALUES} values would share the factors"));
         }
         self.group.values.insert(v, axes);
         self.waiting.push(v);
