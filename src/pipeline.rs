@@ -5,6 +5,7 @@ mod before;
 mod budget;
 mod convert;
 mod dynamic;
+mod even_out;
 mod finish;
 mod measure;
 mod planner;
@@ -21,7 +22,7 @@ use crate::{
     analysis::placement::{Placement, Shapes},
     bench::Measured,
     calibrate::{
-        dataset::{Dataset, DatasetOptions, InputSpec},
+        dataset::{Dataset, DatasetOptions, InputSpec, Split},
         table::Table,
     },
     config::{FloatWeights, Format, Mode, StackTraces},
@@ -167,7 +168,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     if let Some(table) = &job.ranges {
         before::check_ranges(table, [&original, &model])?;
     }
-    let resolved = job.settings.resolve(&original, &model)?;
+    let mut resolved = job.settings.resolve(&original, &model)?;
     cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
     let dataset = job.data.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
     let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
@@ -177,6 +178,15 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         }
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
+    if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
+        return Err(before::no_data(&job.settings.config));
+    }
+    let (samples, split) = match &dataset {
+        Some(data) if job.plan.is_none() => planner::samples(job, data, &mut cx.diagnostics)?,
+        _ => (Vec::new(), Split::default()),
+    };
+    let data = dataset.as_ref().map(|d| (d, &samples[..]));
+    let channel_factors = even_out::even_out(job, &mut model, &mut resolved, data, &mut clock, &mut cx)?;
     let mut outcome = match &job.plan {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
@@ -186,9 +196,10 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         }
         None => {
             let task = planner::Task { job, model: &model, resolved: &resolved, dataset: dataset.as_ref() };
-            planner::make(task, &mut cx.diagnostics, &mut clock)?
+            planner::make(task, samples, split, &mut cx.diagnostics, &mut clock)?
         }
     };
+    outcome.plan.channel_factors = channel_factors;
     let data = dataset.as_ref().or(evaluation.as_ref());
     let (measured, noticed) =
         measure::measure(job, [&original, &model], &resolved, data, &cx.options, &mut outcome, &mut clock)?;

@@ -299,6 +299,7 @@ fn wrong_words_write_nothing() {
         ("error_rule", "quantize model.onnx -o out.onnx --calibration data.npz --config rule.yaml"),
         ("error_preset", "quantize model.onnx -o out.onnx --calibration data.npz --preset int4"),
         ("error_observer", "quantize model.onnx -o out.onnx --calibration data.npz --observer minmax"),
+        ("error_smooth", "calibrate model.onnx -o r.yaml --calibration data.npz --smooth"),
         ("error_cpu", "quantize model.onnx -o out.onnx --calibration data.npz --cpu avx"),
         ("error_agreement", "quantize model.onnx -o out.onnx --calibration data.npz --min-agreement 98"),
         ("error_plan", "quantize model.onnx -o out.onnx --plan typo.yaml"),

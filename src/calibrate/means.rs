@@ -131,13 +131,14 @@ impl Means {
     }
 }
 
-// One line of YAML for each value, where a list would take one for each channel.
-fn write_list<T: ToString, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
+/// Numbers as one line of YAML, where a list would take one line for each.
+pub fn write_list<T: ToString, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
     let words: Vec<String> = list.iter().map(T::to_string).collect();
     to.serialize_str(&words.join(" "))
 }
 
-fn read_list<'a, T: std::str::FromStr<Err: std::fmt::Display>, D: Deserializer<'a>>(
+/// What [`write_list`] wrote.
+pub fn read_list<'a, T: std::str::FromStr<Err: std::fmt::Display>, D: Deserializer<'a>>(
     from: D,
 ) -> Result<Vec<T>, D::Error> {
     let text = String::deserialize(from)?;

@@ -54,6 +54,10 @@ pub struct Config {
     pub float_weights: FloatWeights,
     /// Biases are corrected for what rounding the weights shifts.
     pub bias_correction: bool,
+    /// Weights with one scale for all channels are evened out.
+    pub equalize: bool,
+    /// Channels of activations are evened out where that gains.
+    pub smooth: bool,
     /// How ranges are found.
     pub calibration: Calibration,
     /// How the written model is compared with the original.
@@ -81,6 +85,8 @@ impl Default for Config {
             never_slower: false,
             float_weights: FloatWeights::Int8,
             bias_correction: true,
+            equalize: false,
+            smooth: false,
             calibration: Calibration::default(),
             proof: Proof::default(),
             stack_traces: StackTraces::Remove,

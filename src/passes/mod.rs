@@ -1,4 +1,4 @@
-//! Changes to the graph, one file each, in six stages. Passes carry out; only the plan decides.
+//! Changes to the graph, one file each, in seven stages. Passes carry out; only the plan decides.
 //!
 //! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
 //! in its documentation what it makes of what.
@@ -15,6 +15,8 @@ pub enum Stage {
     Raise,
     /// Before placement: the float graph in its simplest form.
     Prepare,
+    /// Before placement, with the plan's factors alone: values divided by a factor for each channel.
+    Scale,
     /// After calibration: changes of weights and biases that keep the model's function or bring the quantized one nearer.
     Adjust,
     /// Q/DQ pairs, and kernels that quantize at run time, as the plan says.
@@ -102,6 +104,7 @@ passes! {
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
+    Scale: scale_channels;
     Adjust: correct_bias;
     Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights;
     Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits;

@@ -139,6 +139,8 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
         ("weight", config.weight != default.weight),
         ("everywhere", config.everywhere != default.everywhere),
         ("bias_correction", config.bias_correction != default.bias_correction),
+        ("equalize", config.equalize != default.equalize),
+        ("smooth", config.smooth != default.smooth),
         ("calibration.samples", config.calibration.samples != default.calibration.samples),
         ("rules", !config.rules.is_empty()),
     ];

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Clock, Job, Quantized, prepare, promised, thin};
+use super::{Clock, Job, Quantized, even_out::prepared_for, prepare, promised, thin};
 use crate::{
     analysis::types,
     calibrate::Dataset,
@@ -184,7 +184,7 @@ const TRIED: usize = 4;
 fn blame(job: &Job<'_>, q: &Quantized, reference: &Reference<'_>, samples: &[usize], floor: f64) -> Result<Collapse> {
     let mut few = samples.to_vec();
     thin(&mut few, TRIED);
-    let prepared = prepare(&q.original, &mut Context::default())?;
+    let prepared = prepared_for(&q.original, &q.plan)?;
     let progress = |done, total| job.progress.part(done, total);
     let found = sensitivity::blame(reference, &prepared, &q.plan, &few, floor, &progress)?;
     let regions: Vec<Region> = found.into_iter().map(|b| Region { nodes: b.nodes, sqnr: b.sqnr }).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Clock, Job, Outcome, auto, before, dynamic, thin, trace_shapes};
+use super::{Clock, Job, Outcome, auto, dynamic, thin, trace_shapes};
 use crate::{
     analysis::placement::{self, Decision, Placement, Shapes, Wishes},
     calibrate::{
@@ -47,47 +47,27 @@ pub(super) struct Planner<'a> {
 }
 
 /// Places, calibrates and decides.
-pub(super) fn make(task: Task<'_>, noticed: &mut Vec<Diagnostic>, clock: &mut Clock<'_>) -> Result<Outcome> {
-    let job = task.job;
-    if task.dataset.is_none() && job.settings.config.needs_data() {
-        return Err(before::no_data(&job.settings.config));
-    }
-    let (samples, split) = match task.dataset {
-        Some(data) => samples(task, data, noticed)?,
-        None => (Vec::new(), Split::default()),
-    };
+pub(super) fn make(
+    task: Task<'_>,
+    samples: Vec<usize>,
+    split: Split,
+    noticed: &mut Vec<Diagnostic>,
+    clock: &mut Clock<'_>,
+) -> Result<Outcome> {
     clock.step("place");
-    let shapes = match samples.first() {
-        Some(&first) => trace_shapes(job.runtime, task.model, &task.sample(first)?).map_err(|e| e.sample(first))?,
-        None => {
-            let (shapes, note) = dynamic::shapes_without_data(task.model);
-            noticed.extend(note.filter(|_| job.evaluation.is_none()));
-            shapes
-        }
-    };
-    let table = job.ranges.clone().unwrap_or_default();
-    let mut planner = Planner { task, samples, shapes, table, diagnostics: std::mem::take(noticed) };
-    let mut wishes = dynamic::wishes(task.model, &job.settings.target, task.resolved, task.dataset.is_some())?;
-    wishes.keep_float.extend(planner.lost_at_run_time(&wishes)?);
+    let mut planner = Planner::new(task, samples, std::mem::take(noticed))?;
+    let wishes = planner.wishes()?;
     let first = planner.plan(&wishes, clock)?;
     let auto::Chosen { plan, placement, report } = auto::choose(&mut planner, &split, &wishes, first, clock)?;
     let Planner { samples, table, diagnostics, .. } = planner;
     *noticed = diagnostics;
     let placement = Some(placement);
-    Ok(Outcome {
-        plan,
-        placement,
-        auto: report,
-        table,
-        samples,
-        proof_samples: split.validation,
-        held_out: split.held_out,
-    })
+    let (proof_samples, held_out) = (split.validation, split.held_out);
+    Ok(Outcome { plan, placement, auto: report, table, samples, proof_samples, held_out })
 }
 
 /// The samples to calibrate on, and how the data are split.
-fn samples(task: Task<'_>, dataset: &Dataset, noticed: &mut Vec<Diagnostic>) -> Result<(Vec<usize>, Split)> {
-    let job = task.job;
+pub(super) fn samples(job: &Job<'_>, dataset: &Dataset, noticed: &mut Vec<Diagnostic>) -> Result<(Vec<usize>, Split)> {
     let (split, note) = dataset.split();
     let mut samples = match job.evaluation {
         Some(_) => (0..dataset.len()).collect(),
@@ -108,7 +88,29 @@ fn samples(task: Task<'_>, dataset: &Dataset, noticed: &mut Vec<Diagnostic>) -> 
     }
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    /// Looks at the shapes of values.
+    pub(super) fn new(task: Task<'a>, samples: Vec<usize>, mut diagnostics: Vec<Diagnostic>) -> Result<Self> {
+        let job = task.job;
+        let shapes = match samples.first() {
+            Some(&first) => trace_shapes(job.runtime, task.model, &task.sample(first)?).map_err(|e| e.sample(first))?,
+            None => {
+                let (shapes, note) = dynamic::shapes_without_data(task.model);
+                diagnostics.extend(note.filter(|_| job.evaluation.is_none()));
+                shapes
+            }
+        };
+        Ok(Self { task, samples, shapes, table: job.ranges.clone().unwrap_or_default(), diagnostics })
+    }
+
+    /// What is wanted of the placement, with what would be lost at run time in float.
+    pub(super) fn wishes(&self) -> Result<Wishes> {
+        let Task { job, model, resolved, dataset } = self.task;
+        let mut wishes = dynamic::wishes(model, &job.settings.target, resolved, dataset.is_some())?;
+        wishes.keep_float.extend(self.lost_at_run_time(&wishes)?);
+        Ok(wishes)
+    }
+
     /// Where nodes are placed under these wishes.
     pub(super) fn place(&self, wishes: &Wishes) -> Placement {
         placement::place(self.task.model, &self.task.job.settings.target, &self.shapes, wishes)

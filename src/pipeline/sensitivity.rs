@@ -1,11 +1,10 @@
 //! What each part of a plan does to the answers.
 
-use super::{Job, prepare, quantize, thin};
+use super::{Job, even_out::prepared_for, quantize, thin};
 use crate::{
     config::{self, Rule},
     diagnostics::Diagnostic,
     error::{Error, Result},
-    passes::Context,
     validate::{
         Reference,
         sensitivity::{self, Sensitivities},
@@ -38,7 +37,7 @@ pub fn measure_sensitivity(job: &Job<'_>, most: usize, samples: usize) -> Result
     thin(&mut chosen, samples);
     job.progress.step("measure");
     let reference = Reference::new(job.runtime, &q.original, data, &chosen, &|_, _| ())?;
-    let prepared = prepare(&q.original, &mut Context::default())?;
+    let prepared = prepared_for(&q.original, &q.plan)?;
     let progress = |done, total| job.progress.part(done, total);
     let found = sensitivity::measure(&reference, &prepared, &q.plan, &chosen, most, &progress)?;
     Ok(Measured { found, samples: chosen.len(), held_out: q.held_out && unseen, diagnostics: q.diagnostics })

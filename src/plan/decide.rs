@@ -184,7 +184,8 @@ fn between_codes(model: &Model, target: &Target, placement: &Placement, id: Node
     false
 }
 
-fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weight> {
+/// How the weight of a node is quantized whose data have ranges from calibration.
+pub(super) fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weight> {
     let spec = ops::spec(model, id)?;
     let tensor = model.constant_input(id, spec.index_of(Role::Weight)?)?;
     let (types, per_channel) = scheme.weights.get(&id).copied().unwrap_or((scheme.weight, scheme.per_channel));

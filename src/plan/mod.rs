@@ -6,8 +6,10 @@
 mod averages;
 mod check;
 mod decide;
+mod factors;
 mod fragile;
 mod saturation;
+mod smooth;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -19,9 +21,11 @@ mod regions;
 mod store;
 
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
+pub use factors::{ChannelFactors, TakenBy};
 pub use fragile::{fragile_weights, gated_products};
 pub use names::named_values;
 pub use regions::Regions;
+pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
 pub use store::store_float_weights;
 
 use crate::{
@@ -40,6 +44,10 @@ pub struct Plan {
     /// The target's processor that it was made for, where that is not the target's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
+    /// Values that are divided by a factor for each channel before anything else is done; the rest of the plan speaks of
+    /// the model after that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channel_factors: BTreeMap<String, ChannelFactors>,
     /// Values that get a Q/DQ pair.
     pub activations: BTreeMap<String, Activation>,
     /// Every node of the main graph, and the nodes of subgraphs that have a kernel which quantizes its data at run time.

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use qonvert::{
+    Error,
     calibrate::Table,
     onnx_file::ReadOptions,
     pipeline::{self, Job},
@@ -43,6 +44,10 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let settings = args.scheme.settings(|config| config.never_slower = false)?;
     let fastest = settings.fastest();
+    if settings.config.smooth || settings.config.equalize {
+        let text = "smooth and equalize divide values before they are calibrated: such ranges would fit no other run";
+        return Err(Error::config(text).help("leave them out here").into());
+    }
     let runtime = args.runtime.open()?;
     let others = args.merge.iter().map(|path| Table::open(path)).collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new(common);

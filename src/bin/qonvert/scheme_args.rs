@@ -80,6 +80,12 @@ pub struct SchemeArgs {
     /// Leave biases as they are, instead of correcting them for what rounding the weights shifts
     #[arg(long, help_heading = "Scheme")]
     pub no_bias_correction: bool,
+    /// Even out weights that have one scale for all channels, between layers (cross-layer equalization); for --per-tensor
+    #[arg(long, help_heading = "Scheme")]
+    pub equalize: bool,
+    /// Even out the channels of activations where what reads them gains by it, as SmoothQuant does
+    #[arg(long, help_heading = "Scheme")]
+    pub smooth: bool,
     /// Keep the stack traces that PyTorch's exporter notes at every node
     #[arg(long, help_heading = "Scheme")]
     pub keep_stack_traces: bool,
@@ -163,6 +169,8 @@ impl SchemeArgs {
             config.float_weights = FloatWeights::Keep;
         }
         config.bias_correction &= !self.no_bias_correction;
+        config.equalize |= self.equalize;
+        config.smooth |= self.smooth;
         if self.keep_stack_traces {
             config.stack_traces = StackTraces::Keep;
         }

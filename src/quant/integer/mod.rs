@@ -24,7 +24,7 @@ mod pooling;
 mod shape;
 mod softmax;
 mod table;
-mod window;
+pub mod window;
 
 pub use convolution::{Window, conv_integer, qlinear_conv};
 pub use dynamic::{dynamic_quantize_linear, dynamic_quantize_matmul};
