@@ -3,10 +3,14 @@
 mod cli {
     pub mod place;
 }
+mod common {
+    pub mod random;
+}
 
 use std::{fs, path::Path, process::Command};
 
-use cli::place::{Done, Place, noise};
+use cli::place::{Done, Place};
+use common::random::noise;
 use ndarray::{Array, Array4};
 use ndarray_npy::NpzWriter;
 use qonvert::{ir::text, onnx_file};

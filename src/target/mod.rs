@@ -104,6 +104,9 @@ pub struct Kernel {
     /// The types of its data.
     #[serde(default = "loading::eight_bits")]
     pub codes: Vec<DType>,
+    /// The types of its data if the weight is of the same type.
+    #[serde(default)]
+    pub codes_alike: Vec<DType>,
     /// Along which axis the scales of its weight may lie.
     #[serde(default)]
     pub weight_axis: WeightAxis,

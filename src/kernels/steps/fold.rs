@@ -33,7 +33,7 @@ fn folds(s: &Scratch, n: NodeId) -> bool {
     if s.is_dequantize(n)
         || RANDOM.contains(&node.op_type.as_str())
         || node.subgraphs().next().is_some()
-        || !node.in_onnx_domain()
+        || !(node.in_onnx_domain() || s.is_quantize(n))
     {
         return false;
     }

@@ -31,7 +31,6 @@ pub(super) fn run(s: &mut Scratch) {
     conditions::run(s);
     fold::run(s);
     pairs::run(s);
-    merge::run(s);
     clamps::run(s);
     codes::run(s);
     groups::run(s);
