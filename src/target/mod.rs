@@ -60,6 +60,9 @@ pub struct Target {
     /// What becomes of integer products that the file spells out.
     #[serde(default)]
     pub chains: Vec<Chain>,
+    /// Float poolings of so many channels, or a multiple, compute on blocks of them; 0 where none do.
+    #[serde(default)]
+    pub channel_block: usize,
     /// Operators that compute in integers as they stand in a file, with their domain in front where it is not ONNX's.
     #[serde(default)]
     pub integer: Vec<String>,

@@ -12,9 +12,9 @@ pub(super) fn run(s: &mut Scratch) {
             continue;
         }
         let (Some(v), Some(out)) = (node.input(0), node.output(0)) else { continue };
-        // Scale and zero point count by their numbers: constants are shared first.
+        // Constants that are equal are shared before, but 8-bit ones are not.
         let Some(p) = s.params(n) else { continue };
-        let key = (v, node.graph(), p.scale.to_bits(), p.zero_point, p.dtype);
+        let key = (v, node.graph(), p.scale.to_bits(), node.input(2), p.dtype);
         match seen.get(&key) {
             None => {
                 seen.insert(key, out);

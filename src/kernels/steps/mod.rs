@@ -12,6 +12,7 @@ mod merge;
 mod pairs;
 mod propagate;
 mod requantize;
+mod transposes;
 mod unique;
 mod weight_only;
 
@@ -24,6 +25,7 @@ pub(super) fn run(s: &mut Scratch) {
     merge::run(s);
     pairs::run(s);
     gemm::run(s);
+    transposes::run(s);
     unique::run(s);
     propagate::run(s);
     requantize::run(s);
@@ -31,10 +33,12 @@ pub(super) fn run(s: &mut Scratch) {
     conditions::run(s);
     fold::run(s);
     pairs::run(s);
+    merge::run(s);
+    transposes::run(s);
     clamps::run(s);
     codes::run(s);
     groups::run(s);
     weight_only::run(s);
-    layout::run(s);
     chains::run(s);
+    layout::run(s);
 }

@@ -52,7 +52,7 @@ fn forward(s: &mut Scratch, d: NodeId) {
 }
 
 /// Inserts a pair behind a node, for all uses of its output; returns what they read then.
-fn pair_behind(s: &mut Scratch, like: NodeId, n: NodeId, out: ValueId) -> ValueId {
+pub(super) fn pair_behind(s: &mut Scratch, like: NodeId, n: NodeId, out: ValueId) -> ValueId {
     let uses = s.m.value(out).uses().to_vec();
     let codes = s.quantize_like(like, out, Place::After(n));
     let q = s.m.producer(codes).unwrap_or(n);
