@@ -2,13 +2,11 @@
 //!
 //! The library is the one that `ORT_DYLIB_PATH` names; without it these tests say SKIPPED, loudly, and pass.
 
-mod common {
-    pub mod random;
-}
+#[path = "common/random.rs"]
+mod random;
 
 use std::{path::Path, process::Command};
 
-use common::random::noise;
 use ndarray::Array;
 use ndarray_npy::NpzWriter;
 use qonvert::{
@@ -18,6 +16,7 @@ use qonvert::{
     plan::{Form, Plan},
     runtime::{Runtime, onnxruntime::OnnxRuntime, tract::Tract},
 };
+use random::noise;
 use tempfile::TempDir;
 
 /// ONNX Runtime, or `None` (said on stderr) where `ORT_DYLIB_PATH` is not set.

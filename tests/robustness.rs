@@ -1,8 +1,7 @@
 //! Damaged and hostile files, full disks and killed processes: a clear error, no panic, no half-written output.
 
-mod common {
-    pub mod random;
-}
+#[path = "common/random.rs"]
+mod random;
 
 use std::{
     fs,
@@ -13,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::random::Random;
 use prost::Message;
 use qonvert::{
     Error, Result,
@@ -24,6 +22,7 @@ use qonvert::{
     },
     passes,
 };
+use random::Random;
 
 /// One of everything that the reader has a branch for.
 fn small() -> Vec<u8> {

@@ -20,7 +20,7 @@ mod written;
 pub use costs::{Convolution, Costs};
 pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
-pub use loading::{Chain, WeightAxis, WeightOnly};
+pub use loading::{Chain, Layout, WeightAxis, WeightOnly};
 pub use products::{DynamicCosts, ProductTimes};
 pub use recurrent::{Layer, RecurrentCosts};
 pub use written::{IntegerOp, IntegerOps};
@@ -60,9 +60,9 @@ pub struct Target {
     /// What becomes of integer products that the file spells out.
     #[serde(default)]
     pub chains: Vec<Chain>,
-    /// Float poolings of so many channels, or a multiple, compute on blocks of them; 0 where none do.
+    /// What Transposes move past.
     #[serde(default)]
-    pub channel_block: usize,
+    pub layout: Layout,
     /// Operators that compute in integers as they stand in a file, with their domain in front where it is not ONNX's.
     #[serde(default)]
     pub integer: Vec<String>,

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use crate::common::random::noise;
+use crate::random::noise;
 use ndarray::{Array, Array1, Array4};
 use ndarray_npy::NpzWriter;
 use qonvert::{ir::text, onnx_file};

@@ -186,20 +186,13 @@ fn made_scale(s: &Scratch, d: NodeId) -> bool {
 }
 
 /// Whether the scales of input `i` lie along the output channels.
-fn is_per_channel(s: &Scratch, n: NodeId, d: NodeId, i: usize) -> bool {
-    let (Some(rank), Some(spec)) = (rank(s, n, d, i), ops::spec(&s.m, n)) else { return false };
-    spec.weight_axis(s.m.node(n), rank).is_some_and(|a| Some(a as i64) == scale_axis(s, n, d, i))
-}
-
-/// The axis of the scales of input `i`, which a DequantizeLinear makes.
-pub(super) fn scale_axis(s: &Scratch, n: NodeId, d: NodeId, i: usize) -> Option<i64> {
-    let axis = s.m.node(d).int("axis").unwrap_or(1);
-    if axis < 0 { rank(s, n, d, i).map(|rank| axis + rank as i64) } else { Some(axis) }
-}
-
-fn rank(s: &Scratch, n: NodeId, d: NodeId, i: usize) -> Option<usize> {
-    let codes = s.m.node(d).input(0).and_then(|v| s.types().rank(v));
-    codes.or_else(|| s.types().rank(s.m.node(n).input(i)?))
+pub(super) fn is_per_channel(s: &Scratch, n: NodeId, d: NodeId, i: usize) -> bool {
+    let node = s.m.node(d);
+    let rank = node.input(0).and_then(|v| s.types().rank(v)).or_else(|| s.types().rank(s.m.node(n).input(i)?));
+    let (Some(rank), Some(spec)) = (rank, ops::spec(&s.m, n)) else { return false };
+    let axis = node.int("axis").unwrap_or(1);
+    let axis = if axis < 0 { axis + rank as i64 } else { axis };
+    spec.weight_axis(s.m.node(n), rank).is_some_and(|a| a as i64 == axis)
 }
 
 /// Whether the bias's scale is that of the data times that of the weight, as far as all are known.

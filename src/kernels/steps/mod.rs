@@ -2,6 +2,7 @@
 
 mod chains;
 mod clamps;
+mod cleanup;
 mod codes;
 mod conditions;
 mod fold;
@@ -40,5 +41,6 @@ pub(super) fn run(s: &mut Scratch) {
     groups::run(s);
     weight_only::run(s);
     chains::run(s);
+    cleanup::run(s);
     layout::run(s);
 }

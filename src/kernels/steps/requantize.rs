@@ -60,12 +60,9 @@ fn quantize_input(s: &mut Scratch, n: NodeId, i: usize, codes: DType) {
     s.m.set_input(n, i, Some(made));
 }
 
-/// Whether a weight has as many scales as the bias has elements, along the axis that the runtime takes for that of the output
-/// channels: the first one, for ConvTranspose too.
+/// Whether a weight has as many scales as the bias has elements, along the axis of the output channels.
 fn has_channels(s: &Scratch, n: NodeId, d: NodeId, length: usize) -> bool {
     let scales = s.m.node(d).input(1).and_then(|v| s.types().known_shape(v));
     let blocks = s.m.node(d).int("block_size").unwrap_or(0) != 0;
-    let node = s.m.node(n);
-    let axis = i64::from(node.is("Gemm") && node.int("transB").unwrap_or(0) == 0);
-    scales.as_deref() == Some(&[length]) && !blocks && groups::scale_axis(s, n, d, 1) == Some(axis)
+    scales.as_deref() == Some(&[length]) && !blocks && groups::is_per_channel(s, n, d, 1)
 }

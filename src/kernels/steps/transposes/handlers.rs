@@ -42,29 +42,13 @@ pub(super) struct Handler {
     pub(super) always: bool,
 }
 
-const SIMPLE: &[&str] = &[
-    "Cast", "Exp", "Gelu", "Identity", "LeakyRelu", "Log", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Tanh", "Abs", "Not",
-    "Ceil", "Floor", "Neg", "Erf", "HardSigmoid", "Round", "IsInf", "IsNaN", "Selu", "Shrink", "Sign", "Softplus",
-    "Softsign", "ThresholdedRelu", "Celu", "HardSwish", "Sin", "Cos", "Tan", "Sinh", "Cosh", "Asin", "Acos", "Atan",
-    "Asinh", "Acosh", "Atanh",
-];
-
-const BROADCAST: &[&str] = &[
-    "Add", "Max", "Min", "Mul", "Sub", "Div", "And", "Or", "Xor", "Mod", "PRelu", "BitShift", "Equal", "Greater", "Less",
-    "GreaterOrEqual", "LessOrEqual", "Mean", "Sum", "Pow", "Where",
-];
-
-const REDUCE: &[&str] = &[
-    "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
-    "ReduceSumSquare", "ReduceL1", "ReduceL2",
-];
-
 impl Mover<'_, '_> {
     pub(super) fn handler(&self, n: NodeId) -> Option<Handler> {
         let node = self.s.m.node(n);
         let kernel = self.s.kernels.get(&n).filter(|k| **k != node.op_type);
         let all = || (0..node.inputs().len()).filter(|&i| node.input(i).is_some()).collect::<Vec<_>>();
         let first = || vec![0];
+        let moves = &self.s.target.layout;
         let (kind, inputs) = match (kernel, node.in_onnx_domain()) {
             // Kernels that a step made read codes where the operator read numbers.
             (Some(kernel), _) => (integer_kind(kernel)?, all()),
@@ -78,9 +62,9 @@ impl Mover<'_, '_> {
                 (kind, inputs)
             }
             (None, true) => match node.op_type.as_str() {
-                op if SIMPLE.contains(&op) => (Kind::Simple, all()),
-                op if BROADCAST.contains(&op) => (Kind::Broadcast, all()),
-                op if REDUCE.contains(&op) => (Kind::Reduce, first()),
+                _ if moves.is_elementwise(node) => (Kind::Simple, all()),
+                _ if moves.is_broadcast(node) => (Kind::Broadcast, all()),
+                _ if moves.is_reduction(node) => (Kind::Reduce, first()),
                 "Clip" | "CastLike" => (Kind::Simple, first()),
                 "Concat" => (Kind::Axis, all()),
                 "Split" => (Kind::Axis, first()),
@@ -134,7 +118,9 @@ impl Mover<'_, '_> {
                 let axis = axis(node.int("axis").unwrap_or(0), rank);
                 axis.map(|a| if keeps { perm.to_vec() } else { without(perm, &[perm[a]]) })
             }
-            Kind::Squeeze => self.file_axes(n, rank, 13).map(|axes| self.moved(n, &axes, perm)).map(|a| without(perm, &a)),
+            Kind::Squeeze => {
+                self.file_axes(n, rank, 13).map(|axes| self.moved(n, &axes, perm)).map(|a| without(perm, &a))
+            }
             Kind::Unsqueeze => self.unsqueezed(n, perm),
             Kind::MaxPool => (self.chosen && self.is_codes(node.output(0)) && perm == last_to_second(rank))
                 .then(|| perm.to_vec())
@@ -254,7 +240,7 @@ impl Mover<'_, '_> {
     fn is_blocked(&self, n: NodeId) -> bool {
         let x = self.s.m.node(n).input(0);
         let channels = x.and_then(|v| self.dims(v)).filter(|d| d.len() == 4).and_then(|d| d[1]);
-        let block = self.s.target.channel_block;
+        let block = self.s.target.layout.channel_block;
         self.chosen && block > 0 && !self.is_codes(x) && channels.is_some_and(|c| c % block == 0)
     }
 }

@@ -8,8 +8,8 @@
 
 use super::Mover;
 use crate::{
-    ir::{GraphId, NodeId, Place},
-    kernels::scratch::Fate,
+    ir::{GraphId, NodeId},
+    kernels::{scratch::Fate, steps::propagate},
 };
 
 pub(super) fn mend(m: &mut Mover, graph: GraphId) {
@@ -64,11 +64,8 @@ fn dequantized_before(m: &mut Mover, t: NodeId) -> bool {
     let (Some(x), Some(out)) = (m.s.m.node(t).input(0), m.s.m.node(t).output(0)) else { return false };
     let Some(q) = m.sole_reader(out).filter(|&q| m.s.is_quantize(q) && m.is_supported(q)) else { return false };
     let maker = m.s.m.producer(x).filter(|&p| !m.s.is_dequantize(p) && !m.s.is_constant(x));
-    if maker.is_none() || m.s.m.value(x).readers().any(|(n, _)| n != t) {
-        return false;
-    }
-    let codes = m.s.quantize_like(q, x, Place::Before(t));
-    let back = m.s.dequantize_like(q, codes, t);
-    m.s.m.set_input(t, 0, Some(back));
+    let Some(maker) = maker.filter(|_| m.s.m.value(x).readers().all(|(n, _)| n == t)) else { return false };
+    // If it is an output of the graph, too, that is converted as well.
+    propagate::pair_behind(m.s, q, maker, x);
     true
 }
