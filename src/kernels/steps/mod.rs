@@ -2,7 +2,6 @@
 
 mod chains;
 mod clamps;
-mod cleanup;
 mod codes;
 mod conditions;
 mod fold;
@@ -35,12 +34,11 @@ pub(super) fn run(s: &mut Scratch) {
     fold::run(s);
     pairs::run(s);
     merge::run(s);
-    transposes::run(s);
     clamps::run(s);
+    transposes::run(s);
     codes::run(s);
     groups::run(s);
     weight_only::run(s);
     chains::run(s);
-    cleanup::run(s);
     layout::run(s);
 }
