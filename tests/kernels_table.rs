@@ -61,6 +61,8 @@ const CONSTANTS: &[(&str, &str, &str)] = &[
     ("uint8[8,2,8]", "wnb", ""),
     ("float[16]", "snb", ""),
     ("int64[1]", "axes1", "1"),
+    ("int64[1]", "axes1b", "1"),
+    ("int64[1]", "axes2", "2"),
     ("int64[2]", "flat", "1, -1"),
     ("int64[1]", "starts", "1"),
     ("int64[1]", "ends", "3"),
