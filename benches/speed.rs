@@ -1,6 +1,9 @@
 //! How fast the inner loops are: gathering statistics and histograms, choosing ranges, rounding weights, and the whole job
 //! on a small model. `cargo bench` runs all, `cargo bench -- observe` one group.
 
+#[path = "../tests/common/random.rs"]
+mod random;
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -15,14 +18,12 @@ use qonvert::{
     onnx_file, pipeline,
     quant::{QuantTarget, granularity::quantize_weight},
 };
+use random::Random;
 
 /// Numbers like those behind a Relu: half of them 0, the rest with a tail.
 fn activations(count: usize) -> Vec<f32> {
-    let mut state = 1u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
-    };
+    let mut draw = Random(1);
+    let mut next = || draw.uniform() - 0.5;
     (0..count).map(|_| (next() + next() + next()).max(0.0)).collect()
 }
 

@@ -1,5 +1,6 @@
 //! From file to file, step by step.
 
+mod already;
 mod auto;
 mod before;
 mod budget;
@@ -141,6 +142,8 @@ pub struct Quantized {
     pub stages: Vec<(&'static str, f64)>,
     /// What shall compute in integers.
     promises: Vec<promised::Promise>,
+    /// What is left as it is, in a file that is quantized already.
+    left: Vec<already::Left>,
 }
 
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
@@ -206,6 +209,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     cx.diagnostics.extend(noticed);
     clock.step("rewrite");
     let promises = promised::promises(&model, &outcome.plan);
+    let left = already::left(&model, &outcome.plan, &job.settings.target);
     cx.plan = Some(outcome.plan);
     for stage in measure::STAGES {
         passes::run_stage(stage, &mut model, &mut cx)?;
@@ -234,6 +238,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         diagnostics: cx.diagnostics,
         stages: clock.stages,
         promises,
+        left,
     })
 }
 

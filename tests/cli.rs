@@ -3,13 +3,16 @@
 mod cli {
     pub mod place;
 }
+#[path = "common/random.rs"]
+mod random;
 
 use std::{fs, path::Path, process::Command};
 
-use cli::place::{Done, Place, noise};
+use cli::place::{Done, Place};
 use ndarray::{Array, Array4};
 use ndarray_npy::NpzWriter;
 use qonvert::{ir::text, onnx_file};
+use random::noise;
 use regex::Regex;
 
 /// What a run may not touch.

@@ -5,7 +5,7 @@ mod common;
 
 use std::{collections::BTreeMap, path::Path};
 
-use common::{ort_optimize, ort_try_run};
+use common::{ort_optimize, ort_try_run, random::Random};
 use qonvert::{
     Config, Job, Settings,
     config::Mode,
@@ -23,9 +23,7 @@ fn codes(dtype: DType, dims: &[usize], seed: usize) -> Tensor {
 }
 
 fn numbers(dims: &[usize], seed: usize, size: f32) -> Tensor {
-    let number = |i: usize| ((i * 7919 + seed * 104_729 + 13) % 2003) as f32 / 1001.0 - 1.0;
-    let values: Vec<f32> = (0..dims.iter().product()).map(|i| size * number(i)).collect();
-    Tensor::from_f32(dims, &values)
+    Random(seed as u64).tensor(dims, size)
 }
 
 /// Both runtimes on a model; every element of every output must be the same. `optimize`: ONNX Runtime fuses its kernels.

@@ -5,6 +5,7 @@ mod common;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use common::random::Random;
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::NpzWriter;
 use qonvert::{Config, Job, Settings, ir::text, onnx_file, pipeline, plan::Form};
@@ -27,15 +28,11 @@ const KERNELS: &[&str] = &[
     "DynamicQuantizeLSTM",
 ];
 
-fn numbers(count: usize, seed: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1000) as f32 / 500.0 - 1.0).collect()
-}
-
 /// The model `x: float[shape]` with these constants and nodes; `y` is the output.
 fn model(shape: &str, constants: &[(&str, &[usize])], nodes: &str) -> String {
     let constant = |(i, (name, dims)): (usize, &(&str, &[usize]))| {
         let list: Vec<String> =
-            numbers(dims.iter().product(), i + 1).iter().map(|v| format!("{:e}", v * 0.2)).collect();
+            Random(i as u64 + 1).floats(dims.iter().product(), 0.2).iter().map(|v| format!("{v:e}")).collect();
         let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
         format!("float[{}] {name} = {{{}}}", dims.join(","), list.join(","))
     };
@@ -80,7 +77,7 @@ fn check_text(shape: &[usize], text: &str, least: usize) {
         .unwrap();
     let mut all = shape.to_vec();
     all[0] *= 12;
-    let x = ArrayD::from_shape_vec(IxDyn(&all), numbers(all.iter().product(), 77)).unwrap();
+    let x = ArrayD::from_shape_vec(IxDyn(&all), Random(77).floats(all.iter().product(), 1.0)).unwrap();
     let mut npz = NpzWriter::new(fs::File::create(path("x.npz")).unwrap());
     npz.add_array("x", &x).unwrap();
     npz.finish().unwrap();

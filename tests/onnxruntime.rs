@@ -2,6 +2,9 @@
 //!
 //! The library is the one that `ORT_DYLIB_PATH` names; without it these tests say SKIPPED, loudly, and pass.
 
+#[path = "common/random.rs"]
+mod random;
+
 use std::{path::Path, process::Command};
 
 use ndarray::Array;
@@ -13,6 +16,7 @@ use qonvert::{
     plan::{Form, Plan},
     runtime::{Runtime, onnxruntime::OnnxRuntime, tract::Tract},
 };
+use random::noise;
 use tempfile::TempDir;
 
 /// ONNX Runtime, or `None` (said on stderr) where `ORT_DYLIB_PATH` is not set.
@@ -213,11 +217,6 @@ fn a_file_that_is_no_library_is_an_error() {
     assert!(error.to_string().contains("Cargo.toml"), "{error}");
 }
 
-/// Numbers that look random and are the same everywhere.
-fn noise(i: usize) -> f32 {
-    ((i as f32 * 12.9898).sin() * 43_758.547).fract()
-}
-
 /// A folder with a model and data for its one input.
 fn place(m: &Model, dims: &[usize], samples: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -226,7 +225,7 @@ fn place(m: &Model, dims: &[usize], samples: usize) -> TempDir {
     shape.extend_from_slice(dims);
     let data = Array::from_shape_fn(shape, |i| {
         use ndarray::Dimension;
-        noise(i.slice().iter().fold(7, |h, &k| (h * 31 + k) % 1_000_003))
+        noise(7, i.slice().iter().fold(7, |h, &k| (h * 31 + k) % 1_000_003))
     });
     let mut npz = NpzWriter::new(std::fs::File::create(folder.path().join("data.npz")).unwrap());
     npz.add_array("x", &data).unwrap();
@@ -240,7 +239,7 @@ fn filled(mut m: Model) -> Model {
         let Some(dims) = m.value(v).shape().and_then(|s| s.known()).filter(|_| m.value(v).name() != "x") else {
             continue;
         };
-        let values: Vec<f32> = (0..dims.iter().product()).map(|i| 0.1 * noise(i + 7 * k)).collect();
+        let values: Vec<f32> = (0..dims.iter().product()).map(|i| 0.1 * noise(k as u32, i)).collect();
         m.remove_input(v);
         m.set_initializer(v, Some(Tensor::from_f32(&dims, &values)));
     }

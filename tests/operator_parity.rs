@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::ort_run;
+use common::{ort_run, random::Random};
 use qonvert::{
     ir::{Model, Tensor, text},
     onnx_file,
@@ -28,12 +28,7 @@ fn model(opset: i64, dims: &[usize], constants: &str, call: &str) -> Model {
 
 /// Numbers between `-size` and `size`.
 fn numbers(dims: &[usize], size: f32) -> Tensor {
-    let mut state = 7u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * size
-    };
-    Tensor::from_f32(dims, &(0..dims.iter().product()).map(|_| next()).collect::<Vec<_>>())
+    Random(7).tensor(dims, size)
 }
 
 fn check(model: &Model, x: &Tensor, call: &str) {

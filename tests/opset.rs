@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::ort_try_run;
+use common::{ort_try_run, random::Random};
 use qonvert::{
     ir::{DType, Model, Tensor, text},
     onnx_file::to_bytes,
@@ -16,14 +16,7 @@ const TARGETS: [i64; 10] = [9, 10, 11, 13, 14, 17, 18, 21, 25, 28];
 
 /// Numbers in [-2, 2) that look random.
 fn noise(dims: &[usize]) -> Tensor {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let values: Vec<f32> = (0..dims.iter().product::<usize>())
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u64 << 22) as f32 - 2.0
-        })
-        .collect();
-    Tensor::from_f32(dims, &values)
+    Random(0x2545_f491_4f6c_dd1d).tensor(dims, 2.0)
 }
 
 /// What an operator's change is tested with: the operators that it covers, the version it starts from, the graph, its

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::ort_try_run;
+use common::{ort_try_run, random::Random};
 use qonvert::{
     ir::{DType, NodeSpec, Place, Tensor, text},
     onnx_file,
@@ -11,13 +11,9 @@ use qonvert::{
 
 /// Numbers over, at and beyond a range, many of them half-way between two codes.
 fn numbers(range: Range, step: f32) -> Vec<f32> {
-    let mut state = 11u64;
-    let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 24) as f32
-    };
+    let mut draw = Random(11);
     let spread = range.hi - range.lo;
-    let random: Vec<f32> = (0..4000).map(|_| range.lo + spread * (1.4 * uniform() - 0.2)).collect();
+    let random: Vec<f32> = (0..4000).map(|_| range.lo + spread * (1.4 * draw.uniform() - 0.2)).collect();
     let halves = (-300..300).map(|i| (i as f32 + 0.5) * step);
     random.into_iter().chain(halves).chain([1e30, -1e30, 0.0, -0.0, 1e-42, f32::INFINITY, f32::NEG_INFINITY]).collect()
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::ort_try_run;
+use common::{ort_try_run, random::Random};
 use qonvert::{
     ir::{DType, Dim, Model, NodeSpec, Place, Shape, Tensor, Type},
     onnx_file,
@@ -11,17 +11,13 @@ use qonvert::{
 
 /// Numbers of every kind: random ones, exact multiples of half a step, huge and tiny ones.
 fn numbers(count: usize, step: f32) -> Vec<f32> {
-    let mut state = 7u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state >> 8
-    };
+    let mut draw = Random(7);
     (0..count)
         .map(|i| match i % 4 {
-            0 => (next() as f32 / (1 << 23) as f32 - 1.0) * 150.0 * step,
-            1 => ((next() % 600) as f32 - 300.0) * 0.5 * step,
-            2 => ((next() % 6000) as f32 - 3000.0) * 0.1 * step,
-            _ => [1e30, -1e30, 0.0, -0.0, 1e-40, f32::INFINITY, f32::NEG_INFINITY, 300.0 * step][next() as usize % 8],
+            0 => (2.0 * draw.uniform() - 1.0) * 150.0 * step,
+            1 => (draw.below(600) as f32 - 300.0) * 0.5 * step,
+            2 => (draw.below(6000) as f32 - 3000.0) * 0.1 * step,
+            _ => [1e30, -1e30, 0.0, -0.0, 1e-40, f32::INFINITY, f32::NEG_INFINITY, 300.0 * step][draw.below(8)],
         })
         .collect()
 }

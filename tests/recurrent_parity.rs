@@ -1,13 +1,10 @@
 //! RNN, GRU, LSTM and `DynamicQuantizeLSTM`: the built-in runtime against ONNX Runtime, and LSTM nodes on their way there.
 
 mod common;
-mod recurrent {
-    pub mod random;
-}
 
 use std::collections::BTreeMap;
 
-use common::ort_run;
+use common::{ort_run, random::Random};
 use qonvert::{
     Config, Job, Settings,
     analysis::placement::{self, Shapes, Wishes},
@@ -22,7 +19,6 @@ use qonvert::{
     target::Target,
     validate,
 };
-use recurrent::random::Random;
 
 /// A layer, and what it is given.
 #[derive(Debug, Clone)]

@@ -1,5 +1,8 @@
 //! Damaged and hostile files, full disks and killed processes: a clear error, no panic, no half-written output.
 
+#[path = "common/random.rs"]
+mod random;
+
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,6 +22,7 @@ use qonvert::{
     },
     passes,
 };
+use random::Random;
 
 /// One of everything that the reader has a branch for.
 fn small() -> Vec<u8> {
@@ -77,30 +81,18 @@ fn every_truncation_is_survived() {
     }
 }
 
-/// A reproducible source of damage.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n as u64) as usize
-    }
-
-    /// One to three bits flipped, bytes replaced or bytes lost.
-    fn damage(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut damaged = bytes.to_vec();
-        for _ in 0..=self.below(3) {
-            let at = self.below(damaged.len());
-            match self.below(4) {
-                0 => damaged[at] = self.below(256) as u8,
-                1 if damaged.len() > 1 => drop(damaged.remove(at)),
-                _ => damaged[at] ^= 1 << self.below(8),
-            }
+/// One to three bits flipped, bytes replaced or bytes lost.
+fn damage(bytes: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut damaged = bytes.to_vec();
+    for _ in 0..=random.below(3) {
+        let at = random.below(damaged.len());
+        match random.below(4) {
+            0 => damaged[at] = random.below(256) as u8,
+            1 if damaged.len() > 1 => drop(damaged.remove(at)),
+            _ => damaged[at] ^= 1 << random.below(8),
         }
-        damaged
     }
+    damaged
 }
 
 /// `QONVERT_DAMAGE_ROUNDS` asks for more.
@@ -112,7 +104,7 @@ fn rounds(usual: usize) -> usize {
 fn flipped_bits_are_survived() {
     let (bytes, mut random) = (small(), Random(0x9e37_79b9_7f4a_7c15));
     for round in 0..rounds(20_000) {
-        never_panics(&random.damage(&bytes), &format!("round {round}"));
+        never_panics(&damage(&bytes, &mut random), &format!("round {round}"));
     }
 }
 
@@ -131,7 +123,7 @@ fn damage_to_models_of_every_operator_is_survived() {
                 let bytes = fs::read(&path).unwrap();
                 never_panics(&bytes, &path.display().to_string());
                 for round in 0..rounds(8).min(1000) {
-                    never_panics(&random.damage(&bytes), &format!("{}, round {round}", path.display()));
+                    never_panics(&damage(&bytes, &mut random), &format!("{}, round {round}", path.display()));
                 }
             }
         }

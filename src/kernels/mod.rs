@@ -20,7 +20,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-pub use summary::{Stays, Summary};
+pub use summary::{Stays, Summary, is_conversion};
 
 use crate::{
     ir::{Model, NodeId},

@@ -1,13 +1,13 @@
 //! The copy that the steps work on, and what they remember.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::{
     analysis::{
         constants::constant_tensor,
         types::{self, Types},
     },
-    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, Type, ValueId},
+    ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, Type, ValueId},
     target::Target,
 };
 
@@ -84,6 +84,12 @@ impl<'a> Scratch<'a> {
     /// The nodes of the main graph and its subgraphs.
     pub(super) fn nodes(&self) -> Vec<NodeId> {
         self.m.nodes_below(self.m.main())
+    }
+
+    /// The main graph and its subgraphs.
+    pub(super) fn graphs(&self) -> Vec<GraphId> {
+        let graphs: BTreeSet<_> = self.nodes().into_iter().map(|n| self.m.node(n).graph()).collect();
+        graphs.into_iter().collect()
     }
 
     pub(super) fn types(&self) -> &Types {

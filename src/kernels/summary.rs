@@ -73,6 +73,6 @@ impl Prediction {
 }
 
 /// Whether an operator converts to or from codes.
-pub(super) fn is_conversion(op: &str) -> bool {
+pub fn is_conversion(op: &str) -> bool {
     matches!(op, "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear")
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Clock, Job, Quantized, even_out::prepared_for, prepare, promised, thin};
+use super::{Clock, Job, Quantized, already, even_out::prepared_for, prepare, promised, thin};
 use crate::{
     analysis::types,
     calibrate::Dataset,
@@ -50,7 +50,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         version: env!("CARGO_PKG_VERSION"),
         model: job.model.display().to_string(),
         output: Some(job.output.display().to_string()),
-        nodes: Nodes::of(&q.plan),
+        nodes: Nodes::of(&q.plan, &already::already(&q.left, &predicted)),
         saturation: Saturation::of(&q.plan),
         measured: q.measured.take(),
         auto: q.auto.take(),

@@ -101,6 +101,9 @@ pub struct Nodes {
     pub integer: usize,
     /// Those of them that quantize their data at run time.
     pub dynamic: usize,
+    /// Compute in integers or on codes, as the file had them before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub already: usize,
     /// Vanished into the node before.
     pub absorbed: usize,
     /// Stay float.
@@ -122,9 +125,23 @@ pub struct FloatReason {
     pub nodes: Vec<String>,
 }
 
+/// How a node is that a file has in its quantized form already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Already {
+    /// In integers, or on codes.
+    Integer,
+    /// It converts to or from them: none of the nodes that compute.
+    Converts,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
 impl Nodes {
-    /// Counts the nodes of a plan.
-    pub fn of(plan: &Plan) -> Self {
+    /// Counts the nodes of a plan; of those that it leaves as they are, some are quantized already, by the names of their
+    /// outputs.
+    pub fn of(plan: &Plan, already: &BTreeMap<String, Already>) -> Self {
         let mut nodes = Self::default();
         let mut reasons: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
         for (output, node) in &plan.nodes {
@@ -136,6 +153,9 @@ impl Nodes {
                     *nodes.kernels.entry(kernel.to_owned()).or_default() += 1;
                 }
                 Form::Absorbed => nodes.absorbed += 1,
+                Form::Float if already.contains_key(output) => {
+                    nodes.already += usize::from(already[output] == Already::Integer);
+                }
                 Form::Float => {
                     nodes.float += 1;
                     let reason = node.reason.as_deref().unwrap_or("the plan says so");
@@ -384,11 +404,31 @@ mod tests {
         )
         .unwrap();
         assert_eq!(Plan::from_yaml(&plan.to_yaml().unwrap()).unwrap(), plan);
-        let nodes = Nodes::of(&plan);
+        let nodes = Nodes::of(&plan, &BTreeMap::new());
         assert_eq!((nodes.integer, nodes.dynamic, nodes.float, plan.integer_nodes()), (2, 1, 1, 2));
         assert_eq!(nodes.kernels["DynamicQuantizeLSTM"], 1);
         let text = terminal::render(&Report { nodes, ..Report::default() }, false);
         assert!(text.contains("2 of 3 compute in integers (1 on data quantized at run time); 1 stay float"), "{text}");
+    }
+
+    #[test]
+    fn what_is_quantized_already_is_not_float() {
+        let plan = Plan::from_yaml(
+            "target: t\nactivations: {}\nnodes:\n  q: {op: QuantizeLinear, becomes: float, reason: r}\n  \
+             a: {op: Conv, becomes: float, reason: r}\n  b: {op: Exp, becomes: float, reason: r}\n",
+        )
+        .unwrap();
+        let already = [("q".to_owned(), Already::Converts), ("a".to_owned(), Already::Integer)].into();
+        let said = |plan: &Plan| {
+            let nodes = Nodes::of(plan, &already);
+            terminal::render(&Report { nodes, ..Report::default() }, false)
+        };
+        let text = said(&plan);
+        assert!(text.contains("1 of 2 compute in integers, as the file had them; 1 stay float"), "{text}");
+        let mut more = plan.clone();
+        more.nodes.insert("c".into(), serde_yaml::from_str("{op: Conv, becomes: integer}").unwrap());
+        let text = said(&more);
+        assert!(text.contains("2 of 3 compute in integers, 1 of them as the file had it; 1 stay float"), "{text}");
     }
 
     #[test]

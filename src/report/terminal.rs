@@ -161,10 +161,17 @@ fn collapse(out: &mut String, report: &Report) {
 
 fn nodes(out: &mut String, report: &Report, limit: usize) {
     let n = &report.nodes;
-    let total = n.integer + n.absorbed + n.float;
+    let integer = n.integer + n.already;
+    let total = integer + n.absorbed + n.float;
+    let file = match (n.already, n.integer) {
+        (0, _) => String::new(),
+        (_, 0) => ", as the file had them".to_owned(),
+        (1, _) => ", 1 of them as the file had it".to_owned(),
+        (already, _) => format!(", {already} of them as the file had them"),
+    };
     let dynamic = if n.dynamic > 0 { format!(" ({} on data quantized at run time)", n.dynamic) } else { String::new() };
     let absorbed = if n.absorbed > 0 { format!(", {} absorbed into them", n.absorbed) } else { String::new() };
-    let text = format!("{} of {total} compute in integers{dynamic}{absorbed}; {} stay float", n.integer, n.float);
+    let text = format!("{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {} stay float", n.float);
     row(out, "nodes", &text);
     for r in n.reasons.iter().take(limit) {
         row(out, "", &format!("  {} × {}: {}", r.nodes.len(), r.op, r.reason));
@@ -328,6 +335,7 @@ mod tests {
             nodes: Nodes {
                 integer: 48,
                 dynamic: 0,
+                already: 0,
                 absorbed: 20,
                 float: 14,
                 kernels: [("QLinearConv".to_owned(), 48)].into(),

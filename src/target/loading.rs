@@ -44,6 +44,37 @@ pub struct Chain {
     pub whole: Option<String>,
 }
 
+/// What Transposes move past.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Layout {
+    /// Float poolings of so many channels, or a multiple, compute on blocks of them, and nothing moves past; 0 where none do.
+    pub channel_block: usize,
+    /// Operators that compute element by element.
+    pub elementwise: Vec<String>,
+    /// The same, with operands that may have fewer dims.
+    pub broadcast: Vec<String>,
+    /// Operators that reduce along axes.
+    pub reductions: Vec<String>,
+}
+
+impl Layout {
+    /// Whether an operator computes element by element.
+    pub fn is_elementwise(&self, node: &Node) -> bool {
+        self.elementwise.iter().any(|op| node.is(op))
+    }
+
+    /// Whether it does so with operands that may have fewer dims.
+    pub fn is_broadcast(&self, node: &Node) -> bool {
+        self.broadcast.iter().any(|op| node.is(op))
+    }
+
+    /// Whether it reduces along axes.
+    pub fn is_reduction(&self, node: &Node) -> bool {
+        self.reductions.iter().any(|op| node.is(op))
+    }
+}
+
 /// The types of codes that kernels take if their row says nothing.
 pub(super) fn eight_bits() -> Vec<DType> {
     vec![DType::Uint8, DType::Int8]

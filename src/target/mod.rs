@@ -20,7 +20,7 @@ mod written;
 pub use costs::{Convolution, Costs};
 pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
-pub use loading::{Chain, WeightAxis, WeightOnly};
+pub use loading::{Chain, Layout, WeightAxis, WeightOnly};
 pub use products::{DynamicCosts, ProductTimes};
 pub use recurrent::{Layer, RecurrentCosts};
 pub use written::{IntegerOp, IntegerOps};
@@ -60,6 +60,9 @@ pub struct Target {
     /// What becomes of integer products that the file spells out.
     #[serde(default)]
     pub chains: Vec<Chain>,
+    /// What Transposes move past.
+    #[serde(default)]
+    pub layout: Layout,
     /// Operators that compute in integers as they stand in a file, with their domain in front where it is not ONNX's.
     #[serde(default)]
     pub integer: Vec<String>,
@@ -104,6 +107,9 @@ pub struct Kernel {
     /// The types of its data.
     #[serde(default = "loading::eight_bits")]
     pub codes: Vec<DType>,
+    /// The types of its data if the weight is of the same type.
+    #[serde(default)]
+    pub codes_alike: Vec<DType>,
     /// Along which axis the scales of its weight may lie.
     #[serde(default)]
     pub weight_axis: WeightAxis,

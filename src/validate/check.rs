@@ -156,7 +156,7 @@ fn check_pair(model: &Model, types: &Types, n: NodeId) -> Result<()> {
         }
     }
     let Some(scales) = model.value(scale).constant() else { return Ok(()) };
-    check_scale(scales)?;
+    check_scale(scales, quantizes)?;
     let dims = |v: ValueId| types.shape(v).map(|s| s.iter().map(|d| d.known()).collect::<Vec<Option<usize>>>());
     let shape = dims(x).or_else(|| node.output(0).and_then(dims));
     let block = node.int("block_size").unwrap_or(0);
@@ -173,9 +173,13 @@ fn check_pair(model: &Model, types: &Types, n: NodeId) -> Result<()> {
     Ok(())
 }
 
-fn check_scale(scales: &Tensor) -> Result<()> {
-    let bad = scales.to_f32()?.into_iter().find(|s| !(s.is_finite() && *s > 0.0));
-    bad.map_or(Ok(()), |s| Err(Error::bug(format!("a scale is {s}, must be positive and finite"))))
+/// Codes may stand for numbers of the other sign: 4-bit weights of other tools do, for one code more on the longer side.
+fn check_scale(scales: &Tensor, quantizes: bool) -> Result<()> {
+    let (bad, must) = match quantizes {
+        true => (scales.to_f32()?.into_iter().find(|s| !(s.is_finite() && *s > 0.0)), "positive and finite"),
+        false => (scales.to_f32()?.into_iter().find(|s| !s.is_finite() || *s == 0.0), "finite and not 0"),
+    };
+    bad.map_or(Ok(()), |s| Err(Error::bug(format!("a scale is {s}, must be {must}"))))
 }
 
 /// `shape`: of the value; `None` is unknown rank, a dim of `None` an unknown dim.
@@ -290,6 +294,11 @@ mod tests {
         };
         assert!(per_channel("float[2] s = {1,2}", 1).ends_with("the scale has 2 elements, axis 1 of the value has 3"));
         assert!(per_channel("float[3] s = {1,0,1}", 1).ends_with("a scale is 0, must be positive and finite"));
+        let signs = |s: &str| {
+            format!("int8[4,3] x \n float[3] s = {{{s}}} \n y = DequantizeLinear <axis = 1>(x, s) \n return y")
+        };
+        check(&model(&signs("1,-1,1"))).unwrap();
+        assert!(fails(&signs("1,0,1")).ends_with("a scale is 0, must be finite and not 0"));
         assert!(per_channel("float[3] s = {1,1,1}", 2).ends_with("axis 2 does not exist in rank 2"));
         let zero = "float[4,3] x \n float[] s = {1} \n int32[] z = {0} \n q = QuantizeLinear(x, s, z) \n return q";
         assert!(fails(zero).contains("int32"), "{}", fails(zero));

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
+use crate::random::noise;
 use ndarray::{Array, Array1, Array4};
 use ndarray_npy::NpzWriter;
 use qonvert::{ir::text, onnx_file};
@@ -30,14 +31,6 @@ net (float[N,3,16,16] image) => (float[N,4] scores)
    [head] s = Gemm <transB = 1> (f, w3, b3)
    [squash] scores = Tanh (s)
 }"#;
-
-/// Numbers that look random and are the same everywhere.
-pub fn noise(seed: u32, i: usize) -> f32 {
-    let mut x = seed.wrapping_mul(0x9E37_79B9) ^ (i as u32).wrapping_mul(0x85EB_CA6B);
-    x = (x ^ (x >> 15)).wrapping_mul(0x2C1B_3C6D);
-    x = (x ^ (x >> 12)).wrapping_mul(0x297A_2D39);
-    f64::from(x ^ (x >> 15)) as f32 / u32::MAX as f32 * 2.0 - 1.0
-}
 
 impl Place {
     pub fn new() -> Self {

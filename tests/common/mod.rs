@@ -4,6 +4,8 @@
 
 #![allow(dead_code)] // Each test file is a crate of its own and uses a part of this.
 
+pub mod random;
+
 use std::sync::OnceLock;
 
 use ort::{

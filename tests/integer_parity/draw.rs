@@ -1,5 +1,6 @@
 //! Codes, scales and zero points, drawn from a fixed seed, with what is hard made frequent.
 
+use crate::common::random::Random;
 use qonvert::{
     ir::{DType, Tensor},
     quant::{
@@ -83,20 +84,15 @@ impl DrawnWeight {
 }
 
 /// A source of numbers that is the same in every run.
-pub struct Draw(u64);
+pub struct Draw(Random);
 
 impl Draw {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
+        Self(Random(seed))
     }
 
     pub fn below(&mut self, n: usize) -> usize {
-        self.bits() as usize % n
+        self.0.below(n)
     }
 
     pub fn flip(&mut self) -> bool {
@@ -105,11 +101,11 @@ impl Draw {
 
     /// A number from 0 to 1.
     pub fn uniform(&mut self) -> f32 {
-        (self.bits() & 0xff_ffff) as f32 / (1 << 24) as f32
+        self.0.uniform()
     }
 
     pub fn floats(&mut self, count: usize, size: f32) -> Vec<f32> {
-        (0..count).map(|_| (2.0 * self.uniform() - 1.0) * size).collect()
+        self.0.floats(count, size)
     }
 
     /// Numbers whose range a kernel finds by itself; half-way points are frequent in all modes but the first.

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::{
-    ir::{DType, NodeId, ValueId},
+    ir::{DType, NodeId, Use, ValueId},
     kernels::scratch::{Fate, Scratch},
     target::Chain,
 };
@@ -15,6 +15,11 @@ use crate::{
 pub(super) fn run(s: &mut Scratch) {
     for n in s.nodes() {
         let Some(node) = s.m.try_node(n) else { continue };
+        let written = |c: &&Chain| c.kernel.as_ref() == Some(&node.op_type) && !node.in_onnx_domain();
+        if let Some(row) = s.target.chains.iter().find(written).cloned() {
+            take_written_data(s, n, &row);
+            continue;
+        }
         let Some(row) = s.target.chains.iter().find(|c| node.is(&c.product)).cloned() else { continue };
         let why = match &row.kernel {
             None => {
@@ -83,21 +88,35 @@ fn fuse(s: &mut Scratch, n: NodeId, row: &Chain) -> Result<(), String> {
         }
     }
     s.kernels.insert(n, kernel);
-    if let (Some(d), Some(whole)) = (data, row.whole.clone())
-        && s.m.node(d).outputs().iter().flatten().all(|&v| s.m.value(v).readers().all(|(r, _)| r == n))
-        && s.m.node(n).input(1).is_some_and(|v| s.is_constant(v))
-    {
-        for i in 0..s.m.node(n).inputs().len() {
-            let from = s.m.node(n).input(i).and_then(|v| s.m.producer(v));
-            if from == Some(d) {
-                s.m.set_input(n, i, None);
-            }
-        }
-        let x = s.m.node(d).input(0);
-        s.m.set_input(n, 0, x);
-        s.remove(d, Fate::Part(n));
-        s.kernels.insert(n, whole);
+    if let Some(d) = data.filter(|_| s.m.node(n).input(1).is_some_and(|v| s.is_constant(v))) {
+        take_data(s, n, d, row);
     }
     s.why.remove(&n);
     Ok(())
+}
+
+/// The kernel that stands in the file, with codes, scale and zero point from one DynamicQuantizeLinear.
+fn take_written_data(s: &mut Scratch, n: NodeId, row: &Chain) -> Option<()> {
+    let node = s.m.node(n);
+    let d = s.m.producer(node.input(0)?).filter(|&d| s.m.node(d).is("DynamicQuantizeLinear"))?;
+    let [codes, scale, zero_point] = [0, 1, 2].map(|i| s.m.node(d).output(i));
+    let own = node.input(0) == codes && node.input(2) == scale && node.input(4).is_none_or(|v| Some(v) == zero_point);
+    own.then(|| take_data(s, n, d, row))
+}
+
+/// The DynamicQuantizeLinear of the data, if nothing else uses what it makes, goes into the product's kernel.
+fn take_data(s: &mut Scratch, n: NodeId, d: NodeId, row: &Chain) {
+    let own = |u: &Use| matches!(u, Use::Input(reader, _) if *reader == n);
+    let alone = s.m.node(d).outputs().iter().flatten().all(|&v| s.m.value(v).uses().iter().all(own));
+    let Some(whole) = row.whole.clone().filter(|_| alone) else { return };
+    for i in 0..s.m.node(n).inputs().len() {
+        let from = s.m.node(n).input(i).and_then(|v| s.m.producer(v));
+        if from == Some(d) {
+            s.m.set_input(n, i, None);
+        }
+    }
+    let x = s.m.node(d).input(0);
+    s.m.set_input(n, 0, x);
+    s.remove(d, Fate::Part(n));
+    s.kernels.insert(n, whole);
 }

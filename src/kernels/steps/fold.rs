@@ -3,7 +3,7 @@
 //! with both. Nodes that do nothing vanish.
 
 use crate::{
-    ir::NodeId,
+    ir::{Node, NodeId},
     kernels::scratch::{Fate, Scratch},
 };
 
@@ -28,12 +28,17 @@ pub(super) fn run(s: &mut Scratch) {
     }
 }
 
+/// Whether a node makes something new each time.
+pub(super) fn is_random(node: &Node) -> bool {
+    RANDOM.contains(&node.op_type.as_str())
+}
+
 fn folds(s: &Scratch, n: NodeId) -> bool {
     let node = s.m.node(n);
     if s.is_dequantize(n)
-        || RANDOM.contains(&node.op_type.as_str())
+        || is_random(node)
         || node.subgraphs().next().is_some()
-        || !node.in_onnx_domain()
+        || !(node.in_onnx_domain() || s.is_quantize(n))
     {
         return false;
     }

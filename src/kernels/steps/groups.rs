@@ -114,13 +114,13 @@ fn types(s: &Scratch, n: NodeId, row: &Kernel, group: &Group) -> Result<(), Stri
     let dtype = |n| s.codes_of(n).ok_or_else(|| "the type of its codes is not known".to_owned());
     let first = group.dequantize.first().ok_or("it has no quantized input")?;
     let data = dtype(first.1)?;
-    if !row.codes.contains(&data) {
+    if !row.codes.contains(&data) && !row.codes_alike.contains(&data) {
         return Err(format!("{} does not take {data} data", row.kernel));
     }
     for &(i, d) in &group.dequantize[1..] {
         let (found, role) = (dtype(d)?, ops::spec(&s.m, n).map(|o| o.role(i)));
         let fits = match role {
-            Some(Role::Weight) => matches!(found, DType::Int8 | DType::Uint8),
+            Some(Role::Weight) if row.codes.contains(&data) => matches!(found, DType::Int8 | DType::Uint8),
             Some(Role::Bias) => found == DType::Int32,
             _ => found == data,
         };

@@ -12,6 +12,7 @@ mod merge;
 mod pairs;
 mod propagate;
 mod requantize;
+mod transposes;
 mod unique;
 mod weight_only;
 
@@ -24,6 +25,7 @@ pub(super) fn run(s: &mut Scratch) {
     merge::run(s);
     pairs::run(s);
     gemm::run(s);
+    transposes::run(s);
     unique::run(s);
     propagate::run(s);
     requantize::run(s);
@@ -33,9 +35,10 @@ pub(super) fn run(s: &mut Scratch) {
     pairs::run(s);
     merge::run(s);
     clamps::run(s);
+    transposes::run(s);
     codes::run(s);
     groups::run(s);
     weight_only::run(s);
-    layout::run(s);
     chains::run(s);
+    layout::run(s);
 }

@@ -52,7 +52,7 @@ fn forward(s: &mut Scratch, d: NodeId) {
 }
 
 /// Inserts a pair behind a node, for all uses of its output; returns what they read then.
-fn pair_behind(s: &mut Scratch, like: NodeId, n: NodeId, out: ValueId) -> ValueId {
+pub(super) fn pair_behind(s: &mut Scratch, like: NodeId, n: NodeId, out: ValueId) -> ValueId {
     let uses = s.m.value(out).uses().to_vec();
     let codes = s.quantize_like(like, out, Place::After(n));
     let q = s.m.producer(codes).unwrap_or(n);
@@ -78,8 +78,9 @@ fn backward(s: &mut Scratch, q: NodeId) {
         let Some(n) = s.m.producer(v).filter(|&n| passes(s, n) && s.m.sole_reader(v).is_some()) else { return };
         let Some(x) = s.m.node(n).input(0) else { return };
         let made_by = s.m.producer(x);
-        // A node that stands behind a conversion already, a constant, and a value that others read too, stop it.
-        if made_by.is_some_and(|p| s.is_dequantize(p)) || s.is_constant(x) || s.m.sole_reader(x).is_none() {
+        // A node that stands behind a conversion already, a constant, and what a node makes for others too, stop it.
+        let shared = made_by.is_some() && s.m.sole_reader(x).is_none();
+        if made_by.is_some_and(|p| s.is_dequantize(p)) || s.is_constant(x) || shared {
             return;
         }
         let codes = s.quantize_like(q, x, Place::Before(n));
