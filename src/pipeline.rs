@@ -4,6 +4,7 @@ mod before;
 mod convert;
 mod dynamic;
 mod finish;
+mod fit;
 mod measure;
 mod promised;
 mod sensitivity;
@@ -11,6 +12,7 @@ mod sensitivity;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -32,7 +34,7 @@ use crate::{
     ir::{Model, NodeId, Tensor, ValueId},
     onnx_file::{self, ReadOptions},
     passes::{self, Context, Stage},
-    plan::{self, Plan},
+    plan::{self, KnownReads, Plan},
     runtime::{Runtime, tract::Tract},
     scheme::{Resolved, Settings},
 };
@@ -117,6 +119,8 @@ pub struct Quantized {
     pub model: Model,
     /// The plan that was carried out.
     pub plan: Plan,
+    /// What weights were rounded by, beside themselves.
+    pub known: Arc<KnownReads>,
     /// What was measured, if the plan was.
     pub measured: Option<Measured>,
     /// Where the plan comes from; `None` if it was given.
@@ -172,16 +176,24 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
             cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
-            let proof_samples = dataset.as_ref().map(|d| d.split().0.validation).unwrap_or_default();
-            Outcome { plan: plan.clone(), proof_samples, held_out: true, ..Outcome::default() }
+            let split = dataset.as_ref().map(|d| d.split().0).unwrap_or_default();
+            let (plan, samples, proof_samples) = (plan.clone(), split.calibration, split.validation);
+            Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
         }
         None => run.make_plan(dataset.as_ref())?,
     };
     let Run { diagnostics, mut clock, .. } = run;
     cx.diagnostics.extend(diagnostics);
+    if fit::asked(&outcome.plan) {
+        clock.step("look at layers");
+        let data = dataset.as_ref().map(|d| (d, &outcome.samples[..]));
+        let (known, noticed) = fit::know(job, &model, &outcome.plan, data)?;
+        cx.known = known;
+        cx.diagnostics.extend(noticed);
+    }
     let data = dataset.as_ref().or(evaluation.as_ref());
     let (measured, noticed) =
-        measure::measure(job, [&original, &model], &resolved, data, &cx.options, &mut outcome, &mut clock)?;
+        measure::measure(job, [&original, &model], &resolved, data, &cx, &mut outcome, &mut clock)?;
     cx.diagnostics.extend(noticed);
     clock.step("rewrite");
     let promises = promised::promises(&model, &outcome.plan);
@@ -202,6 +214,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         original,
         model,
         plan,
+        known: cx.known,
         measured,
         placement: outcome.placement,
         dataset,
@@ -377,7 +390,7 @@ impl Run<'_, '_> {
         }
         if self.resolved.store_float_weights {
             let keep = |n: NodeId| self.resolved.wishes.keeps_float(model, n).is_some();
-            plan::store_float_weights(model, &mut plan, keep);
+            plan::store_float_weights(model, &mut plan, &self.resolved.scheme, keep);
         }
         let placement = Some(placement);
         Ok(Outcome { plan, placement, table, samples, proof_samples: split.validation, held_out: split.held_out })

@@ -44,8 +44,14 @@ struct Layer {
     weight: Weight,
 }
 
-const WEIGHT: Weight =
-    Weight { dtype: DType::Int8, axis: Some(1), symmetric: true, reduce_range: false, pair_axes: Vec::new() };
+const WEIGHT: Weight = Weight {
+    dtype: DType::Int8,
+    axis: Some(1),
+    symmetric: true,
+    reduce_range: false,
+    pair_axes: Vec::new(),
+    algorithm: "rtn".into(),
+};
 
 impl Layer {
     fn new(steps: usize, batch: usize, inputs: usize, hidden: usize, direction: &'static str) -> Self {
@@ -251,7 +257,7 @@ fn quantized_layers_of_every_form() {
             (DType::Int8, Some(1), true, true),
         ] {
             layers.push(Layer {
-                weight: Weight { dtype, axis, symmetric, reduce_range, pair_axes: Vec::new() },
+                weight: Weight { dtype, axis, symmetric, reduce_range, pair_axes: Vec::new(), algorithm: "rtn".into() },
                 ..base.clone()
             });
         }
@@ -387,7 +393,8 @@ fn quantized_layers_there_and_back() {
     ];
     for (i, direction) in ["forward", "reverse", "bidirectional"].into_iter().enumerate() {
         for (dtype, axis, symmetric) in forms {
-            let weight = Weight { dtype, axis, symmetric, reduce_range: false, pair_axes: Vec::new() };
+            let weight =
+                Weight { dtype, axis, symmetric, reduce_range: false, pair_axes: Vec::new(), algorithm: "rtn".into() };
             let one = Layer { weight: weight.clone(), ..Layer::new(1, 4, 20, 24, direction) };
             let base = Layer { initial: true, peepholes: true, steps: 9, ..one.clone() };
             for layer in [one, base.clone(), Layer { bias: false, attributes: ", clip = 0.7", ..base }] {

@@ -7,6 +7,7 @@ mod averages;
 mod check;
 mod decide;
 mod fragile;
+mod known;
 mod saturation;
 mod weights;
 
@@ -20,6 +21,7 @@ mod store;
 
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use fragile::{fragile_weights, gated_products};
+pub use known::{Known, KnownReads, layout, reads};
 pub use names::named_values;
 pub use regions::Regions;
 pub use store::store_float_weights;
@@ -62,6 +64,9 @@ pub struct StoredWeight {
     pub first_axis: usize,
     /// … to this one.
     pub last_axis: usize,
+    /// How it is rounded.
+    #[serde(default = "weights::default_algorithm", skip_serializing_if = "weights::is_default_algorithm")]
+    pub algorithm: String,
 }
 
 /// A quantized activation.
@@ -153,6 +158,9 @@ pub struct Weight {
     /// depth. Channels in which they would are spread over fewer codes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pair_axes: Vec<usize>,
+    /// How it is rounded.
+    #[serde(default = "weights::default_algorithm", skip_serializing_if = "weights::is_default_algorithm")]
+    pub algorithm: String,
 }
 
 impl Plan {

@@ -78,7 +78,7 @@ pub struct Args {
     dump_plan: Option<PathBuf>,
     /// Carry out this plan, perhaps edited, instead of making one
     #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with_all = [
-        "ranges", "target", "samples", "observer", "percentile", "activation_type", "weight_type", "per_tensor", "symmetric",
+        "ranges", "target", "samples", "observer", "percentile", "activation_type", "weight_type", "weight_algorithm", "per_tensor", "symmetric",
         "reduce_range", "keep_float", "everywhere", "no_bias_correction", "mode",
     ])]
     plan: Option<PathBuf>,

@@ -15,7 +15,7 @@ pub struct Window<'a> {
 }
 
 /// A window over given dims.
-pub(super) struct Windows<'a> {
+pub struct Windows<'a> {
     window: Window<'a>,
     dims: &'a [usize],
     kernel: &'a [usize],
@@ -24,7 +24,7 @@ pub(super) struct Windows<'a> {
 }
 
 /// Elements that one window covers: the index inside the window, and the index inside the spatial dims.
-pub(super) type Taps = Vec<(usize, usize)>;
+pub type Taps = Vec<(usize, usize)>;
 
 impl<'a> Windows<'a> {
     /// Windows of the shape `kernel` over the spatial `dims`. With `ceil` a last window that is cut off by the end

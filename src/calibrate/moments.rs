@@ -1,0 +1,356 @@
+//! One more pass over some of the data: second moments of what layers read, for the algorithms that round weights by them.
+//!
+//! Of each sample a layer gives a few of its rows (positions of a convolution, rows of a matrix), spread over all of it.
+//! How many depends on the depth of its products alone, so neither memory nor time grow with the data.
+//! Samples run in parallel, a few at a time; what they give is added in their order, so that threads change nothing.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use rayon::prelude::*;
+
+use super::collect::{Feed, Progress, for_each_sample};
+use crate::{
+    error::{Error, Result},
+    ir::{Model, Node, ValueId},
+    quant::{
+        QParams,
+        arith::Quantizer,
+        integer::{Window, Windows},
+    },
+    runtime::{Observed, Runtime},
+    weights::{Moments, Seen},
+};
+
+/// Products of more inputs than this are not looked at: their moments alone would take 64 MB for each half of the data.
+pub const DEEPEST: usize = 4096;
+/// Moments of all layers take at most so many bytes.
+const MOST_BYTES: usize = 1 << 30;
+/// Rows for each input of a product, in both halves together: with fewer than a few, rounding fits to chance …
+const ROWS_FOR_EACH: usize = 8;
+/// … but deep products, whose rows cost most, make do with fewer …
+const MOST_ROWS: usize = 12288;
+/// … and shallow ones get more, since it costs nothing.
+const FEWEST_ROWS: usize = 4096;
+/// Samples whose rows are kept at a time, at most, and the bytes that these may take.
+const AT_A_TIME: (usize, usize) = (16, 1 << 26);
+/// With fewer samples than this, each gives rows to both halves.
+const FEW_SAMPLES: usize = 8;
+
+/// A layer's window over its input.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Patches {
+    kernel: Vec<usize>,
+    strides: Vec<usize>,
+    dilations: Vec<usize>,
+    pads: Vec<usize>,
+    auto_pad: String,
+    groups: usize,
+}
+
+impl Patches {
+    /// The window of a convolution with a weight of these dims; `None` for what is not sound, or crops.
+    pub fn of(conv: &Node, weight: &[usize]) -> Option<Self> {
+        let kernel = weight.get(2..)?.to_vec();
+        let list = |name: &str, count: usize, default: usize| match conv.ints(name) {
+            Some(v) if v.len() == count => v.iter().map(|&i| usize::try_from(i).ok()).collect::<Option<Vec<_>>>(),
+            _ => Some(vec![default; count]),
+        };
+        let rank = kernel.len();
+        let patches = Self {
+            strides: list("strides", rank, 1)?,
+            dilations: list("dilations", rank, 1)?,
+            pads: list("pads", 2 * rank, 0)?,
+            auto_pad: conv.string("auto_pad").unwrap_or("NOTSET").to_owned(),
+            groups: usize::try_from(conv.int("group").unwrap_or(1)).ok().filter(|&g| g > 0)?,
+            kernel,
+        };
+        (!patches.strides.contains(&0)).then_some(patches)
+    }
+
+    /// Elements added before each dim of these sizes, then those added behind each.
+    fn pads(&self, sizes: &[usize]) -> Option<Vec<usize>> {
+        let rank = self.kernel.len();
+        match self.auto_pad.as_str() {
+            "VALID" => Some(vec![0; 2 * rank]),
+            "SAME_UPPER" | "SAME_LOWER" => {
+                let total = |i: usize| {
+                    let reach = self.kernel[i].checked_sub(1)?.checked_mul(self.dilations[i])?.checked_add(1)?;
+                    let last = (sizes[i].div_ceil(self.strides[i])).checked_sub(1)?.checked_mul(self.strides[i])?;
+                    Some(last.checked_add(reach)?.saturating_sub(sizes[i]))
+                };
+                let totals: Vec<usize> = (0..rank).map(total).collect::<Option<_>>()?;
+                let less = |t: &usize| t / 2;
+                let more = |t: &usize| t - t / 2;
+                let upper = self.auto_pad == "SAME_UPPER";
+                let before = totals.iter().map(if upper { less } else { more });
+                Some(before.chain(totals.iter().map(if upper { more } else { less })).collect())
+            }
+            _ => Some(self.pads.clone()),
+        }
+    }
+}
+
+/// How a layer reads a value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// The value.
+    pub value: ValueId,
+    /// Through a window, or row by row: along the last axis.
+    pub patches: Option<Patches>,
+    /// How the value is quantized before the layer reads it.
+    pub params: Option<QParams>,
+}
+
+/// Layers that are to have moments in common.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Want {
+    /// What they read.
+    pub readings: Vec<Reading>,
+    /// Products that one of their outputs adds.
+    pub depth: usize,
+    /// Groups of outputs that read different inputs.
+    pub groups: usize,
+    /// Their biases take back what the mean of their output is off.
+    pub centered: bool,
+}
+
+/// Why there are no moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The products are deeper than [`DEEPEST`], or those of the layers before took all the memory that is allowed.
+    Large,
+    /// The data have another shape than the weight asks for, have numbers that are not finite, or there are too few rows.
+    Data,
+}
+
+/// What was seen for each half of the data.
+type Halves = [Option<Seen>; 2];
+
+/// Runs `model` on `samples` and gathers what is wanted, in the order of the wants.
+pub fn gather(
+    runtime: &dyn Runtime,
+    model: &Model,
+    wants: &[Want],
+    samples: &[usize],
+    feed: &Feed<'_>,
+    progress: &Progress<'_>,
+) -> Result<Vec<std::result::Result<Moments, Missing>>> {
+    if samples.is_empty() {
+        return Err(Error::data("there are no samples to see what layers read"));
+    }
+    let mut left = MOST_BYTES;
+    let fits = |want: &Want| {
+        let bytes = Moments::bytes(want.depth, want.groups);
+        let fits = want.depth <= DEEPEST && bytes <= left;
+        left -= if fits { bytes } else { 0 };
+        fits.then(|| Mutex::new(Some(Moments::new(want.depth, want.groups))))
+    };
+    let moments: Vec<Option<Mutex<Option<Moments>>>> = wants.iter().map(fits).collect();
+    let mut readers: BTreeMap<ValueId, Vec<(usize, &Reading)>> = BTreeMap::new();
+    for (w, want) in wants.iter().enumerate().filter(|(w, _)| moments[*w].is_some()) {
+        want.readings.iter().for_each(|r| readers.entry(r.value).or_default().push((w, r)));
+    }
+    let values: Vec<ValueId> = readers.keys().copied().collect();
+    let session = runtime.load(model, &values)?;
+    let rows: Vec<usize> = wants.iter().map(|want| rows_of_sample(want, samples.len())).collect();
+    let kept: usize = wants.iter().zip(&rows).map(|(w, r)| r * w.depth * w.groups * size_of::<f32>()).sum();
+    let at_a_time = (AT_A_TIME.1 / kept.max(1)).clamp(1, AT_A_TIME.0);
+    let order: BTreeMap<usize, usize> = samples.iter().enumerate().map(|(i, &s)| (s, i)).collect();
+    for (chunk, some) in samples.chunks(at_a_time).enumerate() {
+        let seen: Mutex<BTreeMap<(usize, usize, usize), Option<Halves>>> = Mutex::new(BTreeMap::new());
+        let progress = |done: usize, _: usize| progress(chunk * at_a_time + done, samples.len());
+        for_each_sample(some, &progress, |sample| {
+            let nth = order[&sample];
+            session.run_observed(&feed(sample)?, &mut |number, value| {
+                for (i, &(w, reading)) in readers[&values[number]].iter().enumerate() {
+                    let place = number * wants.len() * 2 + i;
+                    let split = (samples.len() < FEW_SAMPLES).then_some(nth);
+                    let halves = rows_of(value, reading, &wants[w], rows[w], nth, split)?;
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).insert((w, nth, place), halves);
+                }
+                Ok(())
+            })?;
+            Ok(())
+        })?;
+        let mut of_want: BTreeMap<usize, Vec<Option<Halves>>> = BTreeMap::new();
+        for ((w, ..), halves) in seen.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            of_want.entry(w).or_default().push(halves);
+        }
+        of_want.par_iter().for_each(|(&w, seen)| {
+            let Some(slot) = &moments[w] else { return };
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(own) = slot.as_mut() else { return };
+            for half in [0, 1] {
+                let parts: Vec<&Seen> = seen.iter().flatten().filter_map(|halves| halves[half].as_ref()).collect();
+                if !parts.is_empty() {
+                    own.add(half, &joined(&parts, wants[w].groups));
+                }
+            }
+            if seen.iter().any(Option::is_none) {
+                *slot = None;
+            }
+        });
+    }
+    let finish = |(w, slot): (usize, Option<Mutex<Option<Moments>>>)| {
+        let moments = slot.ok_or(Missing::Large)?.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut moments = moments.ok_or(Missing::Data)?;
+        moments.finish(wants[w].centered).then_some(moments).ok_or(Missing::Data)
+    };
+    Ok(moments.into_par_iter().enumerate().map(finish).collect())
+}
+
+/// Rows that each sample gives.
+fn rows_of_sample(want: &Want, samples: usize) -> usize {
+    let rows = want.depth.saturating_mul(ROWS_FOR_EACH).clamp(FEWEST_ROWS, MOST_ROWS);
+    rows.div_ceil(samples * want.readings.len().max(1)).max(2)
+}
+
+/// All rows of one group behind each other, then those of the next.
+fn joined(parts: &[&Seen], groups: usize) -> Seen {
+    let mut all = Seen { noise: parts[0].noise.clone(), cross: parts[0].cross.clone(), ..Seen::default() };
+    for part in &parts[1..] {
+        all.noise.iter_mut().zip(&part.noise).for_each(|(a, b)| *a += b);
+        all.cross.iter_mut().zip(&part.cross).for_each(|(a, b)| *a += b);
+    }
+    for group in 0..groups {
+        for part in parts {
+            let each = part.rows.len() / groups;
+            all.rows.extend_from_slice(&part.rows[group * each..(group + 1) * each]);
+        }
+    }
+    all
+}
+
+/// What a layer reads of a value in a sample, in the halves that it belongs to; `None` where its shape does not fit.
+/// `split` is the sample's number where its rows go to both halves.
+fn rows_of(
+    value: &dyn Observed,
+    reading: &Reading,
+    want: &Want,
+    count: usize,
+    nth: usize,
+    split: Option<usize>,
+) -> Result<Option<Halves>> {
+    let values = value.floats()?;
+    let dims = value.dims();
+    let view = match &reading.patches {
+        None => View::rows(dims, want),
+        Some(patches) => View::patches(dims, patches, want),
+    };
+    let Some(view) = view else { return Ok(None) };
+    let chosen = spread(view.positions(), count, nth);
+    let parity = |at: usize| if split.is_some() { at % 2 } else { nth % 2 };
+    let of_half = |half: usize| -> Result<Option<Seen>> {
+        let own: Vec<usize> =
+            chosen.iter().enumerate().filter(|(i, _)| parity(i + nth) == half).map(|(_, &p)| p).collect();
+        if own.is_empty() { Ok(None) } else { view.seen(&values, &own, want, reading.params).map(Some) }
+    };
+    Ok(Some([of_half(0)?, of_half(1)?]))
+}
+
+/// So many of the positions, spread evenly; other ones for each sample. They come in steps of the golden ratio, which falls
+/// in step with no width of a picture.
+fn spread(positions: usize, count: usize, nth: usize) -> Vec<usize> {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    if positions <= count {
+        return (0..positions).collect();
+    }
+    let place = |i: usize| (((nth * count + i) as f64 * GOLDEN).fract() * positions as f64) as usize;
+    (0..count).map(|i| place(i).min(positions - 1)).collect()
+}
+
+/// Rows of a value, not yet taken out.
+enum View<'a> {
+    /// Row after row of the layer's depth.
+    Rows(usize),
+    /// Windows over each of so many pictures, of so many channels and elements of a channel.
+    Patches { windows: WindowsOf<'a>, batch: usize, channels: usize, plane: usize },
+}
+
+/// A window with its lists.
+struct WindowsOf<'a> {
+    patches: &'a Patches,
+    pads: Vec<usize>,
+    sizes: &'a [usize],
+    positions: usize,
+}
+
+impl WindowsOf<'_> {
+    fn each<T>(&self, work: impl FnOnce(&Windows<'_>) -> T) -> Result<T> {
+        let Patches { kernel, strides, dilations, .. } = self.patches;
+        let window = Window { strides, dilations, pads: &self.pads };
+        Ok(work(&Windows::new(window, self.sizes, kernel, false)?))
+    }
+}
+
+impl<'a> View<'a> {
+    fn rows(dims: &[usize], want: &Want) -> Option<Self> {
+        let (&last, lead) = dims.split_last()?;
+        (last == want.depth && want.groups == 1).then(|| Self::Rows(lead.iter().product()))
+    }
+
+    fn patches(dims: &'a [usize], patches: &'a Patches, want: &Want) -> Option<Self> {
+        let (&[batch, channels], sizes) = dims.split_first_chunk()?;
+        let taps: usize = patches.kernel.iter().product();
+        let own = channels.checked_div(patches.groups)?;
+        if sizes.len() != patches.kernel.len() || own.checked_mul(taps)? != want.depth || patches.groups != want.groups
+        {
+            return None;
+        }
+        let mut windows = WindowsOf { patches, pads: patches.pads(sizes)?, sizes, positions: 0 };
+        windows.positions = windows.each(|w| w.out.iter().product()).ok()?;
+        Some(Self::Patches { windows, batch, channels, plane: sizes.iter().product() })
+    }
+
+    /// How many rows there are.
+    fn positions(&self) -> usize {
+        match self {
+            Self::Rows(count) => *count,
+            Self::Patches { windows, batch, .. } => windows.positions * batch,
+        }
+    }
+
+    /// Takes these rows out, as they are when they have been quantized.
+    fn seen(&self, values: &[f32], chosen: &[usize], want: &Want, params: Option<QParams>) -> Result<Seen> {
+        let (depth, groups) = (want.depth, want.groups);
+        let mut rows = vec![0f32; chosen.len() * depth * groups];
+        match self {
+            Self::Rows(_) => {
+                for (row, &at) in rows.chunks_exact_mut(depth.max(1)).zip(chosen) {
+                    row.copy_from_slice(&values[at * depth..(at + 1) * depth]);
+                }
+            }
+            Self::Patches { windows, channels, plane, .. } => windows.each(|w| {
+                let (own, taps) = (channels / groups, depth / (channels / groups).max(1));
+                for (r, &at) in chosen.iter().enumerate() {
+                    let covered = w.taps(at % windows.positions);
+                    let picture = &values[at / windows.positions * channels * plane..];
+                    for c in 0..*channels {
+                        let (group, c_of_group) = (c / own, c % own);
+                        let row = &mut rows[(group * chosen.len() + r) * depth + c_of_group * taps..][..taps];
+                        let channel = &picture[c * plane..(c + 1) * plane];
+                        covered.iter().for_each(|&(tap, place)| row[tap] = channel[place]);
+                    }
+                }
+            })?,
+        }
+        let mut seen = Seen { noise: vec![0.0; depth * groups], cross: vec![0.0; depth * groups], rows };
+        if let Some(params) = params {
+            let q = Quantizer::new(params)?;
+            for (r, row) in seen.rows.chunks_exact_mut(depth.max(1)).enumerate() {
+                let group = r / chosen.len() * depth;
+                for (j, x) in row.iter_mut().enumerate() {
+                    let read = q.round_trip(*x);
+                    let noise = f64::from(read) - f64::from(*x);
+                    seen.noise[group + j] += noise;
+                    seen.cross[group + j] += noise * f64::from(read);
+                    *x = read;
+                }
+            }
+        }
+        Ok(seen)
+    }
+}

@@ -1,0 +1,165 @@
+//! What a layer reads, in second moments: how a change of its weights changes its output on average.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::gram::Gram;
+
+/// How the elements of a weight meet what the layer reads: each output adds products along the depth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Outputs of all groups together.
+    pub outs: usize,
+    /// Products that one output adds.
+    pub depth: usize,
+    /// Groups of outputs that read different inputs.
+    pub groups: usize,
+    /// The weight is laid out `[depth, outs]`, else `[outs, depth]`.
+    pub depth_first: bool,
+}
+
+impl Layout {
+    /// Where the element stands that this output multiplies its input number `j` with.
+    pub fn place(&self, out: usize, j: usize) -> usize {
+        if self.depth_first { j * self.outs + out } else { out * self.depth + j }
+    }
+
+    /// The opposite of [`Self::place`].
+    pub fn find(&self, place: usize) -> (usize, usize) {
+        if self.depth_first { (place % self.outs, place / self.outs) } else { (place / self.depth, place % self.depth) }
+    }
+
+    /// The group of an output.
+    pub fn group(&self, out: usize) -> usize {
+        out * self.groups / self.outs.max(1)
+    }
+}
+
+/// What some weight meets.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    /// How.
+    pub layout: Layout,
+    /// What; layers that read the same have it together.
+    pub moments: Arc<Moments>,
+}
+
+/// Inputs of some outputs, as they were seen: `rows` of the layer's depth for each group, one behind the other.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// As the layer will read them, quantized where they will be: first all rows of the first group.
+    pub rows: Vec<f32>,
+    /// For each group and place along the depth, the sum of the rounding errors of what is read …
+    pub noise: Vec<f64>,
+    /// … and of their products with what is read.
+    pub cross: Vec<f64>,
+}
+
+/// Second moments of what a layer reads, from two halves of the data: one to fit to, and one to see whether that helps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    depth: usize,
+    halves: [Vec<Half>; 2],
+}
+
+/// One half of the data, for one group.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Half {
+    rows: usize,
+    sums: Vec<f64>,
+    noise: Vec<f64>,
+    cross: Vec<f64>,
+    /// Means of products once it is finished, with something added to the diagonal.
+    pub gram: Gram,
+    /// Mean of the products of what is read and its rounding error: how far smaller weights make up for that.
+    pub pull: Vec<f32>,
+}
+
+/// This share of the mean of the diagonal is added to it: directions in which the data hardly vary are not sure to be so in
+/// other data.
+const DAMPING: f64 = 0.005;
+
+impl Moments {
+    /// Moments that have seen nothing.
+    pub fn new(depth: usize, groups: usize) -> Self {
+        let half = Half {
+            rows: 0,
+            sums: vec![0.0; depth],
+            noise: vec![0.0; depth],
+            cross: vec![0.0; depth],
+            gram: Gram::new(depth),
+            pull: Vec::new(),
+        };
+        Self { depth, halves: [vec![half.clone(); groups], vec![half; groups]] }
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(depth: usize, groups: usize) -> usize {
+        Gram::bytes(depth).saturating_mul(groups).saturating_mul(2)
+    }
+
+    /// Takes in what was seen for a half, 0 or 1.
+    pub fn add(&mut self, half: usize, seen: &Seen) {
+        let (depth, groups) = (self.depth, self.halves[half].len());
+        let each = seen.rows.len() / (groups * depth).max(1) * depth;
+        if each == 0 {
+            return;
+        }
+        let add = |(g, half): (usize, &mut Half)| {
+            let rows = &seen.rows[g * each..(g + 1) * each];
+            half.rows += each / depth;
+            for row in rows.chunks_exact(depth) {
+                half.sums.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
+            }
+            let own = g * depth..(g + 1) * depth;
+            half.noise.iter_mut().zip(&seen.noise[own.clone()]).for_each(|(s, x)| *s += x);
+            half.cross.iter_mut().zip(&seen.cross[own]).for_each(|(s, x)| *s += x);
+            half.gram.add(rows);
+        };
+        self.halves[half].par_iter_mut().enumerate().for_each(add);
+    }
+
+    /// Makes means of the sums. `centered` where the layer's bias takes back what the mean of its output is off. Returns
+    /// whether all is finite and there was anything in both halves.
+    pub fn finish(&mut self, centered: bool) -> bool {
+        self.halves.iter_mut().all(|groups| groups.par_iter_mut().map(|half| half.finish(centered)).all(|sound| sound))
+    }
+
+    /// The half of a group.
+    pub(super) fn half(&self, half: usize, group: usize) -> &Half {
+        &self.halves[half][group]
+    }
+}
+
+impl Half {
+    fn finish(&mut self, centered: bool) -> bool {
+        if self.rows == 0 {
+            return false;
+        }
+        let count = self.rows as f64;
+        let mean = |sums: &[f64]| -> Vec<f64> { sums.iter().map(|s| s / count).collect() };
+        let (means, noise) = (mean(&self.sums), mean(&self.noise));
+        let about = |i: usize| if centered { means[i] } else { 0.0 };
+        self.gram.mirror();
+        for i in 0..means.len() {
+            let own = about(i);
+            for (j, g) in self.gram.row_mut(i).iter_mut().enumerate() {
+                *g = (f64::from(*g) / count - own * about(j)) as f32;
+            }
+        }
+        let pull = |(i, cross): (usize, &f64)| (cross / count - about(i) * noise[i]) as f32;
+        self.pull = self.cross.iter().enumerate().map(pull).collect();
+        let trace: f64 = self.gram.diagonal().map(f64::from).sum();
+        let damping = (DAMPING * trace / means.len().max(1) as f64) as f32;
+        for i in 0..means.len() {
+            self.gram.row_mut(i)[i] += damping;
+        }
+        trace.is_finite() && self.pull.iter().all(|p| p.is_finite())
+    }
+
+    /// How many rows were seen.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
