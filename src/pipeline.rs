@@ -177,7 +177,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             plan.check(&model, &job.settings.target)?;
             cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
             let split = dataset.as_ref().map(|d| d.split().0).unwrap_or_default();
-            let (plan, samples, proof_samples) = (plan.clone(), split.calibration, split.validation);
+            let samples = dataset.as_ref().map(|d| seen(job, d, &split)).unwrap_or_default();
+            let (plan, proof_samples) = (plan.clone(), split.validation);
             Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
         }
         None => run.make_plan(dataset.as_ref())?,
@@ -400,14 +401,10 @@ impl Run<'_, '_> {
     fn samples(&mut self, dataset: &Dataset) -> Result<(Vec<usize>, Split)> {
         let job = self.job;
         let (split, note) = dataset.split();
-        let mut samples = match job.evaluation {
-            Some(_) => (0..dataset.len()).collect(),
-            None => {
-                self.diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
-                split.calibration.clone()
-            }
-        };
-        thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
+        if job.evaluation.is_none() {
+            self.diagnostics.extend(note.filter(|_| job.settings.config.proof.samples > 0));
+        }
+        let samples = seen(job, dataset, &split);
         if job.settings.config.needs_data() {
             self.diagnostics.extend(check_count(samples.len()));
         }
@@ -467,6 +464,16 @@ impl Run<'_, '_> {
         };
         layers.filter_map(input).collect()
     }
+}
+
+/// The samples that calibration sees.
+fn seen(job: &Job<'_>, dataset: &Dataset, split: &Split) -> Vec<usize> {
+    let mut samples = match job.evaluation {
+        Some(_) => (0..dataset.len()).collect(),
+        None => split.calibration.clone(),
+    };
+    thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
+    samples
 }
 
 /// Keeps `most` of the samples, evenly spread.

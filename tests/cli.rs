@@ -158,16 +158,17 @@ fn data_quantized_at_run_time() {
 fn the_same_input_gives_the_same_bytes() {
     let place = Place::new();
     let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
-    for (model, data) in [
-        ("model.onnx".to_owned(), "data.npz".to_owned()),
-        (format!("{models}/digits_transformer.dynamo.onnx"), format!("{models}/digits_calib.npz")),
+    for (model, data, algorithm) in [
+        ("model.onnx".to_owned(), "data.npz".to_owned(), "rtn"),
+        ("model.onnx".to_owned(), "data.npz".to_owned(), "adaround"),
+        (format!("{models}/digits_transformer.dynamo.onnx"), format!("{models}/digits_calib.npz"), "adaround"),
     ] {
         let outputs = ["1", "2", "5"].map(|threads| {
             let out = format!("threads{threads}.onnx");
             let mut command = Command::new(env!("CARGO_BIN_EXE_qonvert"));
             command.current_dir(place.path("")).env("RAYON_NUM_THREADS", threads);
             let words = ["quantize", &model, "-o", &out, "--calibration", &data, "--everywhere", "-q"];
-            assert!(command.args(words).status().unwrap().code() < Some(2));
+            assert!(command.args(words).args(["--weight-algorithm", algorithm]).status().unwrap().code() < Some(2));
             place.bytes(&out)
         });
         assert!(outputs[0] == outputs[1] && outputs[0] == outputs[2], "{model}");
@@ -193,6 +194,42 @@ fn what_is_dumped_can_be_fed_back() {
     assert!(place.bytes("out.onnx") == bytes);
     assert_eq!(place.bytes("p.yaml"), place.bytes("q.yaml"));
     assert!(String::from_utf8(place.bytes("p.yaml")).unwrap().contains("rule 1 (nodes: head) keeps it float"));
+}
+
+/// Weights rounded by what layers read: by flag and by rule, and from a plan, which says how but not what they read.
+#[test]
+fn weight_algorithms() {
+    let place = Place::new();
+    assert_eq!(place.quantize("-q").code, 0);
+    let nearest = place.bytes("out.onnx");
+    let sqnr = || {
+        let report: serde_json::Value = serde_json::from_slice(&place.bytes("r.json")).unwrap();
+        report["proof"]["outputs"][0]["sqnr"].as_f64().unwrap()
+    };
+    assert_eq!(place.quantize("--per-tensor --report r.json -q").code, 0);
+    let before = sqnr();
+    let flags = "--per-tensor --weight-algorithm adaround --report r.json --dump-plan p.yaml";
+    let done = place.quantize(flags);
+    assert!(done.code == 0 && !done.out.contains("nearest codes"), "{}{}", done.out, done.err);
+    assert!(sqnr() > before + 1.0, "{before} {}", sqnr());
+    let bytes = place.bytes("out.onnx");
+    assert_eq!(place.quantize("--plan p.yaml -q").code, 0);
+    assert!(place.bytes("out.onnx") == bytes);
+    let done = place.run("quantize model.onnx -o out.onnx --plan p.yaml");
+    assert!(done.code == 0 && done.out.contains("there is no calibration data"), "{}{}", done.out, done.err);
+    assert!(place.bytes("out.onnx") != bytes);
+    // A rule for one layer; float nodes' weights and data that are quantized at run time.
+    place.write("rule.yaml", "rules: [{nodes: conv2, weight: {algorithm: mse}}]");
+    assert_eq!(place.quantize("--config rule.yaml --dump-plan q.yaml -q").code, 0);
+    assert_eq!(fs::read_to_string(place.path("q.yaml")).unwrap().matches("algorithm: mse").count(), 1);
+    for more in ["--keep-float conv2", "--mode dynamic --everywhere"] {
+        assert_eq!(place.quantize(&format!("{more} -q")).code, 0);
+        let nearest = place.bytes("out.onnx");
+        assert_eq!(place.quantize(&format!("{more} --weight-algorithm adaround -q")).code, 0);
+        assert!(place.bytes("out.onnx") != nearest, "{more}");
+    }
+    assert_eq!(place.quantize("--weight-algorithm rtn -q").code, 0);
+    assert!(place.bytes("out.onnx") == nearest);
 }
 
 /// On a CPU without VNNI, weights of layers that could saturate there have fewer codes, and the report names the layers.

@@ -29,11 +29,11 @@ pub const DEEPEST: usize = 4096;
 /// Moments of all layers take at most so many bytes.
 const MOST_BYTES: usize = 1 << 30;
 /// Rows for each input of a product, in both halves together: with fewer than a few, rounding fits to chance …
-const ROWS_FOR_EACH: usize = 8;
+const ROWS_FOR_EACH: usize = 6;
 /// … but deep products, whose rows cost most, make do with fewer …
-const MOST_ROWS: usize = 12288;
+const MOST_ROWS: usize = 6144;
 /// … and shallow ones get more, since it costs nothing.
-const FEWEST_ROWS: usize = 4096;
+const FEWEST_ROWS: usize = 2048;
 /// Samples whose rows are kept at a time, at most, and the bytes that these may take.
 const AT_A_TIME: (usize, usize) = (16, 1 << 26);
 /// With fewer samples than this, each gives rows to both halves.
@@ -205,15 +205,16 @@ pub fn gather(
 /// Rows that each sample gives.
 fn rows_of_sample(want: &Want, samples: usize) -> usize {
     let rows = want.depth.saturating_mul(ROWS_FOR_EACH).clamp(FEWEST_ROWS, MOST_ROWS);
+    let cost = std::env::var("K_COST").ok().and_then(|v| v.parse::<f64>().ok()).unwrap_or(1e30);
+    let rows = rows.min((cost / (want.depth * want.depth) as f64) as usize).max(16);
     rows.div_ceil(samples * want.readings.len().max(1)).max(2)
 }
 
 /// All rows of one group behind each other, then those of the next.
 fn joined(parts: &[&Seen], groups: usize) -> Seen {
-    let mut all = Seen { noise: parts[0].noise.clone(), cross: parts[0].cross.clone(), ..Seen::default() };
+    let mut all = Seen { noise: parts[0].noise.clone(), rows: Vec::new() };
     for part in &parts[1..] {
         all.noise.iter_mut().zip(&part.noise).for_each(|(a, b)| *a += b);
-        all.cross.iter_mut().zip(&part.cross).for_each(|(a, b)| *a += b);
     }
     for group in 0..groups {
         for part in parts {
@@ -337,7 +338,7 @@ impl<'a> View<'a> {
                 }
             })?,
         }
-        let mut seen = Seen { noise: vec![0.0; depth * groups], cross: vec![0.0; depth * groups], rows };
+        let mut seen = Seen { noise: vec![0.0; depth * groups], rows };
         if let Some(params) = params {
             let q = Quantizer::new(params)?;
             for (r, row) in seen.rows.chunks_exact_mut(depth.max(1)).enumerate() {
@@ -346,11 +347,123 @@ impl<'a> View<'a> {
                     let read = q.round_trip(*x);
                     let noise = f64::from(read) - f64::from(*x);
                     seen.noise[group + j] += noise;
-                    seen.cross[group + j] += noise * f64::from(read);
                     *x = read;
                 }
             }
         }
         Ok(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        ir::{
+            DType, Tensor,
+            testing::{find, model},
+        },
+        runtime::tract::Tract,
+        weights::{Layout, Reads},
+    };
+
+    fn noise(i: usize) -> f32 {
+        ((i as f32 + 1.0) * 12.9898).sin()
+    }
+
+    fn feed(dims: &[usize], sample: usize) -> Tensor {
+        let count: usize = dims.iter().product();
+        Tensor::from_f32(dims, &(0..count).map(|i| noise(i + sample * count)).collect::<Vec<_>>())
+    }
+
+    /// The mean of each output, from the moments and from running the layer.
+    fn means(attributes: &str, weight: &[usize], groups: usize) -> [Vec<f64>; 2] {
+        let (dims, count) = ([2, weight[1] * groups, 5, 6], weight.iter().product::<usize>());
+        let numbers: Vec<f32> = (0..count).map(noise).collect();
+        let list = numbers.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+        let shape = |d: &[usize]| d.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        let m = model(&format!(
+            "float[{}] x \n float[{}] w = {{{list}}} \n y = Conv <group = {groups}, {attributes}> (x, w) \n return y",
+            shape(&dims),
+            shape(weight)
+        ));
+        let patches = Patches::of(m.node(m.nodes(m.main())[0]), weight).unwrap();
+        let reading = Reading { value: find(&m, "x"), patches: Some(patches), params: None };
+        let depth = count / weight[0];
+        let want = Want { readings: vec![reading], depth, groups, centered: true };
+        let found = gather(&Tract, &m, &[want], &[0, 1], &|i| Ok(vec![feed(&dims, i)]), &|_, _| ()).unwrap();
+        let layout = Layout { outs: weight[0], depth, groups, depth_first: false };
+        let reads = Reads { layout, moments: Arc::new(found.into_iter().next().unwrap().unwrap()) };
+        let session = Tract.load(&m, &[]).unwrap();
+        let mut sums = vec![(0.0, 0usize); weight[0]];
+        for sample in [0, 1] {
+            let y = session.run(&[feed(&dims, sample)]).unwrap().remove(0);
+            let inner: usize = y.dims()[2..].iter().product();
+            for (i, run) in y.to_f32().unwrap().chunks(inner).enumerate() {
+                let (sum, count) = &mut sums[i % weight[0]];
+                *sum += run.iter().map(|&v| f64::from(v)).sum::<f64>();
+                *count += run.len();
+            }
+        }
+        [reads.shift(&numbers, &vec![0.0; count]), sums.iter().map(|(s, n)| s / *n as f64).collect()]
+    }
+
+    #[test]
+    fn rows_are_what_a_convolution_multiplies() {
+        for (attributes, weight, groups) in [
+            ("pads = [1, 0, 2, 1]", [4, 3, 3, 2], 1),
+            ("strides = [2, 1], dilations = [1, 2]", [4, 2, 2, 2], 2),
+            ("auto_pad = \"SAME_UPPER\", strides = [2, 2]", [3, 1, 4, 3], 3),
+            ("auto_pad = \"SAME_LOWER\"", [2, 2, 2, 3], 1),
+            ("auto_pad = \"VALID\"", [2, 2, 2, 3], 1),
+        ] {
+            let [ours, theirs] = means(attributes, &weight, groups);
+            for (a, b) in ours.iter().zip(&theirs) {
+                assert!((a - b).abs() < 1e-5, "{attributes}: {ours:?} {theirs:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_rows_of_each_sample_whatever_the_threads() {
+        let m = model("float[n,3] x \n y = Relu(x) \n return y");
+        let want = |value: &str, depth: usize, params: Option<QParams>| Want {
+            readings: vec![Reading { value: find(&m, value), patches: None, params }],
+            depth,
+            groups: 1,
+            centered: false,
+        };
+        let params = QParams { scale: 0.5, zero_point: 0, dtype: DType::Int8 };
+        let wants = [want("x", 3, None), want("y", 3, Some(params)), want("y", 4, None), want("y", DEEPEST + 1, None)];
+        let samples: Vec<usize> = (0..30).collect();
+        let run = || gather(&Tract, &m, &wants, &samples, &|i| Ok(vec![feed(&[9000, 3], i)]), &|_, _| ()).unwrap();
+        let (found, again) = (run(), run());
+        assert_eq!(found, again);
+        assert_eq!(
+            found[2..].iter().map(|f| f.clone().unwrap_err()).collect::<Vec<_>>(),
+            [Missing::Data, Missing::Large]
+        );
+        let layout = Layout { outs: 1, depth: 3, groups: 1, depth_first: true };
+        let shift = |i: usize| {
+            let reads = Reads { layout, moments: Arc::new(found[i].clone().unwrap()) };
+            reads.shift(&[1.0, 0.0, 0.0], &[0.0; 3])[0]
+        };
+        // Nothing is lost of the mean of a sine, and of its upper half: 1 / pi.
+        assert!(
+            shift(0).abs() < 0.03 && (shift(1) - std::f64::consts::FRAC_1_PI).abs() < 0.03,
+            "{} {}",
+            shift(0),
+            shift(1)
+        );
+    }
+
+    #[test]
+    fn places_are_spread() {
+        let places = spread(1000, 10, 3);
+        assert!(places.len() == 10 && places.iter().all(|&p| p < 1000));
+        assert!((0..10).all(|tenth| places.iter().filter(|&&p| p / 100 == tenth).count() <= 2), "{places:?}");
+        assert_eq!(spread(3, 10, 5), [0, 1, 2]);
     }
 }

@@ -182,6 +182,8 @@ mod tests {
         let cases = [
             ("activation: {dtype: float}", "activation.dtype is float, must be one of uint8", ""),
             ("weight: {dtype: int16}", "weight.dtype is int16", ""),
+            ("weight: {algorithm: adaroud}", "\"adaroud\"", "did you mean \"adaround\"?"),
+            ("rules: [{nodes: a, weight: {algorithm: gptx}}]", "weight.algorithm: no weight algorithm", "rtn, mse"),
             ("activation: {observer: minmax}", "\"minmax\"", "did you mean \"min_max\"?"),
             ("calibration: {percentile: 0.99}", "percentile is 0.99", ""),
             ("calibration: {samples: 0}", "samples is 0", "null"),

@@ -53,6 +53,11 @@ fn correct(model: &mut Model, types: &Types, plan: &Plan, known: &KnownReads, no
     }
     let bias: Vec<f32> = layer.bias(model)?.into_iter().map(|b| b as f32).collect();
     let Some(rounded) = rounded(model, plan, known, node, &weight, &bias)? else { return Ok(false) };
+    let name = model.node(node).input(1).map_or("", |v| model.value(v).name());
+    if let Some(reads) = known.of(name).reads() {
+        let shift = reads.shift(&weight.to_f32()?, &rounded);
+        return layer.shift(model, &shift);
+    }
     let errors: Vec<f32> = weight.to_f32()?.iter().zip(rounded).map(|(w, r)| w - r).collect();
     let seen = match layer.kind {
         Kind::Conv => taps_seen(model.node(node), weight.dims(), &means.shape),
@@ -81,7 +86,10 @@ fn rounded(
     if let Some(entry) = entry.filter(|e| e.becomes == Form::Integer) {
         let Some(how) = &entry.weight else { return Ok(None) };
         let input = n.input(0).and_then(|v| plan.activations.get(name(v))).map(|a| a.params());
-        return how.quantize(weight, Some(bias).filter(|_| n.input(2).is_some()), input, known)?.dequantized().map(Some);
+        return how
+            .quantize(weight, Some(bias).filter(|_| n.input(2).is_some()), input, known)?
+            .dequantized()
+            .map(Some);
     }
     let stored = n.input(1).and_then(|v| plan.stored_weights.get(name(v)));
     stored.map(|s| s.quantize(weight, known)?.dequantized()).transpose()
@@ -162,7 +170,14 @@ mod tests {
     }
 
     fn int8(axis: Option<usize>) -> Weight {
-        Weight { dtype: DType::Int8, axis, symmetric: true, reduce_range: false, pair_axes: Vec::new(), algorithm: "rtn".into() }
+        Weight {
+            dtype: DType::Int8,
+            axis,
+            symmetric: true,
+            reduce_range: false,
+            pair_axes: Vec::new(),
+            algorithm: "rtn".into(),
+        }
     }
 
     fn bias_after(text: &str, plan: Plan, node: usize, input: usize) -> Vec<f32> {

@@ -56,16 +56,21 @@ pub struct Known<'a> {
 }
 
 impl Known<'_> {
+    /// What is known of what the layer reads.
+    pub fn reads(&self) -> Option<&Reads> {
+        self.all.and_then(|all| all.reads.get(self.weight))
+    }
+
     /// Whether an algorithm would round the weight by anything but itself.
     pub(super) fn helps(&self, algorithm: &str) -> bool {
-        self.all.is_some_and(|all| all.reads.contains_key(self.weight)) && reads(algorithm)
+        self.reads().is_some() && reads(algorithm)
     }
 
     /// Rounds the weight; nothing is computed twice.
     pub(super) fn round(&self, algorithm: &str, task: WeightTask<'_>) -> Result<QuantizedWeight> {
         let algorithm = weights::by_name(algorithm)?;
         let Some(all) = self.all else { return (algorithm.round)(&task) };
-        let task = WeightTask { reads: all.reads.get(self.weight), ..task };
+        let task = WeightTask { reads: self.reads(), ..task };
         let params = task.params.iter().flat_map(|p| [p.scale.to_bits(), p.zero_point.cast_unsigned()]);
         let key = Key {
             weight: self.weight.to_owned(),

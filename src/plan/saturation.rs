@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::{
         ir::{DType, testing::model},
-        plan::NodePlan,
+        plan::{Known, NodePlan},
         quant::{pack::unpack, saturation::dot},
     };
 
@@ -227,7 +227,9 @@ mod tests {
             );
             let codes = |cpu: &str| {
                 let (m, weight) = planned(&body, "QLinearConv", axis, DType::Int8, cpu);
-                let q = weight.quantize(m.constant_input(m.nodes(m.main())[0], 1).unwrap(), None, None).unwrap();
+                let q = weight
+                    .quantize(m.constant_input(m.nodes(m.main())[0], 1).unwrap(), None, None, Known::default())
+                    .unwrap();
                 gathered(&unpack(&q.values).unwrap(), &dims)
             };
             assert!(!is_exact(&codes("vnni")), "{dims:?}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::gram::Gram;
+use crate::quant::arith::dot;
 
 /// How the elements of a weight meet what the layer reads: each output adds products along the depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +46,33 @@ pub struct Reads {
     pub moments: Arc<Moments>,
 }
 
+impl Reads {
+    /// How much an output becomes less, on average, by other numbers in the weight's place and by the rounding of what it
+    /// reads; for each output.
+    pub fn shift(&self, weight: &[f32], rounded: &[f32]) -> Vec<f64> {
+        let Layout { outs, depth, .. } = self.layout;
+        let get = |values: &[f32], place: usize| f64::from(values.get(place).copied().unwrap_or(0.0));
+        let shift = |out: usize| {
+            let halves = [0, 1].map(|half| self.moments.half(half, self.layout.group(out)));
+            let rows: usize = halves.iter().map(|h| h.rows).sum();
+            let place = |j: usize| {
+                let place = self.layout.place(out, j);
+                let (w, r) = (get(weight, place), get(rounded, place));
+                halves.iter().map(|h| (w - r) * h.sums[j] - w * h.noise[j]).sum::<f64>()
+            };
+            (0..depth).map(place).sum::<f64>() / rows.max(1) as f64
+        };
+        (0..outs).into_par_iter().map(shift).collect()
+    }
+}
+
 /// Inputs of some outputs, as they were seen: `rows` of the layer's depth for each group, one behind the other.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     /// As the layer will read them, quantized where they will be: first all rows of the first group.
     pub rows: Vec<f32>,
-    /// For each group and place along the depth, the sum of the rounding errors of what is read …
+    /// For each group and place along the depth, the sum of what quantizing adds to what is read.
     pub noise: Vec<f64>,
-    /// … and of their products with what is read.
-    pub cross: Vec<f64>,
 }
 
 /// Second moments of what a layer reads, from two halves of the data: one to fit to, and one to see whether that helps.
@@ -69,11 +88,8 @@ pub(super) struct Half {
     rows: usize,
     sums: Vec<f64>,
     noise: Vec<f64>,
-    cross: Vec<f64>,
     /// Means of products once it is finished, with something added to the diagonal.
     pub gram: Gram,
-    /// Mean of the products of what is read and its rounding error: how far smaller weights make up for that.
-    pub pull: Vec<f32>,
 }
 
 /// This share of the mean of the diagonal is added to it: directions in which the data hardly vary are not sure to be so in
@@ -83,14 +99,7 @@ const DAMPING: f64 = 0.005;
 impl Moments {
     /// Moments that have seen nothing.
     pub fn new(depth: usize, groups: usize) -> Self {
-        let half = Half {
-            rows: 0,
-            sums: vec![0.0; depth],
-            noise: vec![0.0; depth],
-            cross: vec![0.0; depth],
-            gram: Gram::new(depth),
-            pull: Vec::new(),
-        };
+        let half = Half { rows: 0, sums: vec![0.0; depth], noise: vec![0.0; depth], gram: Gram::new(depth) };
         Self { depth, halves: [vec![half.clone(); groups], vec![half; groups]] }
     }
 
@@ -113,8 +122,7 @@ impl Moments {
                 half.sums.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
             }
             let own = g * depth..(g + 1) * depth;
-            half.noise.iter_mut().zip(&seen.noise[own.clone()]).for_each(|(s, x)| *s += x);
-            half.cross.iter_mut().zip(&seen.cross[own]).for_each(|(s, x)| *s += x);
+            half.noise.iter_mut().zip(&seen.noise[own]).for_each(|(s, x)| *s += x);
             half.gram.add(rows);
         };
         self.halves[half].par_iter_mut().enumerate().for_each(add);
@@ -126,7 +134,7 @@ impl Moments {
         self.halves.iter_mut().all(|groups| groups.par_iter_mut().map(|half| half.finish(centered)).all(|sound| sound))
     }
 
-    /// The half of a group.
+    /// One half of the data of a group.
     pub(super) fn half(&self, half: usize, group: usize) -> &Half {
         &self.halves[half][group]
     }
@@ -138,28 +146,40 @@ impl Half {
             return false;
         }
         let count = self.rows as f64;
-        let mean = |sums: &[f64]| -> Vec<f64> { sums.iter().map(|s| s / count).collect() };
-        let (means, noise) = (mean(&self.sums), mean(&self.noise));
-        let about = |i: usize| if centered { means[i] } else { 0.0 };
+        let mean = |sum: &f64| if centered { sum / count } else { 0.0 };
+        let means: Vec<f64> = self.sums.iter().map(mean).collect();
         self.gram.mirror();
-        for i in 0..means.len() {
-            let own = about(i);
-            for (j, g) in self.gram.row_mut(i).iter_mut().enumerate() {
-                *g = (f64::from(*g) / count - own * about(j)) as f32;
+        for (i, own) in means.iter().enumerate() {
+            for (g, other) in self.gram.row_mut(i).iter_mut().zip(&means) {
+                *g = (f64::from(*g) / count - own * other) as f32;
             }
         }
-        let pull = |(i, cross): (usize, &f64)| (cross / count - about(i) * noise[i]) as f32;
-        self.pull = self.cross.iter().enumerate().map(pull).collect();
         let trace: f64 = self.gram.diagonal().map(f64::from).sum();
         let damping = (DAMPING * trace / means.len().max(1) as f64) as f32;
         for i in 0..means.len() {
             self.gram.row_mut(i)[i] += damping;
         }
-        trace.is_finite() && self.pull.iter().all(|p| p.is_finite())
+        trace.is_finite()
     }
 
     /// How many rows were seen.
     pub fn rows(&self) -> usize {
         self.rows
     }
+
+    /// For rows of errors, half of the slope of the squared error of their outputs: `G e`.
+    pub fn slopes(&self, errors: &[&[f32]]) -> Vec<Vec<f32>> {
+        let depth = self.sums.len();
+        let mut slopes = vec![vec![0f32; depth]; errors.len()];
+        for j in 0..depth {
+            let gram = self.gram.row(j);
+            slopes.iter_mut().zip(errors).for_each(|(slope, e)| slope[j] = dot(gram, e));
+        }
+        slopes
+    }
+}
+
+/// The squared error of an output, from its weights' errors and the slope.
+pub(super) fn cost(errors: &[f32], slope: &[f32]) -> f64 {
+    errors.iter().zip(slope).map(|(&e, &s)| f64::from(e) * f64::from(s)).sum()
 }

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     error::Result,
     quant::{
-        arith::dot,
+        QParams,
         granularity::QuantizedWeight,
         pack,
         saturation::{ANY_CODE, can_saturate},
@@ -51,21 +51,26 @@ impl Row {
 /// A weight as rows.
 pub struct Rows<'a> {
     reads: &'a Reads,
-    values: Vec<f32>,
+    /// The weight.
+    pub values: Vec<f32>,
     partners: Vec<Option<usize>>,
+    /// Scales, and the elements behind each other that share one.
+    channels: (usize, usize),
 }
 
 impl<'a> Rows<'a> {
     /// `None` where nothing is known of what the layer reads, or it does not fit the weight.
-    pub fn of(task: &'a WeightTask<'a>) -> Result<Option<Self>> {
+    pub fn of(task: &WeightTask<'a>) -> Result<Option<Self>> {
         let Some(reads) = task.reads else { return Ok(None) };
         let layout = reads.layout;
         let fits = task.weight.len() == layout.outs * layout.depth && !task.weight.is_empty();
-        if !fits || layout.groups == 0 || !layout.outs.is_multiple_of(layout.groups) {
+        let channels = task.granularity.layout(task.weight.dims())?;
+        if !fits || channels.0 != task.params.len() || layout.groups == 0 || !layout.outs.is_multiple_of(layout.groups)
+        {
             return Ok(None);
         }
         let partners = task.pairs.map(|p| p.partners(task.weight.len())).unwrap_or_default();
-        Ok(Some(Self { reads, values: task.weight.to_f32()?, partners }))
+        Ok(Some(Self { reads, values: task.weight.to_f32()?, partners, channels }))
     }
 
     /// How many outputs there are.
@@ -73,11 +78,29 @@ impl<'a> Rows<'a> {
         self.reads.layout.outs
     }
 
-    /// One output with the codes that it has.
-    pub fn row(&self, out: usize, q: &QuantizedWeight, codes: &[i32], channel: &dyn Fn(usize) -> usize) -> Row {
+    fn channel(&self, place: usize) -> usize {
+        place / self.channels.1 % self.channels.0
+    }
+
+    /// The outputs that share each scale; `None` if an output has several.
+    pub fn channels(&self) -> Option<Vec<Vec<usize>>> {
+        let layout = self.reads.layout;
+        let mut channels = vec![Vec::new(); self.channels.0];
+        for out in 0..layout.outs {
+            let own = self.channel(layout.place(out, 0));
+            if (1..layout.depth).any(|j| self.channel(layout.place(out, j)) != own) {
+                return None;
+            }
+            channels[own].push(out);
+        }
+        Some(channels)
+    }
+
+    /// One output with its codes among those of the weight; there may be none.
+    pub fn row(&self, out: usize, params: &[QParams], codes: &[i32]) -> Row {
         let layout = self.reads.layout;
         let places: Vec<usize> = (0..layout.depth).map(|j| layout.place(out, j)).collect();
-        let params: Vec<_> = places.iter().map(|&p| q.params[channel(p)]).collect();
+        let own: Vec<QParams> = places.iter().map(|&p| params[self.channel(p)]).collect();
         let partner = |&p: &usize| {
             let (other, j) = layout.find(self.partners[p]?);
             (other == out).then_some(j)
@@ -85,9 +108,9 @@ impl<'a> Rows<'a> {
         Row {
             out,
             weights: places.iter().map(|&p| self.values[p]).collect(),
-            steps: params.iter().map(|p| p.scale).collect(),
-            zeros: params.iter().map(|p| p.zero_point).collect(),
-            codes: places.iter().map(|&p| codes[p]).collect(),
+            steps: own.iter().map(|p| p.scale).collect(),
+            zeros: own.iter().map(|p| p.zero_point).collect(),
+            codes: if codes.is_empty() { Vec::new() } else { places.iter().map(|&p| codes[p]).collect() },
             partners: if self.partners.is_empty() { Vec::new() } else { places.iter().map(partner).collect() },
         }
     }
@@ -116,24 +139,5 @@ impl<'a> Rows<'a> {
         }
         let dtype = q.values.dtype();
         Ok(QuantizedWeight { values: pack::pack(dtype, q.values.dims(), &codes)?, ..q.clone() })
-    }
-}
-
-impl Half {
-    /// For rows with these weights and errors, half of the slope of the squared error of the output: `G e - pull w`.
-    pub fn slopes(&self, rows: &[(&[f32], &[f32])]) -> Vec<Vec<f32>> {
-        let mut slopes: Vec<Vec<f32>> =
-            rows.iter().map(|(w, _)| self.pull.iter().zip(*w).map(|(p, w)| -p * w).collect()).collect();
-        for j in 0..self.pull.len() {
-            let gram = self.gram.row(j);
-            slopes.iter_mut().zip(rows).for_each(|(slope, (_, e))| slope[j] += dot(gram, e));
-        }
-        slopes
-    }
-
-    /// The squared error of the output with these errors, but for a constant: `e'Ge - 2 e'(pull w)`.
-    pub fn cost(&self, weights: &[f32], errors: &[f32], slope: &[f32]) -> f64 {
-        let parts = errors.iter().zip(slope).zip(self.pull.iter().zip(weights));
-        parts.map(|((&e, &s), (p, w))| f64::from(e) * (f64::from(s) - f64::from(p * w))).sum()
     }
 }
