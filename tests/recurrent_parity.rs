@@ -5,7 +5,7 @@ mod recurrent {
     pub mod random;
 }
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use common::ort_run;
 use qonvert::{
@@ -44,20 +44,20 @@ struct Layer {
     weight: Weight,
 }
 
-const WEIGHT: Weight = Weight {
+static WEIGHT: LazyLock<Weight> = LazyLock::new(|| Weight {
     dtype: DType::Int8,
     axis: Some(1),
     symmetric: true,
     reduce_range: false,
     pair_axes: Vec::new(),
     algorithm: "rtn".into(),
-};
+});
 
 impl Layer {
     fn new(steps: usize, batch: usize, inputs: usize, hidden: usize, direction: &'static str) -> Self {
         let op = "LSTM";
         let (bias, initial, peepholes, y) = (true, false, false, true);
-        let (attributes, lengths, weight) = ("", None, WEIGHT);
+        let (attributes, lengths, weight) = ("", None, WEIGHT.clone());
         Self { op, steps, batch, inputs, hidden, direction, attributes, bias, initial, peepholes, lengths, y, weight }
     }
 
@@ -474,13 +474,13 @@ fn a_plan_is_made_and_carried_out() {
     let scheme = Scheme { weight: QuantTarget { symmetric: false, ..QuantTarget::WEIGHT }, ..Scheme::default() };
     let made = decide(&model, &target, &placement, &scheme, |_, _| panic!("no value needs a range")).expect("a plan");
     let mut made = Plan::from_yaml(&made.to_yaml().expect("YAML")).expect("it reads what it wrote");
-    store_float_weights(&model, &mut made, |_| false);
+    store_float_weights(&model, &mut made, &scheme, |_| false);
     let forms: Vec<_> = made.nodes.iter().map(|(name, n)| (name.as_str(), n.becomes)).collect();
     let want = [("e_z", Form::Float), ("t_z", Form::Dynamic), ("y", Form::Dynamic), ("z", Form::Float)];
     assert_eq!(forms, want);
     assert_eq!(made.nodes["e_z"].reason.as_deref(), Some("no integer kernel with this layout"));
     // The kernel has no zero points per channel, whatever the user wants of other weights.
-    assert_eq!(made.nodes["y"].weight, Some(WEIGHT));
+    assert_eq!(made.nodes["y"].weight, Some(WEIGHT.clone()));
     assert!(made.stored_weights.is_empty(), "a weight that some node reads in codes is stored twice");
     // Two branches with one name between them: neither is in the plan, and both stay as they are.
     let mut clash = model.clone();

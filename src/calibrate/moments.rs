@@ -21,19 +21,20 @@ use crate::{
         integer::{Window, Windows},
     },
     runtime::{Observed, Runtime},
-    weights::{Moments, Seen},
+    weights::Moments,
 };
 
 /// Products of more inputs than this are not looked at: their moments alone would take 64 MB for each half of the data.
 pub const DEEPEST: usize = 4096;
 /// Moments of all layers take at most so many bytes.
 const MOST_BYTES: usize = 1 << 30;
-/// Rows for each input of a product, in both halves together: with fewer than a few, rounding fits to chance …
-const ROWS_FOR_EACH: usize = 6;
-/// … but deep products, whose rows cost most, make do with fewer …
-const MOST_ROWS: usize = 6144;
-/// … and shallow ones get more, since it costs nothing.
+/// Rows for each input of a product, in both halves together. Four times as many gained nothing …
+const ROWS_FOR_EACH: usize = 4;
+/// … but shallow products get more, since it costs nothing …
 const FEWEST_ROWS: usize = 2048;
+/// … and the deepest make do with fewer: so many products for each layer. What is added to the diagonal of the moments, and
+/// the half that is only checked, keep it from fitting to chance.
+const MOST_PRODUCTS: usize = 5_000_000_000;
 /// Samples whose rows are kept at a time, at most, and the bytes that these may take.
 const AT_A_TIME: (usize, usize) = (16, 1 << 26);
 /// With fewer samples than this, each gives rows to both halves.
@@ -127,7 +128,7 @@ pub enum Missing {
 }
 
 /// What was seen for each half of the data.
-type Halves = [Option<Seen>; 2];
+type Halves = [Option<Vec<f32>>; 2];
 
 /// Runs `model` on `samples` and gathers what is wanted, in the order of the wants.
 pub fn gather(
@@ -184,7 +185,7 @@ pub fn gather(
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(own) = slot.as_mut() else { return };
             for half in [0, 1] {
-                let parts: Vec<&Seen> = seen.iter().flatten().filter_map(|halves| halves[half].as_ref()).collect();
+                let parts: Vec<&[f32]> = seen.iter().flatten().filter_map(|halves| halves[half].as_deref()).collect();
                 if !parts.is_empty() {
                     own.add(half, &joined(&parts, wants[w].groups));
                 }
@@ -204,25 +205,21 @@ pub fn gather(
 
 /// Rows that each sample gives.
 fn rows_of_sample(want: &Want, samples: usize) -> usize {
-    let rows = want.depth.saturating_mul(ROWS_FOR_EACH).clamp(FEWEST_ROWS, MOST_ROWS);
-    let cost = std::env::var("K_COST").ok().and_then(|v| v.parse::<f64>().ok()).unwrap_or(1e30);
-    let rows = rows.min((cost / (want.depth * want.depth) as f64) as usize).max(16);
+    let most = MOST_PRODUCTS / want.depth.saturating_mul(want.depth).max(1);
+    let rows = want.depth.saturating_mul(ROWS_FOR_EACH).max(FEWEST_ROWS).min(most);
     rows.div_ceil(samples * want.readings.len().max(1)).max(2)
 }
 
 /// All rows of one group behind each other, then those of the next.
-fn joined(parts: &[&Seen], groups: usize) -> Seen {
-    let mut all = Seen { noise: parts[0].noise.clone(), rows: Vec::new() };
-    for part in &parts[1..] {
-        all.noise.iter_mut().zip(&part.noise).for_each(|(a, b)| *a += b);
-    }
+fn joined(parts: &[&[f32]], groups: usize) -> Vec<f32> {
+    let mut rows = Vec::new();
     for group in 0..groups {
         for part in parts {
-            let each = part.rows.len() / groups;
-            all.rows.extend_from_slice(&part.rows[group * each..(group + 1) * each]);
+            let each = part.len() / groups;
+            rows.extend_from_slice(&part[group * each..(group + 1) * each]);
         }
     }
-    all
+    rows
 }
 
 /// What a layer reads of a value in a sample, in the halves that it belongs to; `None` where its shape does not fit.
@@ -244,7 +241,7 @@ fn rows_of(
     let Some(view) = view else { return Ok(None) };
     let chosen = spread(view.positions(), count, nth);
     let parity = |at: usize| if split.is_some() { at % 2 } else { nth % 2 };
-    let of_half = |half: usize| -> Result<Option<Seen>> {
+    let of_half = |half: usize| -> Result<Option<Vec<f32>>> {
         let own: Vec<usize> =
             chosen.iter().enumerate().filter(|(i, _)| parity(i + nth) == half).map(|(_, &p)| p).collect();
         if own.is_empty() { Ok(None) } else { view.seen(&values, &own, want, reading.params).map(Some) }
@@ -315,7 +312,7 @@ impl<'a> View<'a> {
     }
 
     /// Takes these rows out, as they are when they have been quantized.
-    fn seen(&self, values: &[f32], chosen: &[usize], want: &Want, params: Option<QParams>) -> Result<Seen> {
+    fn seen(&self, values: &[f32], chosen: &[usize], want: &Want, params: Option<QParams>) -> Result<Vec<f32>> {
         let (depth, groups) = (want.depth, want.groups);
         let mut rows = vec![0f32; chosen.len() * depth * groups];
         match self {
@@ -338,20 +335,11 @@ impl<'a> View<'a> {
                 }
             })?,
         }
-        let mut seen = Seen { noise: vec![0.0; depth * groups], rows };
         if let Some(params) = params {
             let q = Quantizer::new(params)?;
-            for (r, row) in seen.rows.chunks_exact_mut(depth.max(1)).enumerate() {
-                let group = r / chosen.len() * depth;
-                for (j, x) in row.iter_mut().enumerate() {
-                    let read = q.round_trip(*x);
-                    let noise = f64::from(read) - f64::from(*x);
-                    seen.noise[group + j] += noise;
-                    *x = read;
-                }
-            }
+            rows.iter_mut().for_each(|x| *x = q.round_trip(*x));
         }
-        Ok(seen)
+        Ok(rows)
     }
 }
 

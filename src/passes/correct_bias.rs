@@ -2,7 +2,8 @@
 //! errors of the weights is what the layer's output is off on average, and the bias takes that back.
 //!
 //! Markus Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), section 4.2, with
-//! the means from calibration. Where a convolution pads, the taps that lie on the padding are left out in the share of
+//! the means from calibration. Where the weights are rounded by what layers read, these means are of all that one output
+//! multiplies; else of channels, and where a convolution pads, the taps that lie on the padding are left out in the share of
 //! positions where they do, as if the input were alike everywhere.
 //!
 //! ```text

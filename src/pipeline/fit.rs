@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Samples that are looked at, at most, evenly spread over the data.
-const SAMPLES: usize = 128;
+const SAMPLES: usize = 64;
 
 /// Whether the plan rounds any weight by what its layer reads.
 pub(super) fn asked(plan: &Plan) -> bool {

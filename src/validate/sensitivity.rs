@@ -29,7 +29,6 @@ const MARGIN: f64 = 5.0;
 
 /// The regions that must go back to float to lift the worst output above the floor, the worst first. Noise of regions is
 /// taken to add up. `prepared` is the model that the plan speaks of, `known` what it was rounded by; the samples are of the reference's.
-#[allow(clippy::too_many_arguments)]
 pub fn blame(
     reference: &Reference<'_>,
     prepared: &Model,

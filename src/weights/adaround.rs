@@ -128,14 +128,14 @@ mod tests {
     use crate::{
         ir::{DType, Tensor},
         quant::{Granularity, QParams, QuantTarget, saturation::Pairs},
-        weights::{Layout, Moments, Reads, Seen},
+        weights::{Layout, Moments, Reads},
     };
 
     /// What a matrix product `[depth, outs]` reads, row after row for each half.
     fn reads(depth: usize, outs: usize, halves: [&[f32]; 2], centered: bool) -> Reads {
         let mut moments = Moments::new(depth, 1);
         for (half, rows) in halves.into_iter().enumerate() {
-            moments.add(half, &Seen { rows: rows.to_vec(), noise: vec![0.0; depth] });
+            moments.add(half, rows);
         }
         assert!(moments.finish(centered));
         Reads { layout: Layout { outs, depth, groups: 1, depth_first: true }, moments: Arc::new(moments) }

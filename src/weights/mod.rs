@@ -9,7 +9,7 @@ mod rows;
 
 pub use self::{
     gram::Gram,
-    moments::{Layout, Moments, Reads, Seen},
+    moments::{Layout, Moments, Reads},
 };
 use crate::{
     error::{Error, Result},

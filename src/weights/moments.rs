@@ -47,32 +47,21 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// How much an output becomes less, on average, by other numbers in the weight's place and by the rounding of what it
-    /// reads; for each output.
+    /// How much each output becomes less, on average, by other numbers in the weight's place.
     pub fn shift(&self, weight: &[f32], rounded: &[f32]) -> Vec<f64> {
         let Layout { outs, depth, .. } = self.layout;
-        let get = |values: &[f32], place: usize| f64::from(values.get(place).copied().unwrap_or(0.0));
         let shift = |out: usize| {
             let halves = [0, 1].map(|half| self.moments.half(half, self.layout.group(out)));
             let rows: usize = halves.iter().map(|h| h.rows).sum();
             let place = |j: usize| {
                 let place = self.layout.place(out, j);
-                let (w, r) = (get(weight, place), get(rounded, place));
-                halves.iter().map(|h| (w - r) * h.sums[j] - w * h.noise[j]).sum::<f64>()
+                let get = |values: &[f32]| f64::from(values.get(place).copied().unwrap_or(0.0));
+                (get(weight) - get(rounded)) * halves.iter().map(|h| h.sums[j]).sum::<f64>()
             };
             (0..depth).map(place).sum::<f64>() / rows.max(1) as f64
         };
         (0..outs).into_par_iter().map(shift).collect()
     }
-}
-
-/// Inputs of some outputs, as they were seen: `rows` of the layer's depth for each group, one behind the other.
-#[derive(Debug, Clone, Default)]
-pub struct Seen {
-    /// As the layer will read them, quantized where they will be: first all rows of the first group.
-    pub rows: Vec<f32>,
-    /// For each group and place along the depth, the sum of what quantizing adds to what is read.
-    pub noise: Vec<f64>,
 }
 
 /// Second moments of what a layer reads, from two halves of the data: one to fit to, and one to see whether that helps.
@@ -87,7 +76,6 @@ pub struct Moments {
 pub(super) struct Half {
     rows: usize,
     sums: Vec<f64>,
-    noise: Vec<f64>,
     /// Means of products once it is finished, with something added to the diagonal.
     pub gram: Gram,
 }
@@ -99,7 +87,7 @@ const DAMPING: f64 = 0.005;
 impl Moments {
     /// Moments that have seen nothing.
     pub fn new(depth: usize, groups: usize) -> Self {
-        let half = Half { rows: 0, sums: vec![0.0; depth], noise: vec![0.0; depth], gram: Gram::new(depth) };
+        let half = Half { rows: 0, sums: vec![0.0; depth], gram: Gram::new(depth) };
         Self { depth, halves: [vec![half.clone(); groups], vec![half; groups]] }
     }
 
@@ -108,21 +96,20 @@ impl Moments {
         Gram::bytes(depth).saturating_mul(groups).saturating_mul(2)
     }
 
-    /// Takes in what was seen for a half, 0 or 1.
-    pub fn add(&mut self, half: usize, seen: &Seen) {
+    /// Takes in for a half, 0 or 1, what was read as it will be read, quantized where it will be: rows of the depth, one
+    /// behind the other, first all of the first group.
+    pub fn add(&mut self, half: usize, rows: &[f32]) {
         let (depth, groups) = (self.depth, self.halves[half].len());
-        let each = seen.rows.len() / (groups * depth).max(1) * depth;
+        let each = rows.len() / (groups * depth).max(1) * depth;
         if each == 0 {
             return;
         }
         let add = |(g, half): (usize, &mut Half)| {
-            let rows = &seen.rows[g * each..(g + 1) * each];
+            let rows = &rows[g * each..(g + 1) * each];
             half.rows += each / depth;
             for row in rows.chunks_exact(depth) {
                 half.sums.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
             }
-            let own = g * depth..(g + 1) * depth;
-            half.noise.iter_mut().zip(&seen.noise[own]).for_each(|(s, x)| *s += x);
             half.gram.add(rows);
         };
         self.halves[half].par_iter_mut().enumerate().for_each(add);

@@ -132,14 +132,14 @@ mod tests {
     use crate::{
         ir::{DType, Tensor},
         quant::{Granularity, QuantTarget, pack, saturation::Pairs},
-        weights::{Layout, Moments, Reads, Seen},
+        weights::{Layout, Moments, Reads},
     };
 
     /// Two inputs, of which the second is hardly ever there.
     fn reads() -> Reads {
         let mut moments = Moments::new(2, 1);
         let rows = [1.0, 0.001, -1.0, 0.001, 0.5, -0.001, -0.5, 0.0];
-        [0, 1].map(|half| moments.add(half, &Seen { rows: rows.to_vec(), noise: vec![0.0; 2] }));
+        (0..2).for_each(|half| moments.add(half, &rows));
         assert!(moments.finish(false));
         Reads { layout: Layout { outs: 2, depth: 2, groups: 1, depth_first: true }, moments: Arc::new(moments) }
     }
