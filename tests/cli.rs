@@ -202,23 +202,15 @@ fn weight_algorithms() {
     let place = Place::new();
     assert_eq!(place.quantize("-q").code, 0);
     let nearest = place.bytes("out.onnx");
-    let sqnr = || {
-        let report: serde_json::Value = serde_json::from_slice(&place.bytes("r.json")).unwrap();
-        report["proof"]["outputs"][0]["sqnr"].as_f64().unwrap()
-    };
-    assert_eq!(place.quantize("--per-tensor --report r.json -q").code, 0);
-    let before = sqnr();
-    let flags = "--per-tensor --weight-algorithm adaround --report r.json --dump-plan p.yaml";
-    let done = place.quantize(flags);
+    let done = place.quantize("--per-tensor --weight-algorithm adaround --dump-plan p.yaml");
     assert!(done.code == 0 && !done.out.contains("nearest codes"), "{}{}", done.out, done.err);
-    assert!(sqnr() > before + 1.0, "{before} {}", sqnr());
     let bytes = place.bytes("out.onnx");
     assert_eq!(place.quantize("--plan p.yaml -q").code, 0);
     assert!(place.bytes("out.onnx") == bytes);
     let done = place.run("quantize model.onnx -o out.onnx --plan p.yaml");
     assert!(done.code == 0 && done.out.contains("there is no calibration data"), "{}{}", done.out, done.err);
     assert!(place.bytes("out.onnx") != bytes);
-    // A rule for one layer; float nodes' weights and data that are quantized at run time.
+    // A rule for one layer; layers between float ones, and data that are quantized at run time.
     place.write("rule.yaml", "rules: [{nodes: conv2, weight: {algorithm: mse}}]");
     assert_eq!(place.quantize("--config rule.yaml --dump-plan q.yaml -q").code, 0);
     assert_eq!(fs::read_to_string(place.path("q.yaml")).unwrap().matches("algorithm: mse").count(), 1);
@@ -230,6 +222,19 @@ fn weight_algorithms() {
     }
     assert_eq!(place.quantize("--weight-algorithm rtn -q").code, 0);
     assert!(place.bytes("out.onnx") == nearest);
+    // A trained model with nothing but its weights in 8 bits: here these are all of the noise.
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
+    let sqnr = |algorithm: &str| {
+        let run = format!(
+            "quantize {models}/digits_transformer.dynamo.onnx -o w.onnx --calibration {models}/digits_calib.npz \
+             --evaluation {models}/digits_eval.npz --weight-algorithm {algorithm} --report r.json -q"
+        );
+        assert_eq!(place.run(&run).code, 0);
+        let report: serde_json::Value = serde_json::from_slice(&place.bytes("r.json")).unwrap();
+        report["proof"]["outputs"][0]["sqnr"].as_f64().unwrap()
+    };
+    let (nearest, fitted) = (sqnr("rtn"), sqnr("adaround"));
+    assert!(fitted > nearest + 4.0, "{nearest} {fitted}");
 }
 
 /// On a CPU without VNNI, weights of layers that could saturate there have fewer codes, and the report names the layers.

@@ -12,8 +12,8 @@
 //! Where several outputs have a scale in common, that is chosen first, as [`super::mse`] does: a coarse scale leaves nothing to
 //! win by other codes. For scales of single outputs that changes nothing to speak of.
 //!
-//! Where the layer's bias takes back the mean (pass `correct_bias`), `G` is about the mean: without that, MobileNet v1 (0.25)
-//! gains a quarter of what it does. Half of the data is fitted to. An output keeps its codes only if they are better on the
+//! Where the layer's bias takes back the mean (pass `correct_bias`), `G` is about the mean: by log probabilities, MobileNet v1
+//! (0.25) gains 2.0 dB with that, and 0.4 dB without. Half of the data is fitted to. An output keeps its codes only if they are better on the
 //! other half, too, and is then fitted to both.
 
 use rayon::prelude::*;
