@@ -155,29 +155,30 @@ pub fn gather(
         want.readings.iter().for_each(|r| readers.entry(r.value).or_default().push((w, r)));
     }
     let values: Vec<ValueId> = readers.keys().copied().collect();
+    // With nothing to see, nothing is run.
+    let samples = if values.is_empty() { &[] } else { samples };
     let session = runtime.load(model, &values)?;
     let rows: Vec<usize> = wants.iter().map(|want| rows_of_sample(want, samples.len())).collect();
     let kept: usize = wants.iter().zip(&rows).map(|(w, r)| r * w.depth * w.groups * size_of::<f32>()).sum();
     let at_a_time = (AT_A_TIME.1 / kept.max(1)).clamp(1, AT_A_TIME.0);
     let order: BTreeMap<usize, usize> = samples.iter().enumerate().map(|(i, &s)| (s, i)).collect();
     for (chunk, some) in samples.chunks(at_a_time).enumerate() {
-        let seen: Mutex<BTreeMap<(usize, usize, usize), Option<Halves>>> = Mutex::new(BTreeMap::new());
+        let seen: Mutex<BTreeMap<[usize; 4], Option<Halves>>> = Mutex::new(BTreeMap::new());
         let progress = |done: usize, _: usize| progress(chunk * at_a_time + done, samples.len());
         for_each_sample(some, &progress, |sample| {
             let nth = order[&sample];
             session.run_observed(&feed(sample)?, &mut |number, value| {
                 for (i, &(w, reading)) in readers[&values[number]].iter().enumerate() {
-                    let place = number * wants.len() * 2 + i;
-                    let split = (samples.len() < FEW_SAMPLES).then_some(nth);
+                    let split = samples.len() < FEW_SAMPLES;
                     let halves = rows_of(value, reading, &wants[w], rows[w], nth, split)?;
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).insert((w, nth, place), halves);
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).insert([w, nth, number, i], halves);
                 }
                 Ok(())
             })?;
             Ok(())
         })?;
         let mut of_want: BTreeMap<usize, Vec<Option<Halves>>> = BTreeMap::new();
-        for ((w, ..), halves) in seen.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for ([w, ..], halves) in seen.into_inner().unwrap_or_else(PoisonError::into_inner) {
             of_want.entry(w).or_default().push(halves);
         }
         of_want.par_iter().for_each(|(&w, seen)| {
@@ -205,9 +206,9 @@ pub fn gather(
 
 /// Rows that each sample gives.
 fn rows_of_sample(want: &Want, samples: usize) -> usize {
-    let most = MOST_PRODUCTS / want.depth.saturating_mul(want.depth).max(1);
+    let most = MOST_PRODUCTS / want.depth.saturating_mul(want.depth).saturating_mul(want.groups).max(1);
     let rows = want.depth.saturating_mul(ROWS_FOR_EACH).max(FEWEST_ROWS).min(most);
-    rows.div_ceil(samples * want.readings.len().max(1)).max(2)
+    rows.div_ceil(samples.max(1) * want.readings.len().max(1)).max(2)
 }
 
 /// All rows of one group behind each other, then those of the next.
@@ -223,14 +224,14 @@ fn joined(parts: &[&[f32]], groups: usize) -> Vec<f32> {
 }
 
 /// What a layer reads of a value in a sample, in the halves that it belongs to; `None` where its shape does not fit.
-/// `split` is the sample's number where its rows go to both halves.
+/// With `split` its rows go to both, else all to one.
 fn rows_of(
     value: &dyn Observed,
     reading: &Reading,
     want: &Want,
     count: usize,
     nth: usize,
-    split: Option<usize>,
+    split: bool,
 ) -> Result<Option<Halves>> {
     let values = value.floats()?;
     let dims = value.dims();
@@ -240,10 +241,9 @@ fn rows_of(
     };
     let Some(view) = view else { return Ok(None) };
     let chosen = spread(view.positions(), count, nth);
-    let parity = |at: usize| if split.is_some() { at % 2 } else { nth % 2 };
+    let parity = |at: usize| if split { (at + nth) % 2 } else { nth % 2 };
     let of_half = |half: usize| -> Result<Option<Vec<f32>>> {
-        let own: Vec<usize> =
-            chosen.iter().enumerate().filter(|(i, _)| parity(i + nth) == half).map(|(_, &p)| p).collect();
+        let own: Vec<usize> = chosen.iter().enumerate().filter(|(i, _)| parity(*i) == half).map(|(_, &p)| p).collect();
         if own.is_empty() { Ok(None) } else { view.seen(&values, &own, want, reading.params).map(Some) }
     };
     Ok(Some([of_half(0)?, of_half(1)?]))
