@@ -8,6 +8,7 @@ mod convert;
 mod dynamic;
 mod even_out;
 mod finish;
+mod fit;
 mod measure;
 mod planner;
 mod prices;
@@ -16,6 +17,7 @@ mod sensitivity;
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -33,7 +35,7 @@ use crate::{
     ir::{Model, Tensor, ValueId},
     onnx_file::{self, ReadOptions},
     passes::{self, Context, Stage},
-    plan::Plan,
+    plan::{KnownReads, Plan},
     report::Auto,
     runtime::{Runtime, tract::Tract},
     scheme::Settings,
@@ -120,6 +122,8 @@ pub struct Quantized {
     pub model: Model,
     /// The plan that was carried out.
     pub plan: Plan,
+    /// What weights were rounded by, beside themselves.
+    pub known: Arc<KnownReads>,
     /// What was measured, if the plan was.
     pub measured: Option<Measured>,
     /// Where the plan comes from; `None` if it was given.
@@ -194,8 +198,10 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
             cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
-            let proof_samples = dataset.as_ref().map(|d| d.split().0.validation).unwrap_or_default();
-            Outcome { plan: plan.clone(), proof_samples, held_out: true, ..Outcome::default() }
+            let split = dataset.as_ref().map(|d| d.split().0).unwrap_or_default();
+            let samples = dataset.as_ref().map(|d| planner::seen(job, d, &split)).unwrap_or_default();
+            let (plan, proof_samples) = (plan.clone(), split.validation);
+            Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
         }
         None => {
             let task = planner::Task { job, model: &model, resolved: &resolved, dataset: dataset.as_ref() };
@@ -203,9 +209,18 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         }
     };
     outcome.plan.channel_factors = channel_factors;
+    if let Some(known) = outcome.known.take() {
+        cx.known = known;
+    } else if fit::asked(&outcome.plan) {
+        clock.step("look at layers");
+        let data = dataset.as_ref().map(|d| (d, &outcome.samples[..]));
+        let (known, noticed) = fit::know(job, &model, &outcome.plan, data)?;
+        cx.known = known;
+        cx.diagnostics.extend(noticed);
+    }
     let data = dataset.as_ref().or(evaluation.as_ref());
     let (measured, noticed) =
-        measure::measure(job, [&original, &model], &resolved, data, &cx.options, &mut outcome, &mut clock)?;
+        measure::measure(job, [&original, &model], &resolved, data, &cx, &mut outcome, &mut clock)?;
     cx.diagnostics.extend(noticed);
     clock.step("rewrite");
     let promises = promised::promises(&model, &outcome.plan);
@@ -227,6 +242,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         original,
         model,
         plan,
+        known: cx.known,
         measured,
         placement: outcome.placement,
         auto: outcome.auto,
@@ -285,6 +301,8 @@ struct Outcome {
     plan: Plan,
     placement: Option<Placement>,
     auto: Option<Auto>,
+    /// What weights were rounded by, where that is known.
+    known: Option<Arc<KnownReads>>,
     table: Table,
     samples: Vec<usize>,
     proof_samples: Vec<usize>,

@@ -2,6 +2,7 @@
 
 mod cli {
     pub mod place;
+    mod weights;
 }
 #[path = "common/random.rs"]
 mod random;
@@ -161,16 +162,17 @@ fn data_quantized_at_run_time() {
 fn the_same_input_gives_the_same_bytes() {
     let place = Place::new();
     let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
-    for (model, data) in [
-        ("model.onnx".to_owned(), "data.npz".to_owned()),
-        (format!("{models}/digits_transformer.dynamo.onnx"), format!("{models}/digits_calib.npz")),
+    for (model, data, algorithm) in [
+        ("model.onnx".to_owned(), "data.npz".to_owned(), "rtn"),
+        ("model.onnx".to_owned(), "data.npz".to_owned(), "adaround"),
+        (format!("{models}/digits_transformer.dynamo.onnx"), format!("{models}/digits_calib.npz"), "adaround"),
     ] {
         let outputs = ["1", "2", "5"].map(|threads| {
             let out = format!("threads{threads}.onnx");
             let mut command = Command::new(env!("CARGO_BIN_EXE_qonvert"));
             command.current_dir(place.path("")).env("RAYON_NUM_THREADS", threads);
             let words = ["quantize", &model, "-o", &out, "--calibration", &data, "--everywhere", "-q"];
-            assert!(command.args(words).status().unwrap().code() < Some(2));
+            assert!(command.args(words).args(["--weight-algorithm", algorithm]).status().unwrap().code() < Some(2));
             place.bytes(&out)
         });
         assert!(outputs[0] == outputs[1] && outputs[0] == outputs[2], "{model}");

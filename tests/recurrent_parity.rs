@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use common::{ort_run, random::Random};
 use qonvert::{
@@ -40,14 +40,20 @@ struct Layer {
     weight: Weight,
 }
 
-const WEIGHT: Weight =
-    Weight { dtype: DType::Int8, axis: Some(1), symmetric: true, reduce_range: false, pair_axes: Vec::new() };
+static WEIGHT: LazyLock<Weight> = LazyLock::new(|| Weight {
+    dtype: DType::Int8,
+    axis: Some(1),
+    symmetric: true,
+    reduce_range: false,
+    pair_axes: Vec::new(),
+    algorithm: "rtn".into(),
+});
 
 impl Layer {
     fn new(steps: usize, batch: usize, inputs: usize, hidden: usize, direction: &'static str) -> Self {
         let op = "LSTM";
         let (bias, initial, peepholes, y) = (true, false, false, true);
-        let (attributes, lengths, weight) = ("", None, WEIGHT);
+        let (attributes, lengths, weight) = ("", None, WEIGHT.clone());
         Self { op, steps, batch, inputs, hidden, direction, attributes, bias, initial, peepholes, lengths, y, weight }
     }
 
@@ -247,7 +253,7 @@ fn quantized_layers_of_every_form() {
             (DType::Int8, Some(1), true, true),
         ] {
             layers.push(Layer {
-                weight: Weight { dtype, axis, symmetric, reduce_range, pair_axes: Vec::new() },
+                weight: Weight { dtype, axis, symmetric, reduce_range, pair_axes: Vec::new(), algorithm: "rtn".into() },
                 ..base.clone()
             });
         }
@@ -383,7 +389,8 @@ fn quantized_layers_there_and_back() {
     ];
     for (i, direction) in ["forward", "reverse", "bidirectional"].into_iter().enumerate() {
         for (dtype, axis, symmetric) in forms {
-            let weight = Weight { dtype, axis, symmetric, reduce_range: false, pair_axes: Vec::new() };
+            let weight =
+                Weight { dtype, axis, symmetric, reduce_range: false, pair_axes: Vec::new(), algorithm: "rtn".into() };
             let one = Layer { weight: weight.clone(), ..Layer::new(1, 4, 20, 24, direction) };
             let base = Layer { initial: true, peepholes: true, steps: 9, ..one.clone() };
             for layer in [one, base.clone(), Layer { bias: false, attributes: ", clip = 0.7", ..base }] {
@@ -463,13 +470,13 @@ fn a_plan_is_made_and_carried_out() {
     let scheme = Scheme { weight: QuantTarget { symmetric: false, ..QuantTarget::WEIGHT }, ..Scheme::default() };
     let made = decide(&model, &target, &placement, &scheme, |_, _| panic!("no value needs a range")).expect("a plan");
     let mut made = Plan::from_yaml(&made.to_yaml().expect("YAML")).expect("it reads what it wrote");
-    store_float_weights(&model, &mut made, |_| false);
+    store_float_weights(&model, &mut made, &scheme, |_| false);
     let forms: Vec<_> = made.nodes.iter().map(|(name, n)| (name.as_str(), n.becomes)).collect();
     let want = [("e_z", Form::Float), ("t_z", Form::Dynamic), ("y", Form::Dynamic), ("z", Form::Float)];
     assert_eq!(forms, want);
     assert_eq!(made.nodes["e_z"].reason.as_deref(), Some("no integer kernel with this layout"));
     // The kernel has no zero points per channel, whatever the user wants of other weights.
-    assert_eq!(made.nodes["y"].weight, Some(WEIGHT));
+    assert_eq!(made.nodes["y"].weight, Some(WEIGHT.clone()));
     assert!(made.stored_weights.is_empty(), "a weight that some node reads in codes is stored twice");
     // Two branches with one name between them: neither is in the plan, and both stay as they are.
     let mut clash = model.clone();

@@ -4,6 +4,7 @@ mod check_inputs;
 pub mod collect;
 pub mod dataset;
 pub mod means;
+pub mod moments;
 pub mod observers;
 pub mod table;
 

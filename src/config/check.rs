@@ -6,6 +6,7 @@ use crate::{
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::DType,
+    weights,
 };
 
 const ACTIVATIONS: &[DType] = &[DType::Uint8, DType::Int8, DType::Uint16, DType::Int16];
@@ -17,6 +18,7 @@ impl Config {
         one_of("activation.dtype", self.activation.dtype, ACTIVATIONS)?;
         one_of("weight.dtype", self.weight.dtype, WEIGHTS)?;
         observer("activation.observer", &self.activation.observer)?;
+        algorithm("weight.algorithm", &self.weight.algorithm)?;
         let c = &self.calibration;
         c.options().check().map_err(|e| Error::config(format!("calibration: {}", e.message())))?;
         if c.samples == Some(0) {
@@ -132,7 +134,9 @@ impl Rule {
                 return Err(Error::config(format!("range [{lo}, {hi}] is not finite and in order")));
             }
         }
-        self.weight.as_ref().and_then(|w| w.dtype).map_or(Ok(()), |d| one_of("weight.dtype", d, WEIGHTS))
+        let Some(w) = &self.weight else { return Ok(()) };
+        w.algorithm.as_deref().map_or(Ok(()), |name| algorithm("weight.algorithm", name))?;
+        w.dtype.map_or(Ok(()), |d| one_of("weight.dtype", d, WEIGHTS))
     }
 }
 
@@ -145,14 +149,21 @@ fn one_of(key: &str, dtype: DType, allowed: &[DType]) -> Result<()> {
 }
 
 fn observer(key: &str, name: &str) -> Result<()> {
-    let names: Vec<_> = observers::METHODS.iter().map(|m| m.name).collect();
+    named(key, ["calibration method", "methods"], name, observers::METHODS.iter().map(|m| m.name))
+}
+
+fn algorithm(key: &str, name: &str) -> Result<()> {
+    named(key, ["weight algorithm", "algorithms"], name, weights::ALGORITHMS.iter().map(|a| a.name))
+}
+
+fn named(key: &str, [one, all]: [&str; 2], name: &str, names: impl Iterator<Item = &'static str>) -> Result<()> {
+    let names: Vec<_> = names.collect();
     if names.contains(&name) {
         return Ok(());
     }
     let close = suggest::closest(name, names.iter().copied());
     let hint = close.first().map(|c| format!("did you mean {c:?}? ")).unwrap_or_default();
-    Err(Error::config(format!("{key}: no calibration method is called {name:?}"))
-        .help(format!("{hint}methods: {}", names.join(", "))))
+    Err(Error::config(format!("{key}: no {one} is called {name:?}")).help(format!("{hint}{all}: {}", names.join(", "))))
 }
 
 fn share(key: &str, x: Option<f64>) -> Result<()> {
@@ -188,6 +199,8 @@ mod tests {
         let cases = [
             ("activation: {dtype: float}", "activation.dtype is float, must be one of uint8", ""),
             ("weight: {dtype: int16}", "weight.dtype is int16", ""),
+            ("weight: {algorithm: adaroud}", "\"adaroud\"", "did you mean \"adaround\"?"),
+            ("rules: [{nodes: a, weight: {algorithm: gptx}}]", "weight.algorithm: no weight algorithm", "rtn, mse"),
             ("activation: {observer: minmax}", "\"minmax\"", "did you mean \"min_max\"?"),
             ("calibration: {percentile: 0.99}", "percentile is 0.99", ""),
             ("calibration: {samples: 0}", "samples is 0", "null"),

@@ -22,6 +22,7 @@ use crate::{
     },
     ir::DType,
     quant::{QuantTarget, Range},
+    weights,
 };
 
 /// The whole configuration. `Default` is preset `int8`.
@@ -150,12 +151,14 @@ pub struct Weight {
     pub per_channel: bool,
     /// Half the codes only.
     pub reduce_range: bool,
+    /// How they are rounded.
+    pub algorithm: String,
 }
 
 impl Default for Weight {
     fn default() -> Self {
         let QuantTarget { dtype, symmetric, reduce_range } = QuantTarget::WEIGHT;
-        Self { dtype, symmetric, per_channel: true, reduce_range }
+        Self { dtype, symmetric, per_channel: true, reduce_range, algorithm: weights::DEFAULT.to_owned() }
     }
 }
 

@@ -94,6 +94,9 @@ pub struct RuleWeight {
     /// Half the codes only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce_range: Option<bool>,
+    /// How they are rounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
 }
 
 impl Rule {

@@ -2,7 +2,8 @@
 //! errors of the weights is what the layer's output is off on average, and the bias takes that back.
 //!
 //! Markus Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), section 4.2, with
-//! the means from calibration. Where a convolution pads, the taps that lie on the padding are left out in the share of
+//! the means from calibration. Where the weights are rounded by what layers read, these means are of all that one output
+//! multiplies; else of channels, and where a convolution pads, the taps that lie on the padding are left out in the share of
 //! positions where they do, as if the input were alike everywhere.
 //!
 //! ```text
@@ -18,18 +19,18 @@ use crate::{
     analysis::types::{self, Types},
     error::Result,
     ir::{Model, Node, NodeId, Tensor},
-    plan::{Form, Plan},
+    plan::{Form, KnownReads, Plan},
 };
 
 /// See the module's documentation. Without a plan there is nothing to do.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let Some(plan) = cx.plan.take() else { return Ok(0) };
-    let done = correct_all(model, &plan);
+    let done = correct_all(model, &plan, &cx.known);
     cx.plan = Some(plan);
     done
 }
 
-fn correct_all(model: &mut Model, plan: &Plan) -> Result<usize> {
+fn correct_all(model: &mut Model, plan: &Plan, known: &KnownReads) -> Result<usize> {
     if plan.input_means.is_empty() {
         return Ok(0);
     }
@@ -37,12 +38,12 @@ fn correct_all(model: &mut Model, plan: &Plan) -> Result<usize> {
     let mut changes = 0;
     for node in model.nodes(model.main()) {
         let (label, op) = (model.node_label(node), model.node(node).op_type.clone());
-        changes += usize::from(correct(model, &types, plan, node).map_err(|e| e.node(label, op))?);
+        changes += usize::from(correct(model, &types, plan, known, node).map_err(|e| e.node(label, op))?);
     }
     Ok(changes)
 }
 
-fn correct(model: &mut Model, types: &Types, plan: &Plan, node: NodeId) -> Result<bool> {
+fn correct(model: &mut Model, types: &Types, plan: &Plan, known: &KnownReads, node: NodeId) -> Result<bool> {
     let Some(mut layer) = Linear::of(model, types, node).filter(|l| l.takes_bias()) else { return Ok(false) };
     let input = model.node(node).input(0).and_then(|v| plan.input_means.get(model.value(v).name()));
     let Some(means) = input.filter(|m| m.values.len() == layer.ins) else { return Ok(false) };
@@ -52,7 +53,12 @@ fn correct(model: &mut Model, types: &Types, plan: &Plan, node: NodeId) -> Resul
         return Ok(false);
     }
     let bias: Vec<f32> = layer.bias(model)?.into_iter().map(|b| b as f32).collect();
-    let Some(rounded) = rounded(model, plan, node, &weight, &bias)? else { return Ok(false) };
+    let Some(rounded) = rounded(model, plan, known, node, &weight, &bias)? else { return Ok(false) };
+    let name = model.node(node).input(1).map_or("", |v| model.value(v).name());
+    if let Some(reads) = known.of(name).reads() {
+        let shift = reads.shift(&weight.to_f32()?, &rounded);
+        return layer.shift(model, &shift);
+    }
     let errors: Vec<f32> = weight.to_f32()?.iter().zip(rounded).map(|(w, r)| w - r).collect();
     let seen = match layer.kind {
         Kind::Conv => taps_seen(model.node(node), weight.dims(), &means.shape),
@@ -63,20 +69,31 @@ fn correct(model: &mut Model, types: &Types, plan: &Plan, node: NodeId) -> Resul
 }
 
 /// What the runtime will compute with in the weight's place; `None` where that is the weight itself.
-fn rounded(model: &Model, plan: &Plan, node: NodeId, weight: &Tensor, bias: &[f32]) -> Result<Option<Vec<f32>>> {
+fn rounded(
+    model: &Model,
+    plan: &Plan,
+    known: &KnownReads,
+    node: NodeId,
+    weight: &Tensor,
+    bias: &[f32],
+) -> Result<Option<Vec<f32>>> {
     let name = |v| model.value(v).name();
     let n = model.node(node);
+    let known = known.of(n.input(1).map_or("", name));
     let entry = n.output(0).and_then(|v| plan.nodes.get(name(v)));
     if let Some(how) = entry.filter(|e| e.becomes == Form::Dynamic).and_then(|e| e.weight.as_ref()) {
-        return how.quantize_alike(weight)?.dequantized().map(Some);
+        return how.quantize_alike(weight, known)?.dequantized().map(Some);
     }
     if let Some(entry) = entry.filter(|e| e.becomes == Form::Integer) {
         let Some(how) = &entry.weight else { return Ok(None) };
         let input = n.input(0).and_then(|v| plan.activations.get(name(v))).map(|a| a.params());
-        return how.quantize(weight, Some(bias).filter(|_| n.input(2).is_some()), input)?.dequantized().map(Some);
+        return how
+            .quantize(weight, Some(bias).filter(|_| n.input(2).is_some()), input, known)?
+            .dequantized()
+            .map(Some);
     }
     let stored = n.input(1).and_then(|v| plan.stored_weights.get(name(v)));
-    stored.map(|s| s.quantize(weight)?.dequantized()).transpose()
+    stored.map(|s| s.quantize(weight, known)?.dequantized()).transpose()
 }
 
 /// For each tap of a convolution's kernel, row-major, the share of output positions at which it meets the input. Empty
@@ -154,7 +171,14 @@ mod tests {
     }
 
     fn int8(axis: Option<usize>) -> Weight {
-        Weight { dtype: DType::Int8, axis, symmetric: true, reduce_range: false, pair_axes: Vec::new() }
+        Weight {
+            dtype: DType::Int8,
+            axis,
+            symmetric: true,
+            reduce_range: false,
+            pair_axes: Vec::new(),
+            algorithm: "rtn".into(),
+        }
     }
 
     fn bias_after(text: &str, plan: Plan, node: usize, input: usize) -> Vec<f32> {
@@ -183,7 +207,7 @@ mod tests {
         let text = "float[1,2] x \n float[2,1] w = {127, 0.4} \n y = Gemm(x, w) \n return y";
         let mut plan = Plan::default();
         plan.input_means.insert("x".into(), means(&[1, 2], &[1.0, 10.0]));
-        let stored = StoredWeight { dtype: DType::Int8, first_axis: 1, last_axis: 1 };
+        let stored = StoredWeight { dtype: DType::Int8, first_axis: 1, last_axis: 1, algorithm: "rtn".into() };
         plan.stored_weights.insert("w".into(), stored);
         let bias = bias_after(text, plan.clone(), 0, 2);
         assert!((bias[0] - 4.0).abs() < 1e-4, "{bias:?}");
@@ -198,7 +222,7 @@ mod tests {
         let text = "float[1,1,1] x \n float[1,1,1] w = {127} \n float[1,1,1] u = {127.4} \n float[1] b = {0} \n \
                     y = Conv(x, w, b) \n z = Conv(y, u, b) \n return z";
         let mut plan = Plan::default();
-        let stored = StoredWeight { dtype: DType::Int8, first_axis: 0, last_axis: 0 };
+        let stored = StoredWeight { dtype: DType::Int8, first_axis: 0, last_axis: 0, algorithm: "rtn".into() };
         plan.nodes.insert("y".into(), integer(int8(Some(0))));
         plan.stored_weights.insert("w".into(), stored);
         plan.input_means.insert("x".into(), means(&[1, 1, 1], &[1.0]));

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     ir::{GraphId, Model, NodeId, NodeSpec, Place, ValueId},
-    plan::{Form, Plan, Weight, named_values},
+    plan::{Form, KnownReads, Plan, Weight, named_values},
 };
 
 /// The operators that are written so.
@@ -26,12 +26,12 @@ const OPS: &[&str] = &["MatMul", "Gemm", "Conv"];
 /// See the module's documentation. Without a plan there is nothing to do.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let Some(plan) = cx.plan.take() else { return Ok(0) };
-    let done = insert_all(model, &plan);
+    let done = insert_all(model, &plan, &cx.known);
     cx.plan = Some(plan);
     done
 }
 
-fn insert_all(model: &mut Model, plan: &Plan) -> Result<usize> {
+fn insert_all(model: &mut Model, plan: &Plan, known: &KnownReads) -> Result<usize> {
     let dynamic: Vec<_> = plan.nodes.iter().filter(|(_, n)| n.becomes == Form::Dynamic).collect();
     if dynamic.is_empty() {
         return Ok(0);
@@ -47,7 +47,7 @@ fn insert_all(model: &mut Model, plan: &Plan) -> Result<usize> {
     }
     // The order of the file, not of the names.
     let nodes: Vec<NodeId> = model.nodes_below(model.main()).into_iter().filter(|n| found.contains_key(n)).collect();
-    let mut inserter = Inserter { model, data: HashMap::new(), weights: HashMap::new() };
+    let mut inserter = Inserter { model, known, data: HashMap::new(), weights: HashMap::new() };
     for &id in &nodes {
         let (label, op) = (inserter.model.node_label(id), inserter.model.node(id).op_type.clone());
         inserter.quantize(id, found[&id]).map_err(|e| e.node(label, op))?;
@@ -63,6 +63,7 @@ fn is_done(model: &Model, id: NodeId) -> bool {
 
 struct Inserter<'a> {
     model: &'a mut Model,
+    known: &'a KnownReads,
     /// Dequantized data, for all readers in a graph.
     data: HashMap<(ValueId, GraphId), ValueId>,
     /// Dequantized weights, by how they are quantized and whether they are transposed.
@@ -124,7 +125,7 @@ impl Inserter<'_> {
         if let Some(&v) = self.weights.get(&key) {
             return Ok(v);
         }
-        let q = plan.quantize_alike(&tensor)?;
+        let q = plan.quantize_alike(&tensor, self.known.of(self.model.value(value).name()))?;
         let (codes, axis) = match transpose {
             true => (permute::transposed(&q.values, &[1, 0])?, q.axis.map(|axis| 1 - axis.min(1))),
             false => (q.values, q.axis),

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     ops::{self, Role},
-    plan::{Activation, Form, Plan, Readers, Weight, named_values},
+    plan::{Activation, Form, KnownReads, Plan, Readers, Weight, named_values},
     quant::{
         bias::quantize_bias,
         granularity::{Granularity, QuantizedWeight, quantize_with},
@@ -24,13 +24,14 @@ use crate::{
 /// See the module's documentation. Without a plan there is nothing to do.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let Some(plan) = cx.plan.take() else { return Ok(0) };
-    let done = Inserter::new(model, &plan).and_then(|mut i| i.all());
+    let done = Inserter::new(model, &plan, &cx.known).and_then(|mut i| i.all());
     cx.plan = Some(plan);
     done
 }
 
 struct Inserter<'a> {
     model: &'a mut Model,
+    known: &'a KnownReads,
     /// Quantized values with what the plan says of them.
     activations: BTreeMap<ValueId, &'a Activation>,
     integer: Vec<(NodeId, Option<&'a Weight>)>,
@@ -45,7 +46,7 @@ struct Inserter<'a> {
 
 impl<'a> Inserter<'a> {
     /// Looks every name of the plan up before anything is renamed.
-    fn new(model: &'a mut Model, plan: &'a Plan) -> Result<Self> {
+    fn new(model: &'a mut Model, plan: &'a Plan, known: &'a KnownReads) -> Result<Self> {
         let main = model.main();
         let names = named_values(model);
         let missing = |name: &str| {
@@ -82,7 +83,8 @@ impl<'a> Inserter<'a> {
         integer.sort_by_key(|(n, _)| place[n]);
         absorbed.sort_by_key(|n| place[n]);
         fenced.sort_by_key(|n| place[n]);
-        Ok(Self { model, activations, integer, absorbed, fenced, weights: HashMap::new(), scalars: HashMap::new() })
+        let (weights, scalars) = (HashMap::new(), HashMap::new());
+        Ok(Self { model, known, activations, integer, absorbed, fenced, weights, scalars })
     }
 
     fn all(&mut self) -> Result<usize> {
@@ -163,8 +165,9 @@ impl<'a> Inserter<'a> {
         let tensor =
             self.model.constant_input(id, at).cloned().ok_or_else(|| Error::bug("the weight is not constant"))?;
         let bias = bias_at.and_then(|i| self.model.constant_input(id, i)).map(Tensor::to_f32).transpose()?;
-        let q = plan.quantize(&tensor, bias.as_deref(), input)?;
         let weight = self.model.node(id).input(at).expect("checked above");
+        let known = self.known.of(self.model.value(weight).name());
+        let q = plan.quantize(&tensor, bias.as_deref(), input, known)?;
         let key: String = q.scales().iter().map(|s| format!("{:08x}", s.to_bits())).collect();
         let dq = match self.weights.get(&(weight, key.clone())) {
             Some(&v) => v,

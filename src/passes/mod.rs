@@ -6,7 +6,16 @@
 #[cfg(test)]
 pub(crate) mod testing;
 
-use crate::{diagnostics::Diagnostic, error::Result, ir::Model, ops, plan::Plan, target::IntegerOps};
+use std::sync::Arc;
+
+use crate::{
+    diagnostics::Diagnostic,
+    error::Result,
+    ir::Model,
+    ops,
+    plan::{KnownReads, Plan},
+    target::IntegerOps,
+};
 
 /// When a pass runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +45,8 @@ pub struct Context {
     pub options: Options,
     /// What to do to each value and node; the Insert stage carries it out.
     pub plan: Option<Plan>,
+    /// What is known of what layers read, for weights that the plan rounds by it; without it they get the nearest codes.
+    pub known: Arc<KnownReads>,
     /// Bytes by which constant folding has made the model larger so far.
     pub folded_bytes: usize,
 }

@@ -240,7 +240,14 @@ mod tests {
     fn unsigned_codes_have_one_zero_point_also_for_rows_of_zeros() {
         let [codes, _, zeros] = codes(
             &Tensor::from_f32(&[1, 4, 1], &[0.0, 1.0, -1.0, 0.0]),
-            &Weight { dtype: DType::Uint8, axis: Some(1), symmetric: true, reduce_range: false, pair_axes: Vec::new() },
+            &Weight {
+                dtype: DType::Uint8,
+                axis: Some(1),
+                symmetric: true,
+                reduce_range: false,
+                pair_axes: Vec::new(),
+                algorithm: "rtn".into(),
+            },
         )
         .unwrap();
         assert_eq!(zeros.to_i64().unwrap(), [128; 4]);

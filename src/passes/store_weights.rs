@@ -12,7 +12,7 @@ use super::Context;
 use crate::{
     error::Result,
     ir::{DType, Model, NodeSpec, Place, Tensor, ValueId},
-    plan::StoredWeight,
+    plan::{KnownReads, StoredWeight},
 };
 
 /// See the module's documentation.
@@ -26,17 +26,17 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             continue;
         }
         let (name, tensor) = (value.name().to_owned(), t.clone());
-        store(model, v, &tensor, stored).map_err(|e| e.value(name))?;
+        store(model, v, &tensor, stored, &cx.known).map_err(|e| e.value(name))?;
         changes += 1;
     }
     cx.plan = Some(plan);
     Ok(changes)
 }
 
-fn store(model: &mut Model, v: ValueId, tensor: &Tensor, stored: &StoredWeight) -> Result<()> {
+fn store(model: &mut Model, v: ValueId, tensor: &Tensor, stored: &StoredWeight, known: &KnownReads) -> Result<()> {
     let (graph, name, dims) = (model.value(v).graph(), model.value(v).name().to_owned(), tensor.dims());
     let (first, last) = stored.axes(dims.len());
-    let q = stored.quantize(tensor)?;
+    let q = stored.quantize(tensor, known.of(&name))?;
     let scale_dims: Vec<usize> =
         dims.iter().enumerate().map(|(i, &d)| if (first..=last).contains(&i) { d } else { 1 }).collect();
     let values = model.add_initializer(graph, &format!("{name}_quantized"), q.values.reshaped(dims.to_vec())?);

@@ -6,7 +6,10 @@
 //! (a Lagrange multiplier; H. Everett, "Generalized Lagrange Multiplier Method", 1963). The plan that comes of it is
 //! measured as a whole, and the budget of the next try is corrected by what was found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Clock,
@@ -22,13 +25,14 @@ use crate::{
     diagnostics::Diagnostic,
     error::{Error, ErrorKind, Result},
     ir::{Model, ValueId},
-    plan::{Form, NodePlan, Plan},
+    plan::{Form, KnownReads, NodePlan, Plan},
     report::Auto,
     validate::{
         Reference, compare_with,
         noise::{self, Noise, Source},
         sensitivity,
     },
+    weights,
 };
 
 /// Samples that single roundings are measured on, at least and at most, and the trials that are aimed at for all together.
@@ -50,6 +54,9 @@ const LOUDEST: usize = 24;
 /// Shares of the range that are tried, and what a narrower one must leave at most of the value's noise.
 const FACTORS: [f32; 3] = [0.8, 0.65, 0.5];
 const GAINS: f64 = 0.8;
+
+/// How weights are rounded where to the nearest codes is not good enough.
+const FITTED: &str = "adaround";
 
 /// A plan, and what led to it.
 pub(super) struct Chosen {
@@ -79,7 +86,7 @@ pub(super) fn choose(
     };
     clock.step("judge");
     let judge = Judge::new(planner, split, data)?;
-    let before = judge.noise(&first.0)?;
+    let before = judge.noise(&first.0, &planner.known)?;
     let mut report = judge.report(before);
     if before <= 1.0 {
         return Ok(Chosen { report: Some(report), ..Chosen::first(first) });
@@ -87,6 +94,7 @@ pub(super) fn choose(
     let fastest = first.0.clone();
     let mut search = Search::new(planner, &judge, data, &first.0);
     let mut found = Found { plan: first.0, placement: first.1, noise: before };
+    found = search.fit_weights(found, wishes, clock)?;
     match search.measure(&found, clock) {
         Err(error) if error.kind() == ErrorKind::Runtime => {
             planner.diagnostics.push(not_measured(&error));
@@ -94,11 +102,14 @@ pub(super) fn choose(
         }
         done => done?,
     }
-    found = search.narrow(found, wishes, clock)?;
+    if found.noise > 1.0 {
+        found = search.narrow(found, wishes, clock)?;
+    }
     if found.noise > 1.0 {
         found = search.within_budget(found, wishes, clock)?;
     }
     report.narrowed = search.narrowed;
+    report.fitted = search.planner.algorithm.is_some();
     report.after = judge.budget.decibel(found.noise);
     report.floated = say_why(&fastest, &mut found.plan);
     Ok(Chosen { plan: found.plan, placement: found.placement, report: Some(report) })
@@ -139,8 +150,8 @@ impl<'a> Judge<'a> {
 
     /// The noise of a plan's answers as a share of the budget: of the output that uses most of it. Whether that is within the
     /// budget is for the labels to say where there are enough.
-    fn noise(&self, plan: &Plan) -> Result<f64> {
-        let model = sensitivity::quantized(self.model, plan.clone())?;
+    fn noise(&self, plan: &Plan, known: &Arc<KnownReads>) -> Result<f64> {
+        let model = sensitivity::quantized(self.model, plan.clone(), known)?;
         let compared = compare_with(&self.reference, &model, &self.samples, &|_, _| ())?;
         let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
         let used = self.budget.used(&shares);
@@ -186,6 +197,24 @@ impl<'s, 'a> Search<'s, 'a> {
         Self { planner, judge, data, few, known: Noise::default(), narrowed: 0 }
     }
 
+    /// Rounds weights by what their layers read, where that brings the answers nearer to the original's.
+    fn fit_weights(&mut self, found: Found, wishes: &Wishes, clock: &mut Clock<'_>) -> Result<Found> {
+        if self.planner.task.job.settings.config.weight.algorithm != weights::DEFAULT {
+            return Ok(found);
+        }
+        self.planner.algorithm = Some(FITTED);
+        let (plan, placement) = self.planner.plan(wishes, clock)?;
+        clock.step("judge");
+        let noise = self.judge.noise(&plan, &self.planner.known)?;
+        log::info!("auto: {:.2e} of the budget, {noise:.2e} with weights fitted", found.noise);
+        if noise < GAINS * found.noise {
+            return Ok(Found { plan, placement, noise });
+        }
+        self.planner.algorithm = None;
+        self.planner.known = Arc::default();
+        Ok(found)
+    }
+
     /// Measures what is rounded in a plan and not known yet.
     fn measure(&mut self, found: &Found, clock: &mut Clock<'_>) -> Result<()> {
         clock.step("measure");
@@ -200,7 +229,8 @@ impl<'s, 'a> Search<'s, 'a> {
     fn noise_of(&self, plan: &Plan, wanted: &BTreeSet<Source>) -> Result<Noise> {
         let job = self.planner.task.job;
         let progress = |done, total| job.progress.part(done, total);
-        let noise = noise::measure(self.planner.task.model, plan, wanted, self.data, &self.few, &progress)?;
+        let known = &self.planner.known;
+        let noise = noise::measure(self.planner.task.model, plan, known, wanted, self.data, &self.few, &progress)?;
         Ok(Noise(noise.0.into_iter().map(|(source, shares)| (source, self.judge.budget.scaled(&shares))).collect()))
     }
 
@@ -249,7 +279,7 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         let (plan, placement) = self.planner.plan(wishes, clock)?;
         clock.step("judge");
-        let noise = self.judge.noise(&plan)?;
+        let noise = self.judge.noise(&plan, &self.planner.known)?;
         log::info!("auto: {} narrower ranges: {:.2e} of the budget, {noise:.2e} with them", best.len(), found.noise);
         // Cut off is what is rare, and on few samples that may look better than it is: only where it saves other cures.
         if best.is_empty() || noise > 1.0 {
@@ -277,7 +307,7 @@ impl<'s, 'a> Search<'s, 'a> {
             let (mut plan, placement) = self.planner.plan(&priced, clock)?;
             clock.step("judge");
             drop_stored(model, &mut plan, &placement, &self.known, allowed);
-            let noise = self.judge.noise(&plan)?;
+            let noise = self.judge.noise(&plan, &self.planner.known)?;
             let integer = plan.integer_nodes();
             log::info!(
                 "auto: predictions held to {allowed:.2e} of the budget: {noise:.2e} measured, {integer} integer nodes save {:.0} us",

@@ -10,7 +10,7 @@ use crate::{
     diagnostics::Diagnostic,
     error::Result,
     ir::{Model, NodeId, Tensor, ValueId},
-    plan::{self, Scheme, Weight},
+    plan::{self, Known, Scheme, Weight},
     quant::{
         QuantTarget, Range,
         arith::{Quantizer, dot},
@@ -131,7 +131,7 @@ impl Matrix {
     fn of(model: &Model, node: NodeId, how: &Weight) -> Result<Option<Self>> {
         let (n, Some(w)) = (model.node(node), model.constant_input(node, 1)) else { return Ok(None) };
         let &[rows, columns] = w.dims() else { return Ok(None) };
-        let (float, rounded) = (w.to_f32()?, how.quantize_alike(w)?.dequantized()?);
+        let (float, rounded) = (w.to_f32()?, how.quantize_alike(w, Known::default())?.dequantized()?);
         if n.is("Gemm") && n.int("transB").unwrap_or(0) != 0 {
             return Ok(Some(Self { depth: columns, weight: float, rounded }));
         }

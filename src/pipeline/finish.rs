@@ -186,7 +186,7 @@ fn blame(job: &Job<'_>, q: &Quantized, reference: &Reference<'_>, samples: &[usi
     thin(&mut few, TRIED);
     let prepared = prepared_for(&q.original, &q.plan)?;
     let progress = |done, total| job.progress.part(done, total);
-    let found = sensitivity::blame(reference, &prepared, &q.plan, &few, floor, &progress)?;
+    let found = sensitivity::blame(reference, &prepared, &q.plan, &q.known, &few, floor, &progress)?;
     let regions: Vec<Region> = found.into_iter().map(|b| Region { nodes: b.nodes, sqnr: b.sqnr }).collect();
     let nodes: Vec<String> = regions.iter().flat_map(|r| r.nodes.iter().cloned()).collect();
     let yaml = if nodes.is_empty() { String::new() } else { config::rules_yaml(&[Rule::keep_all_float(nodes)])? };

@@ -8,7 +8,7 @@ use crate::{
     diagnostics::{Diagnostic, count},
     error::{Error, Result},
     ir::{Model, NodeId},
-    passes::{self, Context, Options, Stage},
+    passes::{self, Context, Stage},
     plan::{self, Plan},
     runtime::onnxruntime::OnnxRuntime,
     scheme::Resolved,
@@ -23,7 +23,7 @@ pub(super) fn measure(
     models: [&Model; 2],
     resolved: &Resolved,
     data: Option<&Dataset>,
-    options: &Options,
+    cx: &Context,
     outcome: &mut Outcome,
     clock: &mut Clock<'_>,
 ) -> Result<(Option<Measured>, Vec<Diagnostic>)> {
@@ -44,14 +44,15 @@ pub(super) fn measure(
     let compare = |a: &Model, b: &Model| bench::compared_in(&runtime, &inputs.tensors, a, b);
     let carry_out = |plan: Plan| {
         let mut model = prepared.clone();
-        let mut cx = Context { plan: Some(plan), options: options.clone(), ..Context::default() };
+        let mut cx =
+            Context { plan: Some(plan), options: cx.options.clone(), known: cx.known.clone(), ..Context::default() };
         STAGES.iter().try_for_each(|&stage| passes::run_stage(stage, &mut model, &mut cx).map(drop))?;
         Ok(model)
     };
     let store_weights = |plan: &mut Plan| {
         if resolved.store_float_weights {
             let keep = |n: NodeId| resolved.wishes.keeps_float(prepared, n).is_some();
-            plan::store_float_weights(prepared, plan, keep);
+            plan::store_float_weights(prepared, plan, &resolved.scheme, keep);
         }
     };
     let task = bench::Task {

@@ -1,8 +1,8 @@
 //! From a prepared model and data to a plan.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Clock, Job, Outcome, auto, dynamic, thin, trace_shapes};
+use super::{Clock, Job, Outcome, auto, dynamic, fit, thin, trace_shapes};
 use crate::{
     analysis::placement::{self, Decision, Placement, Shapes, Wishes},
     calibrate::{
@@ -16,7 +16,7 @@ use crate::{
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{Model, NodeId, Tensor, ValueId},
-    plan::{self, Plan},
+    plan::{self, KnownReads, Plan},
     scheme::Resolved,
 };
 
@@ -43,6 +43,10 @@ pub(super) struct Planner<'a> {
     pub(super) samples: Vec<usize>,
     pub(super) shapes: Shapes,
     pub(super) table: Table,
+    /// Weights are rounded by this algorithm, not by that of the scheme.
+    pub(super) algorithm: Option<&'static str>,
+    /// What they are rounded by in the plan that was made last.
+    pub(super) known: Arc<KnownReads>,
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
@@ -59,24 +63,21 @@ pub(super) fn make(
     let wishes = planner.wishes()?;
     let first = planner.plan(&wishes, clock)?;
     let auto::Chosen { plan, placement, report } = auto::choose(&mut planner, &split, &wishes, first, clock)?;
-    let Planner { samples, table, diagnostics, .. } = planner;
+    let Planner { samples, table, known, diagnostics, .. } = planner;
     *noticed = diagnostics;
+    let known = Some(known).filter(|_| fit::asked(&plan));
     let placement = Some(placement);
     let (proof_samples, held_out) = (split.validation, split.held_out);
-    Ok(Outcome { plan, placement, auto: report, table, samples, proof_samples, held_out })
+    Ok(Outcome { plan, placement, auto: report, known, table, samples, proof_samples, held_out })
 }
 
 /// The samples to calibrate on, and how the data are split.
 pub(super) fn samples(job: &Job<'_>, dataset: &Dataset, noticed: &mut Vec<Diagnostic>) -> Result<(Vec<usize>, Split)> {
     let (split, note) = dataset.split();
-    let mut samples = match job.evaluation {
-        Some(_) => (0..dataset.len()).collect(),
-        None => {
-            noticed.extend(note.filter(|_| job.settings.config.proof.samples > 0));
-            split.calibration.clone()
-        }
-    };
-    thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
+    if job.evaluation.is_none() {
+        noticed.extend(note.filter(|_| job.settings.config.proof.samples > 0));
+    }
+    let samples = seen(job, dataset, &split);
     if job.settings.config.needs_data() {
         noticed.extend(check_count(samples.len()));
     }
@@ -86,6 +87,16 @@ pub(super) fn samples(job: &Job<'_>, dataset: &Dataset, noticed: &mut Vec<Diagno
         true => Err(Error::data("there is no calibration sample")),
         false => Ok((samples, split)),
     }
+}
+
+/// The samples that calibration sees.
+pub(super) fn seen(job: &Job<'_>, dataset: &Dataset, split: &Split) -> Vec<usize> {
+    let mut samples = match job.evaluation {
+        Some(_) => (0..dataset.len()).collect(),
+        None => split.calibration.clone(),
+    };
+    thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));
+    samples
 }
 
 impl<'a> Planner<'a> {
@@ -100,7 +111,15 @@ impl<'a> Planner<'a> {
                 shapes
             }
         };
-        Ok(Self { task, samples, shapes, table: job.ranges.clone().unwrap_or_default(), diagnostics })
+        Ok(Self {
+            task,
+            samples,
+            shapes,
+            table: job.ranges.clone().unwrap_or_default(),
+            algorithm: None,
+            known: Arc::default(),
+            diagnostics,
+        })
     }
 
     /// What is wanted of the placement, with what would be lost at run time in float.
@@ -171,7 +190,17 @@ impl<'a> Planner<'a> {
         }
         if resolved.store_float_weights {
             let keep = |n: NodeId| resolved.wishes.keeps_float(model, n).is_some();
-            plan::store_float_weights(model, &mut plan, keep);
+            plan::store_float_weights(model, &mut plan, &resolved.scheme, keep);
+        }
+        if let Some(algorithm) = self.algorithm {
+            plan.round_weights_by(algorithm);
+        }
+        if fit::asked(&plan) && !self.samples.is_empty() {
+            clock.step("look at layers");
+            let data = self.task.dataset.map(|d| (d, &self.samples[..]));
+            let (known, noticed) = fit::know(job, model, &plan, data)?;
+            self.known = known;
+            self.diagnostics.extend(noticed.into_iter().filter(|n| !self.diagnostics.contains(n)).collect::<Vec<_>>());
         }
         Ok((plan, placement))
     }

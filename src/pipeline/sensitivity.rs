@@ -39,7 +39,7 @@ pub fn measure_sensitivity(job: &Job<'_>, most: usize, samples: usize) -> Result
     let reference = Reference::new(job.runtime, &q.original, data, &chosen, &|_, _| ())?;
     let prepared = prepared_for(&q.original, &q.plan)?;
     let progress = |done, total| job.progress.part(done, total);
-    let found = sensitivity::measure(&reference, &prepared, &q.plan, &chosen, most, &progress)?;
+    let found = sensitivity::measure(&reference, &prepared, &q.plan, &q.known, &chosen, most, &progress)?;
     Ok(Measured { found, samples: chosen.len(), held_out: q.held_out && unseen, diagnostics: q.diagnostics })
 }
 

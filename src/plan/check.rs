@@ -8,6 +8,7 @@ use crate::{
     ops::{self, Role},
     quant::{integer::mean_scale, params::type_range, saturation::Pairs},
     target::{Output, Target},
+    weights,
 };
 
 impl Plan {
@@ -36,6 +37,11 @@ impl Plan {
             if !(a.scale.is_finite() && a.scale > 0.0) {
                 return Err(Error::config(format!("scale is {}, must be above 0", a.scale)).value(name));
             }
+        }
+        let stored = self.stored_weights.iter().map(|(name, s)| (name, &s.algorithm));
+        let weights = self.nodes.iter().filter_map(|(name, n)| Some((name, &n.weight.as_ref()?.algorithm)));
+        for (name, algorithm) in stored.chain(weights) {
+            weights::by_name(algorithm).map_err(|e| e.value(name))?;
         }
         for (name, s) in &self.stored_weights {
             if s.dtype != DType::Int8 {
@@ -224,6 +230,7 @@ mod tests {
             symmetric: true,
             reduce_range: false,
             pair_axes: Vec::new(),
+            algorithm: "rtn".into(),
         });
         let node = |op: &str, becomes, weight| NodePlan {
             name: None,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Activation, Form, NodePlan, Plan, Readers, Weight, averages, named_values, saturation};
+use super::{Activation, Form, NodePlan, Plan, Readers, Weight, averages, known, named_values, saturation, weights};
 use crate::{
     analysis::{
         placement::{self, Decision, Placement},
@@ -26,6 +26,10 @@ pub struct Scheme {
     pub per_channel: bool,
     /// Per node, where the user asks for other weights.
     pub weights: BTreeMap<NodeId, (QuantTarget, bool)>,
+    /// How weights are rounded: the name of an algorithm.
+    pub algorithm: String,
+    /// Per node, where the user asks for another algorithm.
+    pub algorithms: BTreeMap<NodeId, String>,
     /// Per value, where the user asks for other activations.
     pub activations: BTreeMap<ValueId, QuantTarget>,
     /// Which int8 values become uint8 with the same numbers, for a runtime that computes in uint8.
@@ -51,9 +55,18 @@ impl Default for Scheme {
             weight: QuantTarget { dtype: DType::Int8, symmetric: true, reduce_range: false },
             per_channel: true,
             weights: BTreeMap::new(),
+            algorithm: weights::default_algorithm(),
+            algorithms: BTreeMap::new(),
             activations: BTreeMap::new(),
             as_uint8: AsUint8::None,
         }
+    }
+}
+
+impl Scheme {
+    /// The algorithm that rounds the weight of a node.
+    pub fn algorithm(&self, node: NodeId) -> &str {
+        self.algorithms.get(&node).unwrap_or(&self.algorithm)
     }
 }
 
@@ -191,7 +204,11 @@ pub(super) fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weigh
     let (types, per_channel) = scheme.weights.get(&id).copied().unwrap_or((scheme.weight, scheme.per_channel));
     let axis = if per_channel { spec.weight_axis(model.node(id), tensor.rank()) } else { None };
     let (symmetric, reduce_range) = (types.symmetric, types.reduce_range);
-    Some(Weight { dtype: types.dtype, axis, symmetric, reduce_range, pair_axes: Vec::new() })
+    let algorithm = match known::layout(model, id) {
+        Some(_) => scheme.algorithm(id).to_owned(),
+        None => weights::default_algorithm(),
+    };
+    Some(Weight { dtype: types.dtype, axis, symmetric, reduce_range, pair_axes: Vec::new(), algorithm })
 }
 
 /// How the weight of a node is quantized whose data are quantized at run time.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Scheme, decide::dynamic_weight};
+use super::{Known, Scheme, decide::dynamic_weight};
 use crate::{
     analysis::placement::Wishes,
     error::Result,
@@ -31,7 +31,7 @@ pub fn fragile_weights(
         let weight = spec.index_of(Role::Weight).and_then(|i| model.constant_input(id, i));
         let Some(tensor) = weight.filter(|t| free && t.dtype() == DType::Float && !t.is_empty()) else { continue };
         let Some(how) = dynamic_weight(model, target, scheme, id) else { continue };
-        let rounded = how.quantize_alike(tensor).and_then(|q| q.dequantized());
+        let rounded = how.quantize_alike(tensor, Known::default()).and_then(|q| q.dequantized());
         let rounded = rounded.map_err(|e| e.node(model.node_label(id), &model.node(id).op_type))?;
         let numbers = tensor.to_f32()?;
         let some = numbers.iter().filter(|&&w| w != 0.0).count();

@@ -8,6 +8,7 @@ mod check;
 mod decide;
 mod factors;
 mod fragile;
+mod known;
 mod saturation;
 mod smooth;
 mod weights;
@@ -23,6 +24,7 @@ mod store;
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
 pub use fragile::{fragile_weights, gated_products};
+pub use known::{Known, KnownReads, layout, reads};
 pub use names::named_values;
 pub use regions::Regions;
 pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
@@ -70,6 +72,9 @@ pub struct StoredWeight {
     pub first_axis: usize,
     /// … to this one.
     pub last_axis: usize,
+    /// How it is rounded.
+    #[serde(default = "weights::default_algorithm", skip_serializing_if = "weights::is_default_algorithm")]
+    pub algorithm: String,
 }
 
 /// A quantized activation.
@@ -161,6 +166,9 @@ pub struct Weight {
     /// depth. Channels in which they would are spread over fewer codes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pair_axes: Vec<usize>,
+    /// How it is rounded.
+    #[serde(default = "weights::default_algorithm", skip_serializing_if = "weights::is_default_algorithm")]
+    pub algorithm: String,
 }
 
 impl Plan {
@@ -172,6 +180,13 @@ impl Plan {
     /// A plan from YAML; unknown keys are errors.
     pub fn from_yaml(text: &str) -> Result<Self> {
         serde_yaml::from_str(text).map_err(|e| Error::config(format!("the plan is not right: {e}")))
+    }
+
+    /// Rounds all weights by this algorithm that are rounded to the nearest codes.
+    pub fn round_weights_by(&mut self, algorithm: &str) {
+        let of_nodes = self.nodes.values_mut().filter_map(|n| n.weight.as_mut()).map(|w| &mut w.algorithm);
+        let all = of_nodes.chain(self.stored_weights.values_mut().map(|s| &mut s.algorithm));
+        all.filter(|name| weights::is_default_algorithm(name)).for_each(|name| algorithm.clone_into(name));
     }
 
     /// How many nodes compute in integers.

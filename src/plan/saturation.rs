@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Form, Plan, Weight, named_values};
+use super::{Form, Plan, Weight, known, named_values};
 use crate::{
     error::Result,
     ir::{Model, NodeId, Tensor},
@@ -61,7 +61,8 @@ fn pair_axes(model: &Model, id: NodeId, spec: &OpSpec, plan: &Weight) -> Result<
             Some(dims) => plain(plan, &tensor.reshaped(dims)?, Some(0)),
             None => plain(plan, tensor, plan.axis),
         };
-        if pairs.saturating(&rounded?)?.contains(&true) {
+        // Codes that are not the nearest may be larger.
+        if known::reads(&plan.algorithm) || pairs.saturating(&rounded?)?.contains(&true) {
             return Ok(Some(axes));
         }
     }
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
     use crate::{
         ir::{DType, testing::model},
-        plan::NodePlan,
+        plan::{Known, NodePlan},
         quant::{pack::unpack, saturation::dot},
     };
 
@@ -117,7 +118,14 @@ mod tests {
         let m = model(body);
         let target = Target::load("onnxruntime-cpu").unwrap().on_cpu(cpu).unwrap();
         let op = m.node(m.nodes(m.main())[0]).op_type.clone();
-        let weight = Weight { dtype, axis, symmetric: true, reduce_range: false, pair_axes: Vec::new() };
+        let weight = Weight {
+            dtype,
+            axis,
+            symmetric: true,
+            reduce_range: false,
+            pair_axes: Vec::new(),
+            algorithm: "rtn".into(),
+        };
         let entry = NodePlan {
             name: None,
             becomes: if op == "LSTM" { Form::Dynamic } else { Form::Integer },
@@ -219,7 +227,9 @@ mod tests {
             );
             let codes = |cpu: &str| {
                 let (m, weight) = planned(&body, "QLinearConv", axis, DType::Int8, cpu);
-                let q = weight.quantize(m.constant_input(m.nodes(m.main())[0], 1).unwrap(), None, None).unwrap();
+                let q = weight
+                    .quantize(m.constant_input(m.nodes(m.main())[0], 1).unwrap(), None, None, Known::default())
+                    .unwrap();
                 gathered(&unpack(&q.values).unwrap(), &dims)
             };
             assert!(!is_exact(&codes("vnni")), "{dims:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Form, Plan, StoredWeight};
+use super::{Form, Plan, Scheme, StoredWeight, known, weights};
 use crate::{
     ir::{DType, Model, NodeId, ValueId},
     ops,
@@ -13,7 +13,7 @@ const SMALLEST: usize = 512;
 
 /// Adds to the plan every weight that only float nodes read, in subgraphs too. `keep` names the nodes whose weights the
 /// user wants as they are.
-pub fn store_float_weights(model: &Model, plan: &mut Plan, keep: impl Fn(NodeId) -> bool) {
+pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, keep: impl Fn(NodeId) -> bool) {
     let mut found: BTreeMap<ValueId, StoredWeight> = BTreeMap::new();
     for v in model.value_ids() {
         let value = model.value(v);
@@ -26,12 +26,17 @@ pub fn store_float_weights(model: &Model, plan: &mut Plan, keep: impl Fn(NodeId)
             ops::weight_axes(model, n, i, t.rank()).filter(|_| float)
         };
         let mut readers = value.readers();
+        let Some(node) = value.readers().next().map(|(n, _)| n) else { continue };
         let Some(first) = readers.next().and_then(axes) else { continue };
         // Readers that would want other scales (an embedding that is the output layer too) still share the first one's.
         if !readers.all(|r| axes(r).is_some()) {
             continue;
         }
-        let stored = StoredWeight { dtype: DType::Int8, first_axis: *first.start(), last_axis: *first.end() };
+        let fits = known::layout(model, node)
+            .is_some_and(|own| value.readers().all(|(n, i)| i == 1 && known::layout(model, n) == Some(own)));
+        let algorithm = if fits { scheme.algorithm(node).to_owned() } else { weights::default_algorithm() };
+        let stored =
+            StoredWeight { dtype: DType::Int8, first_axis: *first.start(), last_axis: *first.end(), algorithm };
         let rows: usize = t.dims()[first].iter().product();
         // A scale for every few elements would be no saving.
         if rows * 8 <= t.len() {

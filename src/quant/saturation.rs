@@ -82,6 +82,15 @@ impl Pairs {
         pairs.flat_map(|p| self.products.iter().map(move |first| [first + p[0], first + p[1]]))
     }
 
+    /// For each of so many elements its neighbour; `None` for those that are alone.
+    pub fn partners(&self, elements: usize) -> Vec<Option<usize>> {
+        let mut partners = vec![None; elements];
+        for [i, j] in self.each().filter(|pair| pair.iter().all(|&at| at < elements)) {
+            (partners[i], partners[j]) = (Some(j), Some(i));
+        }
+        partners
+    }
+
     /// For each channel, whether a pair of it can saturate.
     pub fn saturating(&self, weight: &QuantizedWeight) -> Result<Vec<bool>> {
         let (channels, inner) = Granularity::from_axis(weight.axis).layout(weight.values.dims())?;

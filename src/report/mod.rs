@@ -71,6 +71,8 @@ pub struct Auto {
     pub before: Option<f64>,
     /// What the plan keeps that was chosen.
     pub after: Option<f64>,
+    /// Whether weights were rounded by what their layers read.
+    pub fitted: bool,
     /// Values whose ranges were chosen narrower, by the answers.
     pub narrowed: usize,
     /// Nodes that are integer in the fastest plan, and float in the one that was chosen.

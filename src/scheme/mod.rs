@@ -148,6 +148,7 @@ impl Settings {
                 activation: a.target(),
                 weight: self.config.weight.target(),
                 per_channel: self.config.weight.per_channel,
+                algorithm: self.config.weight.algorithm.clone(),
                 as_uint8: match self.config.format {
                     _ if self.target.activation != DType::Uint8 => AsUint8::None,
                     Format::Qdq => AsUint8::Shared,
@@ -233,6 +234,7 @@ impl Settings {
                 target.symmetric = w.symmetric.unwrap_or(target.symmetric);
                 target.reduce_range = w.reduce_range.unwrap_or(target.reduce_range);
                 *per_channel = w.per_channel.unwrap_or(*per_channel);
+                out.scheme.algorithms.extend(w.algorithm.clone().map(|name| (node, name)));
             }
         }
     }

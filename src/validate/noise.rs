@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::metrics::Gathered;
@@ -21,7 +21,7 @@ use crate::{
         self, Context, Stage,
         support::{pairs, replace},
     },
-    plan::{Activation, Form, Plan, Readers, named_values},
+    plan::{Activation, Form, KnownReads, Plan, Readers, named_values},
     quant::pack::pack,
     runtime::{ALTERNATIVE, NUMBER, Runtime, tract::Tract},
 };
@@ -52,10 +52,11 @@ impl Noise {
 }
 
 /// Measures every source of the plan that lies in the main graph, on some samples. `prepared` is the model that the plan
-/// speaks of. Only what is wanted is measured. Runs in the built-in runtime, the only one that tries alternatives.
+/// speaks of, `known` what its weights are rounded by. Only what is wanted is measured. Runs in the built-in runtime, the only one that tries alternatives.
 pub fn measure(
     prepared: &Model,
     plan: &Plan,
+    known: &Arc<KnownReads>,
     wanted: &BTreeSet<Source>,
     data: &Dataset,
     samples: &[usize],
@@ -65,7 +66,7 @@ pub fn measure(
         return Err(Error::data("noise is measured on samples, and there are none"));
     };
     let constants = match wanted.iter().any(|s| matches!(s, Source::Node(_))) {
-        true => rounded_constants(prepared, plan, &data.sample(first)?)?,
+        true => rounded_constants(prepared, plan, known, &data.sample(first)?)?,
         false => BTreeMap::new(),
     };
     let (model, sources, chosen) = (prepared.clone(), Vec::new(), BTreeMap::new());
@@ -114,10 +115,11 @@ pub fn share(metrics: &super::OutputMetrics) -> f64 {
 fn rounded_constants(
     prepared: &Model,
     plan: &Plan,
+    known: &Arc<KnownReads>,
     sample: &[Tensor],
 ) -> Result<BTreeMap<NodeId, Vec<(usize, Tensor)>>> {
     let mut carried_out = prepared.clone();
-    let mut cx = Context { plan: Some(plan.clone()), ..Context::default() };
+    let mut cx = Context { plan: Some(plan.clone()), known: known.clone(), ..Context::default() };
     for stage in [Stage::Adjust, Stage::Insert] {
         passes::run_stage(stage, &mut carried_out, &mut cx)?;
     }
@@ -291,8 +293,14 @@ mod tests {
         let activation = |scale, readers| Activation { dtype: DType::Uint8, scale, zero_point: 128, readers };
         plan.activations.insert("x".into(), activation(0.25, Readers::Integer));
         plan.activations.insert("a".into(), activation(0.1, Readers::All));
-        let weight =
-            Weight { dtype: DType::Int8, axis: None, symmetric: true, reduce_range: false, pair_axes: Vec::new() };
+        let weight = Weight {
+            dtype: DType::Int8,
+            axis: None,
+            symmetric: true,
+            reduce_range: false,
+            pair_axes: Vec::new(),
+            algorithm: "rtn".into(),
+        };
         for (name, op, weight) in [("a", "Sigmoid", None), ("b", "MatMul", Some(weight))] {
             let (name_, kernel, reason) = (None, None, None);
             let node =
@@ -303,7 +311,7 @@ mod tests {
         let matmul = m.producer(vb).unwrap();
         let sources = [Source::Value(vx), Source::Value(va), Source::Node(matmul)];
         let all = sources.clone().into_iter().collect();
-        let found = measure(&m, &plan, &all, &data, &[0, 1, 2], &|_, _| ()).unwrap();
+        let found = measure(&m, &plan, &Arc::default(), &all, &data, &[0, 1, 2], &|_, _| ()).unwrap();
         // The same by hand.
         let rounded = |v: f32, scale: f32| (v / scale).round_ties_even() * scale;
         let sigmoid = |v: f32| 1.0 / (1.0 + (-v).exp());

@@ -1,5 +1,7 @@
 //! Where the damage comes from: regions of integer nodes quantized alone, and alone left in float, on a few samples.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{Comparison, Reference, compare_with};
@@ -8,7 +10,7 @@ use crate::{
     error::Result,
     ir::{Model, NodeId},
     passes::{self, Context, Stage},
-    plan::{Plan, Regions},
+    plan::{KnownReads, Plan, Regions},
 };
 
 /// A region that causes damage.
@@ -26,11 +28,12 @@ const REGIONS: usize = 12;
 const MARGIN: f64 = 5.0;
 
 /// The regions that must go back to float to lift the worst output above the floor, the worst first. Noise of regions is
-/// taken to add up. `prepared` is the model that the plan speaks of; the samples are of the reference's.
+/// taken to add up. `prepared` is the model that the plan speaks of, `known` what it was rounded by; the samples are of the reference's.
 pub fn blame(
     reference: &Reference<'_>,
     prepared: &Model,
     plan: &Plan,
+    known: &Arc<KnownReads>,
     samples: &[usize],
     floor: f64,
     progress: &Progress<'_>,
@@ -39,7 +42,7 @@ pub fn blame(
     let groups = graph.groups(REGIONS);
     let mut tried = Vec::new();
     for (i, group) in groups.iter().enumerate() {
-        let model = quantized(prepared, graph.only(plan, group))?;
+        let model = quantized(prepared, graph.only(plan, group), known)?;
         let compared = compare_with(reference, &model, samples, &|_, _| ())?;
         tried.push((worst_sqnr(&compared), i));
         progress(i + 1, groups.len());
@@ -113,6 +116,7 @@ pub fn measure(
     reference: &Reference<'_>,
     prepared: &Model,
     plan: &Plan,
+    known: &Arc<KnownReads>,
     samples: &[usize],
     most: usize,
     progress: &Progress<'_>,
@@ -121,7 +125,7 @@ pub fn measure(
     let groups = graph.groups(most);
     let (steps, mut done) = (2 * groups.len() + 1, 0);
     let mut answers = |plan: Plan| {
-        let model = quantized(prepared, plan)?;
+        let model = quantized(prepared, plan, known)?;
         let compared = compare_with(reference, &model, samples, &|_, _| ())?;
         done += 1;
         progress(done, steps);
@@ -161,9 +165,9 @@ fn noise(sqnr: f64) -> f64 {
 }
 
 /// The prepared model with a plan carried out.
-pub(crate) fn quantized(prepared: &Model, plan: Plan) -> Result<Model> {
+pub(crate) fn quantized(prepared: &Model, plan: Plan, known: &Arc<KnownReads>) -> Result<Model> {
     let mut model = prepared.clone();
-    let mut cx = Context { plan: Some(plan), ..Context::default() };
+    let mut cx = Context { plan: Some(plan), known: known.clone(), ..Context::default() };
     for stage in [Stage::Adjust, Stage::Insert, Stage::Lower, Stage::Cleanup] {
         passes::run_stage(stage, &mut model, &mut cx)?;
     }
@@ -203,7 +207,7 @@ mod tests {
             let (kernel, weight, reason) = (None, None, None);
             plan.nodes.insert(name.into(), NodePlan { name: None, op, becomes, kernel, weight, reason, fenced: false });
         }
-        let found = measure(&reference, &m, &plan, &all, 10, &|_, _| ()).unwrap();
+        let found = measure(&reference, &m, &plan, &Arc::default(), &all, 10, &|_, _| ()).unwrap();
         assert_eq!(found.units.len(), 3);
         assert_eq!(found.units[0].nodes, ["c"]);
         // Alone it has nearly all of the noise, and without it next to none is left.
@@ -211,6 +215,6 @@ mod tests {
         assert!(worst.alone.noise() > 0.5 * whole.noise(), "{found:?}");
         assert!(worst.without.noise() < 0.5 * whole.noise(), "{found:?}");
         assert!(found.units[1].alone.noise() >= found.units[2].alone.noise());
-        assert_eq!(measure(&reference, &m, &plan, &all, 1, &|_, _| ()).unwrap().units.len(), 1);
+        assert_eq!(measure(&reference, &m, &plan, &Arc::default(), &all, 1, &|_, _| ()).unwrap().units.len(), 1);
     }
 }

@@ -1,52 +1,44 @@
-//! Round to nearest: each channel's largest value gets the last code, every value the nearest code.
+//! Round to nearest: every value gets the nearest code.
 
 use super::WeightTask;
 use crate::{
     error::Result,
-    quant::{
-        QParams, QuantizedWeight, Range,
-        granularity::{channel_params, quantize_with},
-    },
+    quant::{QuantizedWeight, granularity::quantize_with},
 };
+
+/// It looks at the weight alone.
+pub const READS: bool = false;
 
 /// Rounds a weight to the nearest codes.
 pub fn round(task: &WeightTask<'_>) -> Result<QuantizedWeight> {
-    let values = task.weight.to_f32()?;
-    let dims = task.weight.dims();
-    let mut params = channel_params(&values, dims, task.granularity, task.target)?;
-    if let Some(scales) = task.scales {
-        let zero_point = task.target.params(Range::new(-1.0, 1.0))?.zero_point;
-        let given = |&scale: &f32| QParams { scale, zero_point, dtype: task.target.dtype };
-        params = scales.iter().map(given).collect();
-    }
-    quantize_with(&values, dims, task.granularity, task.target, params)
+    quantize_with(&task.weight.to_f32()?, task.weight.dims(), task.granularity, task.target, task.params.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        ir::Tensor,
-        quant::{Granularity, QuantTarget, pack},
+        ir::{DType, Tensor},
+        quant::{Granularity, QParams, QuantTarget, pack},
         weights::by_name,
     };
 
     #[test]
-    fn own_scales_and_given_ones() {
+    fn under_the_given_scales() {
         let weight = Tensor::from_f32(&[2, 2], &[1.27, -0.01, 2.54, 0.03]);
-        let mut task = WeightTask {
+        let param = |scale| QParams { scale, zero_point: 0, dtype: DType::Int8 };
+        let task = WeightTask {
             weight: &weight,
             target: QuantTarget::WEIGHT,
             granularity: Granularity::PerChannel(0),
-            scales: None,
+            params: vec![param(0.01), param(0.02)],
+            least: Vec::new(),
+            pairs: None,
+            reads: None,
         };
-        let round = by_name("rtn").unwrap().round;
-        let own = round(&task).unwrap();
-        assert_eq!(pack::unpack(&own.values).unwrap(), [127, -1, 127, 2]); // 1.5 to even
-        task.scales = Some(&[0.02, 0.02]);
-        let given = round(&task).unwrap();
-        assert_eq!(pack::unpack(&given.values).unwrap()[2], 127);
-        assert_eq!(given.scales(), [0.02, 0.02]);
+        let rounded = (by_name("rtn").unwrap().round)(&task).unwrap();
+        assert_eq!(pack::unpack(&rounded.values).unwrap(), [127, -1, 127, 2]); // 1.5 to even
+        assert_eq!(rounded.scales(), [0.01, 0.02]);
         assert!(by_name("nothing").is_err());
     }
 }

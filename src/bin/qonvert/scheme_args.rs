@@ -62,6 +62,10 @@ pub struct SchemeArgs {
     /// One scale for each weight instead of one for each output channel
     #[arg(long, help_heading = "Scheme")]
     pub per_tensor: bool,
+    /// How weights are rounded: rtn (to the nearest codes), mse (with the scales that cost the outputs least) or adaround (up
+    /// or down, as the outputs want it); the last two look at calibration data
+    #[arg(long, value_name = "NAME", help_heading = "Scheme")]
+    pub weight_algorithm: Option<String>,
     /// Mirror the ranges of activations around 0
     #[arg(long, help_heading = "Scheme")]
     pub symmetric: bool,
@@ -161,6 +165,7 @@ impl SchemeArgs {
         set(&mut config.calibration.percentile, self.percentile);
         set(&mut config.activation.dtype, self.activation_type);
         set(&mut config.weight.dtype, self.weight_type);
+        set(&mut config.weight.algorithm, self.weight_algorithm.clone());
         config.weight.per_channel &= !self.per_tensor;
         config.activation.symmetric |= self.symmetric;
         config.weight.reduce_range |= self.reduce_range;

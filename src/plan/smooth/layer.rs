@@ -5,7 +5,7 @@ use crate::{
     analysis::{factors::Take, placement::Decision},
     error::Result,
     ir::{Model, Node, NodeId, Tensor, ValueId},
-    plan::Weight,
+    plan::{Known, Weight},
     quant::{
         QuantTarget, Range,
         arith::{Quantizer, dot},
@@ -111,7 +111,7 @@ impl Layer {
         clips: bool,
         rows: &[Vec<f32>; 2],
     ) -> Result<[Vec<f32>; 2]> {
-        let rounded = self.matrix(self.how.quantize_alike(weight)?.dequantized()?);
+        let rounded = self.matrix(self.how.quantize_alike(weight, Known::default())?.dequantized()?);
         let divided = [0, 1].map(|half: usize| -> Vec<f32> {
             let by = factors.iter().flat_map(|&f| std::iter::repeat_n(f, self.taps)).cycle();
             rows[half].iter().zip(by).map(|(x, f)| x / f).collect()

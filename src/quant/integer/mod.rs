@@ -34,6 +34,7 @@ pub use matmul::{matmul_integer, matmul_integer_to_float, qlinear_matmul};
 pub use pooling::{Pool, mean_scale, qlinear_average_pool, qlinear_global_average_pool};
 pub use softmax::qlinear_softmax;
 pub use table::{qlinear_concat, qlinear_leaky_relu, qlinear_sigmoid, qlinear_where};
+pub use window::Windows;
 
 use super::params::{QParams, type_range};
 use crate::{

@@ -1,0 +1,177 @@
+//! Chooses the scale of each channel for the least error of the layer's output: smaller scales cut the largest weights off
+//! and make all others finer.
+//!
+//! The error is `e'Ge` with the second moments `G` of what the layer reads; see [`super::adaround`], which moves codes under
+//! fixed scales. It is scales for whole weights that gain: with them MobileNet v1 (0.25) goes from 2.3 to 13.4 dB, by log
+//! probabilities. Where each output has its own scale, 8 bits are fine enough that cutting the largest weight off hardly ever
+//! pays.
+//!
+//! Scales are chosen on half of the data, and kept only if they are better on the other half, too.
+
+use rayon::prelude::*;
+
+use super::{
+    WeightTask,
+    moments::cost,
+    rows::{Row, Rows},
+    rtn,
+};
+use crate::{
+    error::Result,
+    quant::{QParams, QuantizedWeight, arith::Quantizer, granularity::quantize_with},
+};
+
+/// It looks at what the layer reads.
+pub const READS: bool = true;
+
+/// Shares of the first scale that are tried: these, and then two rounds of neighbours of the best.
+const TRIED: [f32; 7] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
+/// How far the neighbours are, by round.
+const FINER: [f32; 2] = [0.05, 0.025];
+/// A scale of many outputs is chosen by so many of them, evenly spread.
+const MOST_OUTPUTS: usize = 64;
+
+/// See the file's documentation. Without data it rounds to nearest.
+pub fn round(task: &WeightTask<'_>) -> Result<QuantizedWeight> {
+    let Some(rows) = Rows::of(task)? else { return rtn::round(task) };
+    let params = params(task, &rows, 1)?;
+    quantize_with(&rows.values, task.weight.dims(), task.granularity, task.target, params)
+}
+
+/// The parameters of all channels; those of channels with fewer than `fewest` outputs are not looked at.
+pub(super) fn params(task: &WeightTask<'_>, rows: &Rows<'_>, fewest: usize) -> Result<Vec<QParams>> {
+    // There is nothing to choose where outputs have scales in common along their depth.
+    let Some(channels) = rows.channels() else { return Ok(task.params.clone()) };
+    let limits = task.target.codes()?;
+    let search = |(c, outs): (usize, &Vec<usize>)| {
+        let first = task.params[c];
+        if outs.len() < fewest.max(1) {
+            return first;
+        }
+        // No pair of any output may saturate.
+        let few = if task.pairs.is_some() { outs.len() } else { outs.len().min(MOST_OUTPUTS) };
+        let some = (0..few).map(|i| rows.row(outs[i * outs.len() / few], &task.params, &[])).collect();
+        let least = task.least.get(c).copied().unwrap_or(0.0);
+        let channel = Channel { rows, some, first, least, limits, paired: task.pairs.is_some() };
+        channel.best()
+    };
+    let params: Vec<QParams> = channels.par_iter().enumerate().map(search).collect();
+    let finer = params.iter().zip(&task.params).filter(|(new, old)| new.scale != old.scale).count();
+    log::debug!("mse: {finer} of {} scales are finer", params.len());
+    Ok(params)
+}
+
+/// Outputs that share a scale.
+struct Channel<'a> {
+    rows: &'a Rows<'a>,
+    some: Vec<Row>,
+    first: QParams,
+    least: f32,
+    limits: (i32, i32),
+    paired: bool,
+}
+
+impl Channel<'_> {
+    /// The scale that is best.
+    fn best(&self) -> QParams {
+        let mut tried = self.costs(0, &TRIED);
+        for distance in FINER {
+            let best = least(&tried);
+            tried.extend(self.costs(0, &[best - distance, (best + distance).min(1.0)]));
+        }
+        let best = least(&tried);
+        match self.costs(1, &[1.0, best])[..] {
+            [(was, _), (is, _)] if is < was => QParams { scale: self.first.scale * best, ..self.first },
+            _ => self.first,
+        }
+    }
+
+    /// What these shares of the first scale cost on one half of the data; infinitely much where they may not be.
+    fn costs(&self, half: usize, shares: &[f32]) -> Vec<(f64, f32)> {
+        let of_row = |row: &Row| {
+            let errors: Vec<Option<Vec<f32>>> = shares.iter().map(|&share| self.errors(row, share)).collect();
+            let allowed: Vec<&[f32]> = errors.iter().flatten().map(Vec::as_slice).collect();
+            let slopes = self.rows.half(half, row.out).slopes(&allowed);
+            let mut costs = allowed.iter().zip(&slopes).map(|(e, slope)| cost(e, slope));
+            let each = errors.iter().map(|e| e.as_ref().and_then(|_| costs.next()).unwrap_or(f64::INFINITY));
+            each.collect::<Vec<f64>>()
+        };
+        let of_rows: Vec<Vec<f64>> = self.some.par_iter().map(of_row).collect();
+        let total = |(i, &share): (usize, &f32)| (of_rows.iter().map(|costs| costs[i]).sum(), share);
+        shares.iter().enumerate().map(total).collect()
+    }
+
+    /// What the nearest codes under a scale are off; `None` if it may not be.
+    fn errors(&self, row: &Row, share: f32) -> Option<Vec<f32>> {
+        let params = QParams { scale: self.first.scale * share, ..self.first };
+        if share < 1.0 && (params.scale < self.least || !params.scale.is_normal()) {
+            return None;
+        }
+        let q = Quantizer::within(params, self.limits);
+        let codes: Vec<i32> = row.weights.iter().map(|&w| q.code(w)).collect();
+        let errors = row.weights.iter().zip(&codes).map(|(w, &c)| w - q.real(c)).collect();
+        if self.paired {
+            let row = Row { codes, ..row.clone() };
+            let saturates = |j: usize| row.saturates(j, row.codes[j]);
+            return (!(0..row.codes.len()).any(saturates)).then_some(errors);
+        }
+        Some(errors)
+    }
+}
+
+/// The share that costs least; the first of several.
+fn least(tried: &[(f64, f32)]) -> f32 {
+    tried.iter().fold((f64::INFINITY, 1.0), |best, &t| if t.0 < best.0 { t } else { best }).1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        ir::{DType, Tensor},
+        quant::{Granularity, QuantTarget, pack, saturation::Pairs},
+        weights::{Layout, Moments, Reads},
+    };
+
+    /// Two inputs, of which the second is hardly ever there.
+    fn reads() -> Reads {
+        let mut moments = Moments::new(2, 1);
+        let rows = [1.0, 0.001, -1.0, 0.001, 0.5, -0.001, -0.5, 0.0];
+        (0..2).for_each(|half| moments.add(half, &rows));
+        assert!(moments.finish(false));
+        Reads { layout: Layout { outs: 2, depth: 2, groups: 1, depth_first: true }, moments: Arc::new(moments) }
+    }
+
+    #[test]
+    fn a_large_weight_that_does_not_count_is_cut_off() {
+        let weight = Tensor::from_f32(&[2, 2], &[0.63, 0.37, 7.0, 0.0]);
+        let known = reads();
+        let mut task = WeightTask {
+            weight: &weight,
+            target: QuantTarget { dtype: DType::Int4, ..QuantTarget::WEIGHT },
+            granularity: Granularity::PerTensor,
+            params: vec![QParams { scale: 1.0, zero_point: 0, dtype: DType::Int4 }],
+            least: Vec::new(),
+            pairs: None,
+            reads: None,
+        };
+        assert_eq!(round(&task).unwrap().scales(), [1.0]);
+        task.reads = Some(&known);
+        let q = round(&task).unwrap();
+        assert!(q.scales()[0] < 0.75, "{:?}", q.params);
+        assert_eq!(pack::unpack(&q.values).unwrap(), [1, 1, 7, 0]);
+        // A bias wants its scale; and neighbours must not saturate.
+        task.least = vec![1.0];
+        assert_eq!(round(&task).unwrap().scales(), [1.0]);
+        task.least = Vec::new();
+        let weight = Tensor::from_f32(&[2, 2], &[0.4, 64.0, 0.0, 64.0]);
+        let pairs = Pairs::along(&[2, 2], &[0]).unwrap();
+        let params = vec![QParams { scale: 1.0, zero_point: 0, dtype: DType::Int8 }];
+        let mut task = WeightTask { weight: &weight, target: QuantTarget::WEIGHT, params, ..task };
+        assert!(round(&task).unwrap().scales()[0] < 1.0);
+        task.pairs = Some(&pairs);
+        assert_eq!(round(&task).unwrap().scales(), [1.0]);
+    }
+}
