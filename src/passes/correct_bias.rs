@@ -18,7 +18,7 @@ use super::{
 use crate::{
     analysis::types::{self, Types},
     error::Result,
-    ir::{Model, Node, NodeId, Tensor},
+    ir::{DType, Model, Node, NodeId, Tensor},
     plan::{Form, KnownReads, Plan},
 };
 
@@ -92,7 +92,7 @@ fn rounded(
             .dequantized()
             .map(Some);
     }
-    let stored = n.input(1).and_then(|v| plan.stored_weights.get(name(v)));
+    let stored = n.input(1).and_then(|v| plan.stored_weights.get(name(v))).filter(|s| s.dtype == DType::Int8);
     stored.map(|s| s.quantize(weight, known)?.dequantized()).transpose()
 }
 

@@ -15,7 +15,7 @@ use super::{
     Clock,
     budget::Budget,
     planner::Planner,
-    prices::{FOR_ANSWERS, cheapest, drop_stored, integer_sources, saved, sources},
+    prices::{FOR_ANSWERS, cheapest, integer_sources, saved, sources, store_finer},
     thin,
 };
 use crate::{
@@ -306,7 +306,7 @@ impl<'s, 'a> Search<'s, 'a> {
             let Some(priced) = priced else { break };
             let (mut plan, placement) = self.planner.plan(&priced, clock)?;
             clock.step("judge");
-            drop_stored(model, &mut plan, &placement, &self.known, allowed);
+            store_finer(model, &mut plan, &placement, &self.known, allowed);
             let noise = self.judge.noise(&plan, &self.planner.known)?;
             let integer = plan.integer_nodes();
             log::info!(

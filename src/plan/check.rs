@@ -44,8 +44,8 @@ impl Plan {
             weights::by_name(algorithm).map_err(|e| e.value(name))?;
         }
         for (name, s) in &self.stored_weights {
-            if s.dtype != DType::Int8 {
-                let text = format!("a stored weight is of type int8, the plan says {}", s.dtype);
+            if !matches!(s.dtype, DType::Int8 | DType::Float16) {
+                let text = format!("a stored weight is of type int8 or float16, the plan says {}", s.dtype);
                 return Err(Error::config(text).value(name));
             }
         }

@@ -66,7 +66,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredWeight {
-    /// Type of the codes.
+    /// Type of the codes: int8, or float16 for the numbers themselves, without scales.
     pub dtype: DType,
     /// There is a scale for each index of the axes from this one …
     pub first_axis: usize,

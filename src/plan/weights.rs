@@ -3,7 +3,7 @@
 use super::{Known, StoredWeight, Weight};
 use crate::{
     error::Result,
-    ir::Tensor,
+    ir::{DType, Tensor},
     quant::{
         bias::weight_scales_for_bias,
         granularity::{Granularity, QuantizedWeight, channel_params, quantize_weight, quantize_with},
@@ -102,6 +102,18 @@ impl Weight {
 }
 
 impl StoredWeight {
+    /// Whether all numbers of a weight are within the range of float16.
+    pub fn fits_half(tensor: &Tensor) -> bool {
+        tensor.to_f32().is_ok_and(|all| all.iter().all(|v| v.abs() <= half::f16::MAX.to_f32()))
+    }
+
+    /// The numbers of a float node's weight in float16, rounded to the nearest.
+    pub fn halves(tensor: &Tensor) -> Result<Tensor> {
+        let numbers = tensor.to_f32()?;
+        let bytes: Vec<u8> = numbers.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
+        Tensor::new(DType::Float16, tensor.dims().to_vec(), bytes)
+    }
+
     /// The codes of a float node's weight, in the shape `[before, scales, behind]`.
     pub fn quantize(&self, tensor: &Tensor, known: Known<'_>) -> Result<QuantizedWeight> {
         let dims = tensor.dims();

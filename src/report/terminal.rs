@@ -183,15 +183,27 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
 }
 
 fn auto(out: &mut String, report: &Report) {
-    let Some(a) = report.auto.as_ref().filter(|a| a.before != a.after || a.floated > 0) else { return };
+    let Some(a) = report.auto.as_ref().filter(|a| a.before != a.after) else { return };
     let (before, after) = (decibel(a.before), decibel(a.after));
-    let floated =
-        if a.floated > 0 { format!(", {} left in float for it", count(a.floated, "node")) } else { String::new() };
+    let cures = [
+        a.fitted.then(|| "weights rounded by what layers read".to_owned()),
+        (a.narrowed > 0).then(|| format!("{} narrower", count(a.narrowed, "range"))),
+        (a.floated > 0).then(|| format!("{} left in float", count(a.floated, "node"))),
+    ];
+    let cures: Vec<String> = cures.into_iter().flatten().collect();
+    let by = if cures.is_empty() { String::new() } else { format!(": {}", cures.join(", ")) };
     row(
         out,
         "answers",
-        &format!("{before} in the fastest plan, {after} in this one{floated} ({:.0} dB aimed at)", a.aim),
+        &format!("{before} in the fastest plan, {after} in this one{by} ({:.0} dB are aimed at)", a.aim),
     );
+    if a.after.is_some_and(|after| after < a.aim) {
+        row(
+            out,
+            "",
+            "  MORE IS LOST than max_loss allows: give more samples, or labels to judge by, or a larger --max-loss",
+        );
+    }
 }
 
 fn measured(out: &mut String, report: &Report, limit: usize) {

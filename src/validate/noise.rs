@@ -135,7 +135,9 @@ fn rounded_constants(
             let before = prepared.constant_input(id, i);
             let Some(now) = *now else { continue };
             match carried_out.value(now).initializer() {
-                Some(t) if !same(before, t)? => found.entry(id).or_default().push((i, t.clone())),
+                Some(t) if !before.is_some_and(|b| b.same_content(t)) => {
+                    found.entry(id).or_default().push((i, t.clone()))
+                }
                 None if before.is_some() => {
                     observed.push(now);
                     wanted.push((id, i));
@@ -154,13 +156,6 @@ fn rounded_constants(
         Ok(())
     })?;
     Ok(found)
-}
-
-fn same(a: Option<&Tensor>, b: &Tensor) -> Result<bool> {
-    Ok(match a {
-        Some(a) => a.dims() == b.dims() && a.bytes()? == b.bytes()?,
-        None => false,
-    })
 }
 
 /// The model in which each source has an alternative, and the source of each trial.
