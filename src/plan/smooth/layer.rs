@@ -172,15 +172,23 @@ pub(super) fn noise(float: &[f32], integer: &[f32]) -> f64 {
     if signal > 0.0 { noise / signal } else { 0.0 }
 }
 
+/// The power that a channel is taken to have at least, as a share of the mean of all: dead ones have nothing to lose.
+const DEAD: f64 = 0.01;
+
 /// The share of its channels that a layer loses: the mean of noise over signal, at most 1 for each channel. `factors` are
 /// those that the integer answers are divided by; none means 1.
 pub(super) fn lost(float: &[f32], integer: &[f32], outs: usize, factors: Option<&[f32]>) -> f64 {
-    let channel = |o: usize| {
-        let by = factors.and_then(|f| f.get(o)).copied().unwrap_or(1.0);
-        let column = |all: &[f32], by: f32| all.iter().skip(o).step_by(outs).map(|x| x * by).collect::<Vec<_>>();
-        noise(&column(float, 1.0), &column(integer, by)).min(1.0)
-    };
-    (0..outs).map(channel).sum::<f64>() / outs as f64
+    let mut powers = vec![(0.0, 0.0); outs];
+    for (float, integer) in float.chunks_exact(outs).zip(integer.chunks_exact(outs)) {
+        for (o, (signal, noise)) in powers.iter_mut().enumerate().filter(|(o, _)| float[*o].is_finite()) {
+            let by = factors.and_then(|f| f.get(o)).copied().unwrap_or(1.0);
+            *signal += f64::from(float[o]).powi(2);
+            *noise += f64::from(float[o] - integer[o] * by).powi(2);
+        }
+    }
+    let mean = powers.iter().map(|(signal, _)| signal).sum::<f64>() / outs as f64;
+    let share = |&(signal, noise): &(f64, f64)| (noise / (signal + DEAD * mean).max(f64::MIN_POSITIVE)).min(1.0);
+    powers.iter().map(share).sum::<f64>() / outs as f64
 }
 
 /// Strides, dilations and pads of a convolution over these dims; `None` where they make no sense.

@@ -1,5 +1,5 @@
 use super::{
-    layer::Layer,
+    layer::{Layer, lost},
     seen::{Seen, Watched},
     *,
 };
@@ -120,6 +120,18 @@ fn rows_are_what_windows_see() {
         v
     };
     assert_eq!(sorted(answers[0].clone()), sorted(want));
+}
+
+#[test]
+fn channels_that_are_lost() {
+    // Of the first channel nothing is left, the second is whole, and the third is dead.
+    let float = [4.0, 4.0, 0.0, 4.0, -4.0, 0.0];
+    let integer = [0.0, 4.0, 0.01, 0.0, -4.0, 0.01];
+    let share = lost(&float, &integer, 3, None);
+    assert!((share - 0.33).abs() < 0.005, "{share}");
+    // What is divided by factors counts as before.
+    assert_eq!(lost(&float, &[2.0, 4.0, 0.0, 2.0, -4.0, 0.0], 3, Some(&[2.0, 1.0, 1.0])), 0.0);
+    assert_eq!(noise(&[3.0, f32::NAN, 4.0], &[3.0, 1.0, 5.0]), 1.0 / 25.0);
 }
 
 #[test]
