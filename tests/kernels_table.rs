@@ -45,6 +45,8 @@ const CONSTANTS: &[(&str, &str, &str)] = &[
     ("int8[8]", "v8", ""),
     ("uint8[8]", "vu", ""),
     ("int8[8,8,3,3]", "cw", ""),
+    ("int8[12,8,1,1]", "cw12", ""),
+    ("int8[8,12,1,1]", "cw12b", ""),
     ("int8[16,8,1,1]", "cw16", ""),
     ("int8[8,16,1,1]", "cw8", ""),
     ("uint8[8,8,3,3]", "cwu", ""),
@@ -134,9 +136,11 @@ fn constant((ty, name, elements): &(&str, &str, &str)) -> String {
     format!("{ty} {name} = {{{elements}}}")
 }
 
-/// The model of a case; what nobody reads is an output.
+/// The model of a case; what nobody reads is an output, and so is `v` with a line `ALSO(v)`.
 fn model(case: &Case) -> Model {
-    let nodes = case.nodes.iter().map(|l| expand(l)).collect::<Vec<_>>().join("\n");
+    let also: Vec<&str> = case.nodes.iter().filter_map(|l| l.strip_prefix("ALSO(")?.strip_suffix(')')).collect();
+    let nodes = case.nodes.iter().filter(|l| !l.starts_with("ALSO("));
+    let nodes = nodes.map(|l| expand(l)).collect::<Vec<_>>().join("\n");
     let words: BTreeSet<&str> = nodes.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let constants: Vec<_> = CONSTANTS.iter().filter(|(_, name, _)| words.contains(name)).map(constant).collect();
     let text = format!(
@@ -146,7 +150,10 @@ fn model(case: &Case) -> Model {
     );
     let mut model = text::parse(&text).unwrap_or_else(|e| panic!("{}: {e}\n{text}", case.title));
     let main = model.main();
-    let unread = |&v: &ValueId| model.value(v).producer().is_some() && model.value(v).uses().is_empty();
+    let unread = |&v: &ValueId| {
+        let value = model.value(v);
+        value.producer().is_some() && (value.uses().is_empty() || also.contains(&value.name()))
+    };
     let unread: Vec<_> = model.value_ids().into_iter().filter(unread).collect();
     unread.into_iter().for_each(|v| model.add_output(main, v));
     model

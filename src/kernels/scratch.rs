@@ -193,11 +193,20 @@ impl<'a> Scratch<'a> {
         let (params, attributes) =
             (self.m.node(like).inputs().get(1..).unwrap_or_default().to_vec(), self.attributes(like));
         let name = format!("{}_dequantized", self.m.value(codes).name());
-        let spec = NodeSpec::new("DequantizeLinear").input(codes).inputs(params).output(name).attrs(attributes);
+        let spec = self.conversion(like, "DequantizeLinear").input(codes).inputs(params).output(name).attrs(attributes);
         let n = self.m.insert(spec, Place::Before(reader));
         let out = self.m.node(n).output(0).expect("just made");
         self.set_dtype(out, DType::Float);
         out
+    }
+
+    /// A new conversion of the same domain as another.
+    fn conversion(&self, like: NodeId, op: &str) -> NodeSpec {
+        let spec = NodeSpec::new(op);
+        match &self.m.node(like).domain {
+            Some(domain) => spec.domain(domain.clone()),
+            None => spec,
+        }
     }
 
     /// Makes a QuantizeLinear like `like` (a conversion of either kind) of a value, behind `maker`; returns its output.
@@ -205,7 +214,7 @@ impl<'a> Scratch<'a> {
         let params = self.m.node(like).inputs().get(1..).unwrap_or_default().to_vec();
         let dtype = self.codes_of(like);
         let name = format!("{}_quantized", self.m.value(v).name());
-        let spec = NodeSpec::new("QuantizeLinear").input(v).inputs(params).output(name);
+        let spec = self.conversion(like, "QuantizeLinear").input(v).inputs(params).output(name);
         let n = self.m.insert(spec, place);
         let out = self.m.node(n).output(0).expect("just made");
         if let Some(dtype) = dtype {

@@ -39,7 +39,8 @@ pub(super) fn already(left: &[Left], predicted: &Prediction) -> BTreeMap<String,
     let found = left.iter().filter_map(|l| {
         let how = match becomes.get(&l.node) {
             _ if is_conversion(&l.op) => Already::Converts,
-            Some(Becomes::Integer | Becomes::Moves | Becomes::Part) => Already::Integer,
+            Some(Becomes::Integer | Becomes::Moves) => Already::Integer,
+            Some(Becomes::Part) => Already::Absorbed,
             // An integer operator was made of it.
             None => Already::Integer,
             Some(_) => return None,

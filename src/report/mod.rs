@@ -132,6 +132,8 @@ pub struct FloatReason {
 pub enum Already {
     /// In integers, or on codes.
     Integer,
+    /// Part of another node that is.
+    Absorbed,
     /// It converts to or from them: none of the nodes that compute.
     Converts,
 }
@@ -157,6 +159,7 @@ impl Nodes {
                 Form::Absorbed => nodes.absorbed += 1,
                 Form::Float if already.contains_key(output) => {
                     nodes.already += usize::from(already[output] == Already::Integer);
+                    nodes.absorbed += usize::from(already[output] == Already::Absorbed);
                 }
                 Form::Float => {
                     nodes.float += 1;

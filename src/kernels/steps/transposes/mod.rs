@@ -106,7 +106,9 @@ impl<'a, 't> Mover<'a, 't> {
         let inputs = handler.inputs.iter().filter_map(|&i| node.input(i));
         let cost: i64 = inputs.map(|v| self.input_cost(v, perm)).sum();
         let outputs = || node.outputs().iter().flatten();
-        if cost >= 0 || !handler.carries || outputs().any(|v| self.leading.contains(v)) {
+        // What is handed out needs a Transpose in any case.
+        let leads = |v: &ValueId| self.leading.contains(v) && !self.s.m.value(*v).is_graph_output();
+        if cost >= 0 || !handler.carries || outputs().any(leads) {
             return cost;
         }
         cost + outputs().map(|&v| self.weight(v)).max().unwrap_or(0)
