@@ -77,7 +77,9 @@ fn help() {
     golden!("help_bench", place.run("bench --help"));
     golden!("help_sensitivity", place.run("sensitivity --help"));
     golden!("unknown_flag", place.run("quantize model.onnx -o out.onnx --calibration data.npz --observers mse"));
-    golden!("no_calibration", place.run("quantize model.onnx -o out.onnx"));
+    golden!("no_calibration", place.run("quantize model.onnx -o out.onnx --mode static"));
+    golden!("without_data", place.run("quantize model.onnx -o out.onnx"));
+    golden!("auto_within_a_budget", place.quantize("--max-loss 0.05%"));
 }
 
 /// What `kernels` reads is not written over: not the model, not its weights, not the other graph.
@@ -261,9 +263,9 @@ fn ranges_can_be_saved_merged_and_used() {
 #[test]
 fn gates() {
     let place = Place::new();
-    golden!("gate_fails", place.quantize("--min-sqnr 90 --min-agreement 0.1"));
+    golden!("gate_fails", place.quantize("--mode static --min-sqnr 90 --min-agreement 0.1"));
     assert!(place.path("out.onnx").exists());
-    golden!("gate_fails_quietly", place.quantize("--min-sqnr 90 -q"));
+    golden!("gate_fails_quietly", place.quantize("--mode static --min-sqnr 90 -q"));
     assert_eq!(place.quantize("--min-sqnr 10 --max-drop 0.9").code, 0);
 }
 

@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn the_output_that_uses_most_counts() {
-        let m = model("float[1,1,8,8] x \n float[1,384] v \n a = Relu(x) \n b = Relu(v) \n return a, b");
+        let m = model("float[1,1,8,8] x \n float[1,1,1,384] v \n a = Relu(x) \n b = Relu(v) \n return a, b");
         let mut shapes = Shapes::default();
         shapes.0.insert(find(&m, "a"), (DType::Float, vec![1, 1, 8, 8]));
-        shapes.0.insert(find(&m, "b"), (DType::Float, vec![1, 384]));
+        shapes.0.insert(find(&m, "b"), (DType::Float, vec![1, 1, 1, 384]));
         let mut config = Config::default();
         let budget = Budget::of(&m, &shapes, &config);
         assert!((budget.used(&[5e-4, 5e-4]) - 0.5).abs() < 1e-9);

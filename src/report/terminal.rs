@@ -101,7 +101,11 @@ pub fn verdict(report: &Report) -> String {
         Verdict::Unproven | Verdict::Good if report.nodes.integer == 0 => {
             let smaller = report.size.after * 20 < report.size.before * 19;
             let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
-            format!("{gained}: {file} is written, but no node of this model gains from integers")
+            let why = match report.auto.as_ref().is_some_and(|a| a.floated > 0) {
+                true => "integers would cost more of the answers than max_loss allows",
+                false => "no node of this model gains from integers",
+            };
+            format!("{gained}: {file} is written, but {why}")
         }
         Verdict::Unproven | Verdict::Good => {
             let Some(worst) = p.worst() else {
@@ -440,6 +444,8 @@ mod tests {
         insta::assert_snapshot!(verdict(&r), @"smaller, but not faster: m.int8.onnx is written, but no node of this model gains from integers");
         r.size.after = r.size.before;
         assert!(verdict(&r).starts_with("nothing gained: "));
+        r.auto = Some(crate::report::Auto { floated: 2, ..Default::default() });
+        assert!(verdict(&r).ends_with("integers would cost more of the answers than max_loss allows"));
     }
 
     #[test]
