@@ -16,6 +16,9 @@ pub struct OutputMetrics {
     pub worst_sqnr_db: f64,
     /// The number of that sample.
     pub worst_sample: Option<usize>,
+    /// Noise as a share of the signal's power, at most 1, on average over samples: each counts alike, those with small answers too.
+    #[serde(skip)]
+    pub mean_noise: f64,
     /// Cosine of the angle between both, `Σ ab / √(Σ a² Σ b²)`; 1 where both are zero.
     pub cosine: f64,
     /// The greatest `|a − b|`.
@@ -55,6 +58,8 @@ pub(super) struct Gathered {
     product: ExactSum,
     other: ExactSum,
     worst: Option<(f64, usize)>,
+    shares: ExactSum,
+    samples: u64,
     max_error: Option<(f64, usize)>,
     max_signal: f64,
     class_axis: Option<usize>,
@@ -131,6 +136,8 @@ impl Gathered {
         self.count += count;
         self.not_finite += not_finite;
         if count > 0 {
+            self.samples += 1;
+            self.shares.add(if noise < signal { noise / signal } else { f64::from(u8::from(noise > 0.0)) });
             let here = (decibel(signal, noise), sample);
             // Of equal ones the first sample, whatever the order in which they come.
             if self.worst.is_none_or(|w| here.0 < w.0 || (here.0 == w.0 && here.1 < w.1)) {
@@ -161,6 +168,7 @@ impl Gathered {
             sqnr_db,
             worst_sqnr_db: self.worst.map_or(f64::NAN, |w| w.0),
             worst_sample: self.worst.map(|w| w.1),
+            mean_noise: self.shares.value() / self.samples.max(1) as f64,
             cosine: match (norm > 0.0, signal == other) {
                 (true, _) => (self.product.value() / norm).clamp(-1.0, 1.0),
                 (false, true) => 1.0,
@@ -198,6 +206,7 @@ mod tests {
         let m = metrics(&[(&[3.0, 4.0], &[3.0, 4.5]), (&[0.0, 1.0], &[0.0, 1.0])], Some(1));
         assert!((m.sqnr_db - 10.0 * (26.0f64 / 0.25).log10()).abs() < 1e-9);
         assert_eq!((m.worst_sample, m.max_error, m.max_error_sample, m.max_signal), (Some(0), 0.5, Some(0), 4.0));
+        assert!((m.mean_noise - 0.25 / 25.0 / 2.0).abs() < 1e-12);
         assert_eq!((m.answers, m.same_answers, m.agreement()), (2, 2, Some(1.0)));
         assert!((m.cosine - (9.0 + 18.0 + 1.0) / (26.0f64 * (9.0 + 20.25 + 1.0)).sqrt()).abs() < 1e-12);
     }

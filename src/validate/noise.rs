@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::metrics::Gathered;
+use super::{classes::class_axis, metrics::Gathered};
 use crate::{
     calibrate::{
         Dataset,
@@ -80,17 +80,18 @@ pub fn measure(
     }
     let session = Tract.load(&model, &[])?;
     drop(model);
-    let outputs = prepared.graph(prepared.main()).outputs().len();
+    let outputs = prepared.graph(prepared.main()).outputs().to_vec();
     let gathered: Vec<Mutex<Vec<Gathered>>> =
-        sources.iter().map(|_| Mutex::new(vec![Gathered::default(); outputs])).collect();
+        sources.iter().map(|_| Mutex::new(vec![Gathered::default(); outputs.len()])).collect();
     for_each_sample(samples, progress, |sample| {
         let inputs = data.sample(sample)?;
         let answers = session.run(&inputs)?;
         session.run_trials(&inputs, &mut |number, changed| {
             let Some(gathered) = gathered.get(number) else { return Err(Error::bug("a trial of no source")) };
             let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
-            for ((gathered, a), b) in gathered.iter_mut().zip(&answers).zip(changed) {
-                gathered.update(sample, a, b, None)?;
+            for (k, (a, b)) in answers.iter().zip(changed).enumerate() {
+                let axis = if a.dtype().is_float() { class_axis(prepared, outputs[k], a.rank()) } else { None };
+                gathered[k].update(sample, a, b, axis)?;
             }
             Ok(())
         })
@@ -102,11 +103,13 @@ pub fn measure(
     Ok(Noise(sources.into_iter().zip(gathered.into_iter().map(shares)).collect()))
 }
 
-/// The noise of an output as a share of its power: all of it where numbers became none.
+/// The noise of an output as a share of its power: all of it where numbers became none. Where it holds classes, samples with
+/// small answers count as much as others: it is these that change.
 pub fn share(metrics: &super::OutputMetrics) -> f64 {
     match metrics.sqnr_db {
         _ if metrics.not_finite > 0 || metrics.other_shapes > 0 => 1e10,
         sqnr if sqnr.is_nan() => 0.0,
+        _ if metrics.class_axis.is_some() => metrics.mean_noise,
         sqnr => 10f64.powf(-sqnr.max(-100.0) / 10.0),
     }
 }
@@ -312,18 +315,18 @@ mod tests {
         let sigmoid = |v: f32| 1.0 / (1.0 + (-v).exp());
         let answer = |a: [f32; 2], w: [f32; 4]| [a[0] * w[0] + a[1] * w[2], a[0] * w[1] + a[1] * w[3]];
         let (w, q) = ([127.0, 0.4, 0.0, 1.0], [127.0, 0.0, 0.0, 1.0]);
-        let (mut signal, mut noise) = (0f32, [0f32; 3]);
+        let mut noise = [0f32; 3];
         for row in x {
             let a = row.map(sigmoid);
             let want = answer(a, w);
-            signal += want.iter().map(|v| v * v).sum::<f32>();
+            let signal: f32 = want.iter().map(|v| v * v).sum();
             let from_x = answer(row.map(|v| sigmoid(rounded(v, 0.25))), w);
             for (noise, got) in noise.iter_mut().zip([from_x, answer(a.map(|v| rounded(v, 0.1)), w), answer(a, q)]) {
-                *noise += got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum::<f32>();
+                *noise += got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum::<f32>() / signal / 3.0;
             }
         }
         for (source, noise) in sources.iter().zip(noise) {
-            let (got, want) = (found.0[source][0], f64::from(noise / signal));
+            let (got, want) = (found.0[source][0], f64::from(noise));
             assert!(want > 0.0 && (got / want - 1.0).abs() < 1e-2, "{source:?}: {got} for {want}");
         }
         // Only the integer node reads the rounded x.
