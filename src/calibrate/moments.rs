@@ -128,7 +128,14 @@ pub enum Missing {
 }
 
 /// What was seen for each half of the data.
-type Halves = [Option<Vec<f32>>; 2];
+type Halves = [Option<Seen>; 2];
+
+/// Rows of a layer, and what quantizing adds to them, summed up for each group and place of the depth.
+#[derive(Default)]
+struct Seen {
+    rows: Vec<f32>,
+    noise: Vec<f64>,
+}
 
 /// Runs `model` on `samples` and gathers what is wanted, in the order of the wants.
 pub fn gather(
@@ -186,9 +193,10 @@ pub fn gather(
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(own) = slot.as_mut() else { return };
             for half in [0, 1] {
-                let parts: Vec<&[f32]> = seen.iter().flatten().filter_map(|halves| halves[half].as_deref()).collect();
+                let parts: Vec<&Seen> = seen.iter().flatten().filter_map(|halves| halves[half].as_ref()).collect();
                 if !parts.is_empty() {
-                    own.add(half, &joined(&parts, wants[w].groups));
+                    let all = joined(&parts, wants[w].groups);
+                    own.add(half, &all.rows, &all.noise);
                 }
             }
             if seen.iter().any(Option::is_none) {
@@ -212,15 +220,18 @@ fn rows_of_sample(want: &Want, samples: usize) -> usize {
 }
 
 /// All rows of one group behind each other, then those of the next.
-fn joined(parts: &[&[f32]], groups: usize) -> Vec<f32> {
-    let mut rows = Vec::new();
+fn joined(parts: &[&Seen], groups: usize) -> Seen {
+    let (mut rows, mut noise) = (Vec::new(), vec![0.0; parts.first().map_or(0, |p| p.noise.len())]);
+    for part in parts {
+        noise.iter_mut().zip(&part.noise).for_each(|(a, b)| *a += b);
+    }
     for group in 0..groups {
         for part in parts {
-            let each = part.len() / groups;
-            rows.extend_from_slice(&part[group * each..(group + 1) * each]);
+            let each = part.rows.len() / groups;
+            rows.extend_from_slice(&part.rows[group * each..(group + 1) * each]);
         }
     }
-    rows
+    Seen { rows, noise }
 }
 
 /// What a layer reads of a value in a sample, in the halves that it belongs to; `None` where its shape does not fit.
@@ -242,7 +253,7 @@ fn rows_of(
     let Some(view) = view else { return Ok(None) };
     let chosen = spread(view.positions(), count, nth);
     let parity = |at: usize| if split { (at + nth) % 2 } else { nth % 2 };
-    let of_half = |half: usize| -> Result<Option<Vec<f32>>> {
+    let of_half = |half: usize| -> Result<Option<Seen>> {
         let own: Vec<usize> = chosen.iter().enumerate().filter(|(i, _)| parity(*i) == half).map(|(_, &p)| p).collect();
         if own.is_empty() { Ok(None) } else { view.seen(&values, &own, want, reading.params).map(Some) }
     };
@@ -312,7 +323,7 @@ impl<'a> View<'a> {
     }
 
     /// Takes these rows out, as they are when they have been quantized.
-    fn seen(&self, values: &[f32], chosen: &[usize], want: &Want, params: Option<QParams>) -> Result<Vec<f32>> {
+    fn seen(&self, values: &[f32], chosen: &[usize], want: &Want, params: Option<QParams>) -> Result<Seen> {
         let (depth, groups) = (want.depth, want.groups);
         let mut rows = vec![0f32; chosen.len() * depth * groups];
         match self {
@@ -335,11 +346,21 @@ impl<'a> View<'a> {
                 }
             })?,
         }
+        let mut noise = Vec::new();
         if let Some(params) = params {
+            noise = vec![0.0; depth * groups];
             let q = Quantizer::new(params)?;
-            rows.iter_mut().for_each(|x| *x = q.round_trip(*x));
+            for (r, row) in rows.chunks_exact_mut(depth.max(1)).enumerate() {
+                let sums = &mut noise[r / chosen.len() * depth..][..depth];
+                for (x, sum) in row.iter_mut().zip(sums) {
+                    let read = q.round_trip(*x);
+                    // What is cut off counts as one step: a few numbers far beyond the range would shift all others.
+                    *sum += f64::from((read - *x).clamp(-params.scale, params.scale));
+                    *x = read;
+                }
+            }
         }
-        Ok(rows)
+        Ok(Seen { rows, noise })
     }
 }
 

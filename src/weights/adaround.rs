@@ -135,7 +135,7 @@ mod tests {
     fn reads(depth: usize, outs: usize, halves: [&[f32]; 2], centered: bool) -> Reads {
         let mut moments = Moments::new(depth, 1);
         for (half, rows) in halves.into_iter().enumerate() {
-            moments.add(half, rows);
+            moments.add(half, rows, &[]);
         }
         assert!(moments.finish(centered));
         Reads { layout: Layout { outs, depth, groups: 1, depth_first: true }, moments: Arc::new(moments) }

@@ -47,7 +47,8 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// How much each output becomes less, on average, by other numbers in the weight's place.
+    /// How much each output becomes less, on average, by other numbers in the weight's place and by the rounding of what is
+    /// read.
     pub fn shift(&self, weight: &[f32], rounded: &[f32]) -> Vec<f64> {
         let Layout { outs, depth, .. } = self.layout;
         let shift = |out: usize| {
@@ -56,7 +57,8 @@ impl Reads {
             let place = |j: usize| {
                 let place = self.layout.place(out, j);
                 let get = |values: &[f32]| f64::from(values.get(place).copied().unwrap_or(0.0));
-                (get(weight) - get(rounded)) * halves.iter().map(|h| h.sums[j]).sum::<f64>()
+                let sum = |of: fn(&Half) -> &[f64]| halves.iter().map(|h| of(h)[j]).sum::<f64>();
+                (get(weight) - get(rounded)) * sum(|h| &h.sums) - get(weight) * sum(|h| &h.noise)
             };
             (0..depth).map(place).sum::<f64>() / rows.max(1) as f64
         };
@@ -76,6 +78,7 @@ pub struct Moments {
 pub(super) struct Half {
     rows: usize,
     sums: Vec<f64>,
+    noise: Vec<f64>,
     /// Means of products once it is finished, with something added to the diagonal.
     pub gram: Gram,
 }
@@ -87,7 +90,7 @@ const DAMPING: f64 = 0.005;
 impl Moments {
     /// Moments that have seen nothing.
     pub fn new(depth: usize, groups: usize) -> Self {
-        let half = Half { rows: 0, sums: vec![0.0; depth], gram: Gram::new(depth) };
+        let half = Half { rows: 0, sums: vec![0.0; depth], noise: vec![0.0; depth], gram: Gram::new(depth) };
         Self { depth, halves: [vec![half.clone(); groups], vec![half; groups]] }
     }
 
@@ -97,8 +100,9 @@ impl Moments {
     }
 
     /// Takes in for a half, 0 or 1, what was read as it will be read, quantized where it will be: rows of the depth, one
-    /// behind the other, first all of the first group.
-    pub fn add(&mut self, half: usize, rows: &[f32]) {
+    /// behind the other, first all of the first group. `noise` is what quantizing adds, summed up over the rows for each
+    /// group and place of the depth; it may be empty.
+    pub fn add(&mut self, half: usize, rows: &[f32], noise: &[f64]) {
         let (depth, groups) = (self.depth, self.halves[half].len());
         let each = rows.len() / (groups * depth).max(1) * depth;
         if each == 0 {
@@ -110,6 +114,8 @@ impl Moments {
             for row in rows.chunks_exact(depth) {
                 half.sums.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
             }
+            let noise = noise.chunks_exact(depth).nth(g).unwrap_or_default();
+            half.noise.iter_mut().zip(noise).for_each(|(s, x)| *s += x);
             half.gram.add(rows);
         };
         self.halves[half].par_iter_mut().enumerate().for_each(add);

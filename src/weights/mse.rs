@@ -139,7 +139,7 @@ mod tests {
     fn reads() -> Reads {
         let mut moments = Moments::new(2, 1);
         let rows = [1.0, 0.001, -1.0, 0.001, 0.5, -0.001, -0.5, 0.0];
-        (0..2).for_each(|half| moments.add(half, &rows));
+        (0..2).for_each(|half| moments.add(half, &rows, &[]));
         assert!(moments.finish(false));
         Reads { layout: Layout { outs: 2, depth: 2, groups: 1, depth_first: true }, moments: Arc::new(moments) }
     }
