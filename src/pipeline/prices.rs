@@ -16,7 +16,7 @@ const STEPS: usize = 4;
 /// Nodes that are weighed for each that goes back to float.
 const NODES: usize = 24;
 /// What saves no time, only bytes, may use up this share of the budget.
-const STORED: f64 = 0.005;
+const STORED: f64 = 0.001;
 /// Why a node stays float.
 pub(super) const FOR_ANSWERS: &str =
     "for the sake of the answers: rounding it, or what joins it to others, costs too much";
