@@ -44,7 +44,9 @@ const JUDGED: usize = 24;
 const LABELLED: usize = 256;
 const ENOUGH: u64 = 100;
 /// Plans that are tried at most.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 8;
+/// What fits and what does not are near enough to stop.
+const CLOSE: f64 = 1.2;
 /// A plan that leaves more than this share of the budget is good enough; below, a faster one is looked for.
 const USED: f64 = 0.6;
 
@@ -299,6 +301,8 @@ impl<'s, 'a> Search<'s, 'a> {
         let predicted = self.known.worst(&sources(model, &first.plan, &first.placement));
         // What predictions are held to: noises that cancel or amplify each other show in the first plan.
         let mut allowed = (predicted / first.noise).clamp(0.1, 2.0);
+        // The most that was held to and fitted, and the least that did not.
+        let (mut fits, mut fails) = (None::<f64>, None::<f64>);
         let mut best = first.clone();
         let mut last = first;
         for _ in 0..ROUNDS {
@@ -323,10 +327,18 @@ impl<'s, 'a> Search<'s, 'a> {
             if better {
                 best = last.clone();
             }
-            if noise <= 1.0 && (same || noise >= USED || integer == 0) {
+            if noise <= 1.0 && (same || noise >= USED) {
                 break;
             }
-            allowed *= (0.9 / noise).clamp(0.1, 4.0);
+            match noise <= 1.0 {
+                true => fits = Some(allowed),
+                false => fails = Some(allowed),
+            }
+            allowed = match (fits, fails) {
+                (Some(low), Some(high)) if high < CLOSE * low => break,
+                (Some(low), Some(high)) => (low * high).sqrt(),
+                _ => allowed * (0.9 / noise).clamp(0.1, 4.0),
+            };
             self.measure(&last, clock)?;
         }
         Ok(best)
