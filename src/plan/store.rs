@@ -11,7 +11,7 @@ use crate::{
 /// Below this many elements, codes, scales and the two nodes that compute them back save nothing worth having.
 const SMALLEST: usize = 512;
 
-/// Adds to the plan every weight that only float nodes read, in subgraphs too. `keep` names the nodes whose weights the
+/// Adds to the plan every weight that only float nodes read, in subgraphs too, and that the plan does not speak of yet. `keep` names the nodes whose weights the
 /// user wants as they are.
 pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, keep: impl Fn(NodeId) -> bool) {
     let mut found: BTreeMap<ValueId, StoredWeight> = BTreeMap::new();
@@ -44,7 +44,7 @@ pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, keep
         }
     }
     for (v, stored) in found {
-        plan.stored_weights.insert(model.value(v).name().to_owned(), stored);
+        plan.stored_weights.entry(model.value(v).name().to_owned()).or_insert(stored);
     }
 }
 

@@ -62,11 +62,42 @@ pub fn measure(
     samples: &[usize],
     progress: &Progress<'_>,
 ) -> Result<Noise> {
+    let (mut found, mut some, mut bytes) = (Noise::default(), BTreeSet::new(), 0);
+    let mut wanted = wanted.iter().peekable();
+    while let Some(source) = wanted.next() {
+        bytes += constant_bytes(prepared, source);
+        some.insert(source.clone());
+        if bytes >= MOST_BYTES || wanted.peek().is_none() {
+            found.0.extend(measure_some(prepared, plan, known, &some, data, samples, progress)?.0);
+            some.clear();
+            bytes = 0;
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes of rounded constants beside those of the model, about, that are in memory at a time.
+const MOST_BYTES: usize = 256 << 20;
+
+fn constant_bytes(model: &Model, source: &Source) -> usize {
+    let Source::Node(n) = source else { return 0 };
+    (0..model.node(*n).inputs().len()).filter_map(|i| model.constant_input(*n, i)).map(Tensor::byte_len).sum()
+}
+
+fn measure_some(
+    prepared: &Model,
+    plan: &Plan,
+    known: &Arc<KnownReads>,
+    wanted: &BTreeSet<Source>,
+    data: &Dataset,
+    samples: &[usize],
+    progress: &Progress<'_>,
+) -> Result<Noise> {
     let Some(&first) = samples.first() else {
         return Err(Error::data("noise is measured on samples, and there are none"));
     };
     let constants = match wanted.iter().any(|s| matches!(s, Source::Node(_))) {
-        true => rounded_constants(prepared, plan, known, &data.sample(first)?)?,
+        true => rounded_constants(prepared, plan, known, wanted, &data.sample(first)?)?,
         false => BTreeMap::new(),
     };
     let (model, sources, chosen) = (prepared.clone(), Vec::new(), BTreeMap::new());
@@ -114,11 +145,13 @@ pub fn share(metrics: &super::OutputMetrics) -> f64 {
     }
 }
 
-/// The constant inputs that the plan changes, as the written model computes with them: by node and number of the input.
+/// The constant inputs of wanted nodes that the plan changes, as the written model computes with them: by node and number of
+/// the input.
 fn rounded_constants(
     prepared: &Model,
     plan: &Plan,
     known: &Arc<KnownReads>,
+    wanted: &BTreeSet<Source>,
     sample: &[Tensor],
 ) -> Result<BTreeMap<NodeId, Vec<(usize, Tensor)>>> {
     let mut carried_out = prepared.clone();
@@ -127,11 +160,12 @@ fn rounded_constants(
         passes::run_stage(stage, &mut carried_out, &mut cx)?;
     }
     let mut found: BTreeMap<NodeId, Vec<(usize, Tensor)>> = BTreeMap::new();
-    let (mut observed, mut wanted) = (Vec::new(), Vec::new());
+    let (mut observed, mut places) = (Vec::new(), Vec::new());
     let alive: BTreeSet<NodeId> = carried_out.nodes(carried_out.main()).into_iter().collect();
     for id in prepared.nodes(prepared.main()) {
         let node = prepared.node(id);
-        if !alive.contains(&id) || carried_out.node(id).op_type != node.op_type {
+        let asked = wanted.contains(&Source::Node(id));
+        if !asked || !alive.contains(&id) || carried_out.node(id).op_type != node.op_type {
             continue;
         }
         for (i, now) in carried_out.node(id).inputs().iter().enumerate() {
@@ -143,7 +177,7 @@ fn rounded_constants(
                 }
                 None if before.is_some() => {
                     observed.push(now);
-                    wanted.push((id, i));
+                    places.push((id, i));
                 }
                 _ => {}
             }
@@ -154,7 +188,7 @@ fn rounded_constants(
     }
     let session = Tract.load(&carried_out, &observed)?;
     session.run_observed(sample, &mut |k, value| {
-        let (id, i) = wanted[k];
+        let (id, i) = places[k];
         found.entry(id).or_default().push((i, value.to_tensor()?));
         Ok(())
     })?;
