@@ -156,7 +156,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     if config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data() {
         let settings = job.settings.with_mode(Mode::Dynamic);
         let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;
-        done.diagnostics.insert(0, before::without_data());
+        done.diagnostics.insert(0, before::without_data(job.evaluation.is_some()));
         return Ok(done);
     }
     let files = before::check(job)?;
@@ -185,6 +185,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         }
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
+    cx.diagnostics.extend(before::idle_max_loss(config).filter(|_| job.plan.is_none()));
     if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
         return Err(before::no_data(&job.settings.config));
     }

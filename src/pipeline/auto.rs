@@ -15,7 +15,7 @@ use super::{
     Clock,
     budget::Budget,
     planner::Planner,
-    prices::{FOR_ANSWERS, cheapest, integer_sources, saved, sources, store_finer},
+    prices::{FOR_ANSWERS, all_float, cheapest, integer_sources, saved, sources, store_finer},
     thin,
 };
 use crate::{
@@ -158,9 +158,9 @@ impl<'a> Judge<'a> {
         let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
         let used = self.budget.used(&shares);
         let labelled = compared.accuracy.filter(|a| a.count >= ENOUGH && a.original > 0);
-        Ok(match labelled {
-            Some(a) if self.budget.bears(a.original, a.quantized) => used.min(1.0),
-            Some(_) => used.max(1.0 + f64::EPSILON),
+        Ok(match labelled.map(|a| self.budget.lost(a.original, a.quantized)) {
+            Some(lost) if lost <= 1.0 => used.min(1.0),
+            Some(lost) => used.max(lost),
             None => used,
         })
     }
@@ -340,6 +340,15 @@ impl<'s, 'a> Search<'s, 'a> {
                 _ => allowed * (0.9 / noise).clamp(0.1, 4.0),
             };
             self.measure(&last, clock)?;
+        }
+        if best.noise > 1.0 {
+            let (plan, placement) = self.planner.plan(&all_float(model, wishes), clock)?;
+            let plan = Plan { stored_weights: BTreeMap::new(), ..plan };
+            clock.step("judge");
+            let noise = self.judge.noise(&plan, &self.planner.known)?;
+            if noise < best.noise {
+                best = Found { plan, placement, noise };
+            }
         }
         Ok(best)
     }

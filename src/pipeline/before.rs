@@ -121,10 +121,11 @@ pub(super) fn no_data(config: &Config) -> Error {
 }
 
 /// What is left to do without data.
-pub(super) fn without_data() -> Diagnostic {
-    let text = "there are no data: matrix products and recurrent layers are quantized at run time, the weights of all else are \
-                stored in 8 bits, and the answers are not compared with the original's";
-    Diagnostic::note("without_data", text)
+pub(super) fn without_data(compared: bool) -> Diagnostic {
+    let text = "there are no data to calibrate on: matrix products and recurrent layers are quantized at run time, and the \
+                weights of all else are stored in 8 bits";
+    let blind = if compared { "" } else { "; the answers are not compared with the original's" };
+    Diagnostic::note("without_data", format!("{text}{blind}"))
         .help("give --calibration with typical inputs: then convolutions compute in integers, too, and what that costs is measured")
 }
 
@@ -135,6 +136,7 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
         ("target", config.target != default.target),
         ("cpu", config.cpu != default.cpu),
         ("mode", config.mode != default.mode),
+        ("max_loss", config.max_loss != default.max_loss),
         ("activation", config.activation != default.activation),
         ("weight", config.weight != default.weight),
         ("everywhere", config.everywhere != default.everywhere),
@@ -148,6 +150,16 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
     (!idle.is_empty()).then(|| {
         let text = format!("no effect of {}: the plan already says what is quantized and how", idle.join(", "));
         Diagnostic::warning("settings_without_effect", text).help("edit the plan, or leave it out to make a new one")
+    })
+}
+
+/// A budget that nothing is held to.
+pub(super) fn idle_max_loss(config: &Config) -> Option<Diagnostic> {
+    (config.mode != Mode::Auto && config.max_loss != Config::default().max_loss).then(|| {
+        let mode = if config.mode == Mode::Static { "static" } else { "dynamic" };
+        let text = format!("no effect of max_loss: mode {mode} looks at no answers before it writes the file");
+        Diagnostic::warning("settings_without_effect", text)
+            .help("leave out mode, and give data; or set a gate, --min-sqnr")
     })
 }
 

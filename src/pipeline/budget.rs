@@ -30,7 +30,11 @@ impl Budget {
             10f64.powf(-aim / 10.0)
         };
         let shares = model.graph(model.main()).outputs().iter().map(share).collect();
-        Self { shares, aim: config.least_sqnr(), max_loss: config.max_loss }
+        Self {
+            shares,
+            aim: config.least_sqnr(),
+            max_loss: config.proof.max_drop.map_or(config.max_loss, |drop| drop.clamp(1e-9, config.max_loss)),
+        }
     }
 
     /// Noise of each output as a share of its budget.
@@ -43,9 +47,9 @@ impl Budget {
         self.scaled(noise).into_iter().fold(0.0, f64::max)
     }
 
-    /// Whether so many right answers instead of the original's are within the budget.
-    pub(super) fn bears(&self, original: u64, quantized: u64) -> bool {
-        quantized as f64 >= (1.0 - self.max_loss) * original as f64
+    /// The share of the budget that is used up with so many right answers in the place of the original's.
+    pub(super) fn lost(&self, original: u64, quantized: u64) -> f64 {
+        (original as f64 - quantized as f64) / (self.max_loss * original as f64)
     }
 
     /// What is aimed at, dB.
@@ -93,7 +97,7 @@ mod tests {
         assert!((budget.used(&[5e-4, 2e-2]) - 1.0024).abs() < 1e-3);
         assert!((budget.decibel(0.5).unwrap() - 33.01).abs() < 0.01);
         assert_eq!(budget.decibel(0.0), None);
-        assert!(budget.bears(200, 198) && !budget.bears(200, 197));
+        assert!((budget.lost(200, 198) - 1.0).abs() < 1e-9 && budget.lost(200, 201) < 0.0);
         // A tenth of the loss is 20 dB more, and a gate that asks for more is heard.
         config.max_loss = 0.001;
         assert!((Budget::of(&m, &shapes, &config).aim() - 50.0).abs() < 1e-9);

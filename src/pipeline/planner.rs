@@ -65,7 +65,7 @@ pub(super) fn make(
     let auto::Chosen { plan, placement, report } = auto::choose(&mut planner, &split, &wishes, first, clock)?;
     let Planner { samples, table, known, diagnostics, .. } = planner;
     *noticed = diagnostics;
-    let known = Some(known).filter(|_| fit::asked(&plan));
+    let known = Some(known).filter(|_| fit::asked(&plan) && !samples.is_empty());
     let placement = Some(placement);
     let (proof_samples, held_out) = (split.validation, split.held_out);
     Ok(Outcome { plan, placement, auto: report, known, table, samples, proof_samples, held_out })
@@ -138,6 +138,9 @@ impl<'a> Planner<'a> {
     /// Products that data quantized at run time would destroy, with the reason in words.
     fn lost_at_run_time(&self, wishes: &Wishes) -> Result<BTreeMap<NodeId, String>> {
         let Task { job, model, resolved, .. } = self.task;
+        if self.samples.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let mut few = self.samples.clone();
         thin(&mut few, dynamic::MEASURED);
         let free = |n| !wishes.ignore_cost && !wishes.forces(model, n);

@@ -71,8 +71,9 @@ impl Tried {
     /// takes most noise away for the time that it costs.
     fn quieter(mut self, planner: &Planner<'_>, known: &Noise, allowed: f64, least: f64) -> Option<Self> {
         while self.noise > allowed {
-            let mut nodes: Vec<NodeId> =
-                self.placement.nodes.iter().filter(|(_, d)| is_integer(d)).map(|(n, _)| *n).collect();
+            let asked = |n: NodeId| self.wishes.force.contains(&n) || self.wishes.dynamic_nodes.contains_key(&n);
+            let free = self.placement.nodes.iter().filter(|(n, d)| is_integer(d) && !asked(*n));
+            let mut nodes: Vec<NodeId> = free.map(|(n, _)| *n).collect();
             let model = planner.task.model;
             let around = |&n: &NodeId| {
                 let node = model.node(n);
@@ -97,10 +98,26 @@ impl Tried {
     }
 }
 
+/// The wishes with all nodes in float that are not asked for by name.
+pub(super) fn all_float(model: &Model, wishes: &Wishes) -> Wishes {
+    let mut wishes = wishes.clone();
+    let free = model.nodes_below(model.main()).into_iter();
+    let free = free.filter(|n| !wishes.force.contains(n) && !wishes.dynamic_nodes.contains_key(n)).collect::<Vec<_>>();
+    for node in free {
+        wishes.keep_float.entry(node).or_insert_with(|| FOR_ANSWERS.to_owned());
+    }
+    wishes
+}
+
 /// The wishes, with a price on noise: nanoseconds for all of the budget.
 fn priced(wishes: &Wishes, known: &Noise, price: f64) -> Wishes {
     let mut prices = Prices::default();
+    // What the user asks for by name has no price.
+    let asked = |n: NodeId| wishes.force.contains(&n) || wishes.dynamic_nodes.contains_key(&n);
     for (source, shares) in &known.0 {
+        if matches!(source, Source::Node(n) if asked(*n)) {
+            continue;
+        }
         let cost = price * shares.iter().copied().fold(0.0, f64::max);
         match source {
             Source::Value(v) => drop(prices.values.insert(*v, cost)),

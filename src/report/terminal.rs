@@ -109,7 +109,11 @@ pub fn verdict(report: &Report) -> String {
         }
         Verdict::Unproven | Verdict::Good => {
             let Some(worst) = p.worst() else {
-                return format!("done: {file} gives exactly the original's answers on {on}");
+                let same = p.outputs.iter().filter_map(|o| o.agreement).min_by(f64::total_cmp).filter(|a| *a < 1.0);
+                return match same {
+                    Some(share) => format!("done: {file} gives the original's answers in {} ({on})", percent(share)),
+                    None => format!("done: {file} gives exactly the original's answers on {on}"),
+                };
             };
             let agree = p.outputs.iter().filter_map(|o| o.agreement).min_by(f64::total_cmp);
             let agree = agree.map(|a| format!(", same top answer in {}", percent(a))).unwrap_or_default();
@@ -182,7 +186,7 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
     }
     if n.reasons.len() > limit {
         let rest: usize = n.reasons[limit..].iter().map(|r| r.nodes.len()).sum();
-        row(out, "", &format!("  {rest} more for {} other reasons (-v shows all)", n.reasons.len() - limit));
+        row(out, "", &format!("  {rest} more for {} (-v shows all)", count(n.reasons.len() - limit, "other reason")));
     }
 }
 

@@ -29,7 +29,7 @@ pub struct OutputMetrics {
     pub max_signal: f64,
     /// The axis along which classes lie; see [`super::classes`].
     pub class_axis: Option<usize>,
-    /// Answers (rows along the class axis) compared.
+    /// Answers compared: rows along the class axis, or the single numbers of an output that is not floating point.
     pub answers: u64,
     /// How many of them have their greatest number at the same place; of several equal ones the first counts.
     pub same_answers: u64,
@@ -44,7 +44,7 @@ pub struct OutputMetrics {
 }
 
 impl OutputMetrics {
-    /// Share of the same answers, 0 to 1; `None` where the output does not hold classes.
+    /// Share of the same answers, 0 to 1; `None` where the output holds neither classes nor integers.
     pub fn agreement(&self) -> Option<f64> {
         (self.answers > 0).then(|| self.same_answers as f64 / self.answers as f64)
     }
@@ -148,7 +148,11 @@ impl Gathered {
                 self.max_error = Some(here);
             }
         }
-        if let Some(axis) = axis.filter(|&axis| a.dims().get(axis).is_some_and(|&classes| classes > 1)) {
+        if !a.dtype().is_float() {
+            // Numbers that are answers by themselves.
+            self.answers += a_values.len() as u64;
+            self.same_answers += a_values.iter().zip(&b_values).filter(|(x, y)| x == y).count() as u64;
+        } else if let Some(axis) = axis.filter(|&axis| a.dims().get(axis).is_some_and(|&classes| classes > 1)) {
             self.class_axis = Some(axis);
             let pairs = answers(&a_values, a.dims(), axis).into_iter().zip(answers(&b_values, b.dims(), axis));
             for (x, y) in pairs {
@@ -219,6 +223,10 @@ mod tests {
         assert_eq!(m.same_answers, 0);
         let same = metrics(&[(&[0.0, 0.0], &[0.0, 0.0])], None);
         assert_eq!((same.sqnr_db, same.cosine, same.agreement()), (f64::INFINITY, 1.0, None));
+        let mut g = Gathered::default();
+        g.update(0, &Tensor::from_i64(&[4], &[1, 2, 3, 4]), &Tensor::from_i64(&[4], &[1, 2, 0, 4]), None).unwrap();
+        let whole = g.metrics("y".into());
+        assert_eq!((whole.agreement(), whole.class_axis), (Some(0.75), None));
         let empty = metrics(&[(&[], &[])], Some(1));
         assert!(empty.sqnr_db.is_nan() && empty.agreement().is_none());
         let mut g = Gathered::default();

@@ -141,6 +141,8 @@ pub fn share(metrics: &super::OutputMetrics) -> f64 {
         _ if metrics.not_finite > 0 || metrics.other_shapes > 0 => 1e10,
         sqnr if sqnr.is_nan() => 0.0,
         _ if metrics.class_axis.is_some() => metrics.mean_noise,
+        // Integers: other ones in a percent of all weigh as much as a noise of 30 dB.
+        _ if metrics.answers > 0 => 10.0 * (1.0 - metrics.agreement().unwrap_or(1.0)).powi(2),
         sqnr => 10f64.powf(-sqnr.max(-100.0) / 10.0),
     }
 }

@@ -237,6 +237,9 @@ fn percent(text: &str) -> Result<f64, String> {
         None => (text, 1.0),
     };
     let share = number.trim().parse::<f64>().map_err(|_| "write a number with %, or a share: 1% or 0.01".to_owned())?;
+    if unit == 1.0 && share >= 1.0 {
+        return Err(format!("{share} may mean percent or the whole: write {share}%, or a share below 1"));
+    }
     match share * unit {
         share if share > 0.0 && share <= 1.0 => Ok(share),
         share => Err(format!("{} % is not above 0 and at most 100 %", 100.0 * share)),
