@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use ndarray::{Array, Array4};
+use ndarray::{Array, Array4, Axis};
 use ndarray_npy::NpzWriter;
 use qonvert::{Config, Job, Settings, config::Mode, ir::text, onnx_file, pipeline, plan::Form};
 use tempfile::TempDir;
@@ -36,11 +36,18 @@ fn model(span: i32) -> String {
 fn write(folder: &TempDir, span: i32) {
     onnx_file::write(&text::parse(&model(span)).unwrap(), &folder.path().join("model.onnx"), Default::default())
         .unwrap();
-    let x: Array4<f32> = Array::from_shape_fn((40, 3, 24, 24), |(n, c, i, j)| {
+    save(folder, &data());
+}
+
+fn data() -> Array4<f32> {
+    Array::from_shape_fn((40, 3, 24, 24), |(n, c, i, j)| {
         ((n * 31 + c * 17 + i * 5 + j * 3) as f32 * 0.37).sin() + 0.2 * (n as f32 * 1.7).cos()
-    });
+    })
+}
+
+fn save(folder: &TempDir, x: &Array4<f32>) {
     let mut npz = NpzWriter::new(fs::File::create(folder.path().join("data.npz")).unwrap());
-    npz.add_array("x", &x).unwrap();
+    npz.add_array("x", x).unwrap();
     npz.finish().unwrap();
 }
 
@@ -91,6 +98,25 @@ fn a_model_that_bears_it_is_what_static_makes_of_it() {
     let file = |q: &pipeline::Quantized| onnx_file::to_bytes(&q.model).unwrap();
     assert_eq!(file(&plans[0]), file(&plans[1]));
     assert_eq!(integer(&plans[0]).len(), 4);
+}
+
+#[test]
+fn samples_of_nan_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 0);
+    let clean = quantize(folder.path(), Config::default());
+    let mut x = data();
+    x.index_axis_mut(Axis(0), 3).fill(f32::NAN);
+    x[[20, 1, 2, 3]] = f32::INFINITY;
+    save(&folder, &x);
+    let odd = quantize(folder.path(), Config::default());
+    let left_out: Vec<_> = odd.diagnostics.iter().filter(|d| d.code == "samples_left_out").collect();
+    assert!(
+        left_out.len() == 1 && left_out[0].message.contains("2 of 40") && left_out[0].message.contains("3, 20"),
+        "{left_out:?}"
+    );
+    assert_eq!((integer(&odd), odd.samples.len() + odd.proof_samples.len()), (integer(&clean), 38));
+    assert!((odd.auto.unwrap().after.unwrap() - clean.auto.unwrap().after.unwrap()).abs() < 3.0);
 }
 
 #[test]

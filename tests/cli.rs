@@ -272,7 +272,10 @@ fn gates() {
 #[test]
 fn a_collapse_is_loud_and_says_what_to_do() {
     let place = Place::new();
-    place.write("bad.yaml", "everywhere: true\nrules:\n- {nodes: conv1, activation: {range: [0, 0.001]}}\n");
+    place.write(
+        "bad.yaml",
+        "mode: static\neverywhere: true\nrules:\n- {nodes: conv1, activation: {range: [0, 0.001]}}\n",
+    );
     let done = place.quantize("--config bad.yaml");
     let yaml: Vec<_> = done.out.lines().skip_while(|l| !l.contains("pass it with --config")).skip(1).collect();
     let yaml: Vec<_> = yaml.iter().take_while(|l| !l.trim().is_empty()).map(|l| l.trim_start_matches("    ")).collect();

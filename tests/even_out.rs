@@ -65,7 +65,7 @@ fn convolutions() -> String {
 }
 
 fn quantize(folder: &Path, config: &str, plan: Option<Plan>) -> Quantized {
-    let config = format!("everywhere: true\n{config}");
+    let config = format!("mode: static\neverywhere: true\n{config}");
     let settings = Settings::new(Config::from_yaml(&config).unwrap()).unwrap();
     let mut job = Job::new(folder.join("model.onnx"), folder.join("out.onnx"), &settings);
     job.data = Some(folder.join("data.npz"));

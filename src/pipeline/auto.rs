@@ -342,7 +342,7 @@ impl<'s, 'a> Search<'s, 'a> {
             self.measure(&last, clock)?;
         }
         if best.noise > 1.0 {
-            let (plan, placement) = self.planner.plan(&all_float(model, wishes), clock)?;
+            let (plan, placement) = self.planner.plan(&all_float(wishes, &best.placement), clock)?;
             let plan = Plan { stored_weights: BTreeMap::new(), ..plan };
             clock.step("judge");
             let noise = self.judge.noise(&plan, &self.planner.known)?;

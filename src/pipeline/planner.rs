@@ -73,11 +73,25 @@ pub(super) fn make(
 
 /// The samples to calibrate on, and how the data are split.
 pub(super) fn samples(job: &Job<'_>, dataset: &Dataset, noticed: &mut Vec<Diagnostic>) -> Result<(Vec<usize>, Split)> {
-    let (split, note) = dataset.split();
+    let (mut split, note) = dataset.split();
     if job.evaluation.is_none() {
         noticed.extend(note.filter(|_| job.settings.config.proof.samples > 0));
     }
-    let samples = seen(job, dataset, &split);
+    let mut samples = seen(job, dataset, &split);
+    let odd = dataset.not_finite(&[&samples[..], &split.validation[..]].concat())?;
+    if !odd.is_empty() && odd.len() < samples.len() + split.validation.len() {
+        let of = samples.len() + split.validation.len();
+        let first: Vec<String> = odd.iter().take(3).map(ToString::to_string).collect();
+        let more = if odd.len() > first.len() { ", …" } else { "" };
+        let text = format!(
+            "{} of {of} samples hold NaN or infinity and are left out: number {}{more}",
+            odd.len(),
+            first.join(", ")
+        );
+        noticed.push(Diagnostic::warning("samples_left_out", text).help("look at how the data were made"));
+        samples.retain(|s| !odd.contains(s));
+        split.validation.retain(|s| !odd.contains(s));
+    }
     if job.settings.config.needs_data() {
         noticed.extend(check_count(samples.len()));
     }

@@ -98,13 +98,18 @@ impl Tried {
     }
 }
 
-/// The wishes with all nodes in float that are not asked for by name.
-pub(super) fn all_float(model: &Model, wishes: &Wishes) -> Wishes {
+/// The wishes with all nodes in float that are not asked for by name. Those that are float anyway keep their reason.
+pub(super) fn all_float(wishes: &Wishes, placed: &Placement) -> Wishes {
     let mut wishes = wishes.clone();
-    let free = model.nodes_below(model.main()).into_iter();
-    let free = free.filter(|n| !wishes.force.contains(n) && !wishes.dynamic_nodes.contains_key(n)).collect::<Vec<_>>();
-    for node in free {
-        wishes.keep_float.entry(node).or_insert_with(|| FOR_ANSWERS.to_owned());
+    for (node, decision) in &placed.nodes {
+        if wishes.force.contains(node) || wishes.dynamic_nodes.contains_key(node) {
+            continue;
+        }
+        let reason = match decision {
+            Decision::Float(reason) => reason.clone(),
+            _ => FOR_ANSWERS.to_owned(),
+        };
+        wishes.keep_float.entry(*node).or_insert(reason);
     }
     wishes
 }

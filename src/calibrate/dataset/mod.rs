@@ -187,6 +187,23 @@ impl Dataset {
         read(&archive, feed, at, dtype).map(Some)
     }
 
+    /// Those of the samples that hold numbers which are NaN or infinite. Pictures hold none.
+    pub fn not_finite(&self, samples: &[usize]) -> Result<Vec<usize>> {
+        let mut found = Vec::new();
+        if matches!(self.source, Source::Images(_)) {
+            return Ok(found);
+        }
+        for &i in samples {
+            for tensor in self.sample(i)?.iter().filter(|t| t.dtype().is_float()) {
+                if !tensor.to_f32()?.iter().all(|v| v.is_finite()) {
+                    found.push(i);
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Statistics of the floating point inputs over some samples, by input name, to judge the data by.
     pub fn input_stats(&self, samples: &[usize]) -> Result<Vec<(String, TensorStats)>> {
         let mut stats = vec![TensorStats::default(); self.specs.len()];
