@@ -475,8 +475,12 @@ fn a_plan_is_made_and_carried_out() {
     let want = [("e_z", Form::Float), ("t_z", Form::Dynamic), ("y", Form::Dynamic), ("z", Form::Float)];
     assert_eq!(forms, want);
     assert_eq!(made.nodes["e_z"].reason.as_deref(), Some("no integer kernel with this layout"));
-    // The kernel has no zero points per channel, whatever the user wants of other weights.
-    assert_eq!(made.nodes["y"].weight, Some(WEIGHT.clone()));
+    // One scale is faster; who wants one for each channel gets no zero points, which the kernel does not have then.
+    assert_eq!(made.nodes["y"].weight, Some(Weight { axis: None, symmetric: false, ..WEIGHT.clone() }));
+    let y = model.find_value(model.main(), "y").and_then(|v| model.producer(v)).expect("a node makes it");
+    let asked = Scheme { weights: [(y, (scheme.weight, true))].into(), ..scheme.clone() };
+    let own = decide(&model, &target, &placement, &asked, |_, _| panic!("no value needs a range")).expect("a plan");
+    assert_eq!(own.nodes["y"].weight, Some(WEIGHT.clone()));
     assert!(made.stored_weights.is_empty(), "a weight that some node reads in codes is stored twice");
     // Two branches with one name between them: neither is in the plan, and both stay as they are.
     let mut clash = model.clone();

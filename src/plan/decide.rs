@@ -215,11 +215,12 @@ pub(super) fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weigh
 pub fn dynamic_weight(model: &Model, target: &Target, scheme: &Scheme, id: NodeId) -> Option<Weight> {
     let mut weight = weight(model, scheme, id)?;
     if let Some(Ok(row)) = target.dynamic_kernel(model, id) {
-        weight.symmetric |= weight.axis.is_some() && row.zero_points == ZeroPoints::PerWeight;
-        // Unless the user asks for another type at this very node.
-        if let Some(dtype) = row.weight.filter(|_| !scheme.weights.contains_key(&id)) {
-            weight.dtype = dtype;
+        // Unless the user asks for something else at this very node.
+        if !scheme.weights.contains_key(&id) {
+            weight.dtype = row.weight.unwrap_or(weight.dtype);
+            weight.axis = weight.axis.filter(|_| !row.per_tensor);
         }
+        weight.symmetric |= weight.axis.is_some() && row.zero_points == ZeroPoints::PerWeight;
     }
     Some(weight)
 }

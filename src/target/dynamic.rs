@@ -21,6 +21,9 @@ pub struct DynamicKernel {
     /// The type of the weight's codes, where the kernel is slow with others.
     #[serde(default)]
     pub weight: Option<DType>,
+    /// The kernel is slower with a scale for each channel: a weight has one, or one for each direction.
+    #[serde(default)]
+    pub per_tensor: bool,
     /// What the weight's zero points may be.
     #[serde(default)]
     pub zero_points: ZeroPoints,
