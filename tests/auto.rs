@@ -82,6 +82,12 @@ fn what_eight_bits_would_destroy_stays_float() {
     // A plan that was made so makes the same file again.
     let yaml = chosen.plan.to_yaml().unwrap();
     assert_eq!(yaml, quantize(folder.path(), Config::default()).plan.to_yaml().unwrap());
+    let settings = Settings::new(Config::default()).unwrap();
+    let (data, plan) = (Some(folder.path().join("data.npz")), Some(chosen.plan.clone()));
+    let job =
+        Job { data, plan, ..Job::new(folder.path().join("model.onnx"), folder.path().join("out.onnx"), &settings) };
+    let again = pipeline::quantize(&job).unwrap();
+    assert!(onnx_file::to_bytes(&again.model).unwrap() == onnx_file::to_bytes(&chosen.model).unwrap());
     // Who can bear the loss gets the fastest plan.
     let loose = quantize(folder.path(), Config { max_loss: 1.0, ..Config::default() });
     assert_eq!((integer(&loose).len(), loose.auto.as_ref().unwrap().floated), (if before >= -10.0 { 4 } else { 0 }, 0));

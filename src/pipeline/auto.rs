@@ -95,7 +95,8 @@ pub(super) fn choose(
     }
     let fastest = first.0.clone();
     let mut search = Search::new(planner, &judge, data, &first.0);
-    let mut found = Found { plan: first.0, placement: first.1, noise: before };
+    let known = search.planner.known.clone();
+    let mut found = Found { plan: first.0, placement: first.1, known, noise: before };
     found = search.fit_weights(found, wishes, clock)?;
     match search.measure(&found, clock) {
         Err(error) if error.kind() == ErrorKind::Runtime => {
@@ -110,6 +111,7 @@ pub(super) fn choose(
     if found.noise > 1.0 {
         found = search.within_budget(found, wishes, clock)?;
     }
+    search.planner.known = found.known;
     report.narrowed = search.narrowed;
     report.fitted = search.planner.algorithm.is_some();
     report.after = judge.budget.decibel(found.noise);
@@ -176,6 +178,8 @@ impl<'a> Judge<'a> {
 struct Found {
     plan: Plan,
     placement: Placement,
+    /// What its weights are rounded by.
+    known: Arc<KnownReads>,
     /// As a share of the budget.
     noise: f64,
 }
@@ -205,16 +209,22 @@ impl<'s, 'a> Search<'s, 'a> {
             return Ok(found);
         }
         self.planner.algorithm = Some(FITTED);
-        let (plan, placement) = self.planner.plan(wishes, clock)?;
-        clock.step("judge");
-        let noise = self.judge.noise(&plan, &self.planner.known)?;
-        log::info!("auto: {:.2e} of the budget, {noise:.2e} with weights fitted", found.noise);
-        if noise < GAINS * found.noise {
-            return Ok(Found { plan, placement, noise });
+        let made = self.planner.plan(wishes, clock)?;
+        let fitted = self.judged(made, clock)?;
+        log::info!("auto: {:.2e} of the budget, {:.2e} with weights fitted", found.noise, fitted.noise);
+        if fitted.noise < GAINS * found.noise {
+            return Ok(fitted);
         }
         self.planner.algorithm = None;
-        self.planner.known = Arc::default();
         Ok(found)
+    }
+
+    /// Judges the plan that was made last.
+    fn judged(&self, (plan, placement): (Plan, Placement), clock: &mut Clock<'_>) -> Result<Found> {
+        clock.step("judge");
+        let known = self.planner.known.clone();
+        let noise = self.judge.noise(&plan, &known)?;
+        Ok(Found { plan, placement, known, noise })
     }
 
     /// Measures what is rounded in a plan and not known yet.
@@ -222,16 +232,15 @@ impl<'s, 'a> Search<'s, 'a> {
         clock.step("measure");
         let mut wanted = sources(self.planner.task.model, &found.plan, &found.placement);
         wanted.retain(|source| !self.known.0.contains_key(source));
-        let noise = self.noise_of(&found.plan, &wanted)?;
+        let noise = self.noise_of(&found.plan, &found.known, &wanted)?;
         self.known.0.extend(noise.0);
         Ok(())
     }
 
     /// The noise of single roundings of a plan, as shares of the budget.
-    fn noise_of(&self, plan: &Plan, wanted: &BTreeSet<Source>) -> Result<Noise> {
+    fn noise_of(&self, plan: &Plan, known: &Arc<KnownReads>, wanted: &BTreeSet<Source>) -> Result<Noise> {
         let job = self.planner.task.job;
         let progress = |done, total| job.progress.part(done, total);
-        let known = &self.planner.known;
         let noise = noise::measure(self.planner.task.model, plan, known, wanted, self.data, &self.few, &progress)?;
         Ok(Noise(noise.0.into_iter().map(|(source, shares)| (source, self.judge.budget.scaled(&shares))).collect()))
     }
@@ -253,7 +262,6 @@ impl<'s, 'a> Search<'s, 'a> {
         loud.truncate(LOUDEST);
         let wanted: BTreeSet<Source> = loud.iter().map(|&(_, v)| Source::Value(v)).collect();
         let mut best: BTreeMap<ValueId, (f64, f32)> = loud.iter().map(|&(noise, v)| (v, (noise, 1.0))).collect();
-        let mut shares = Noise::default();
         if wanted.is_empty() {
             return Ok(found);
         }
@@ -264,12 +272,11 @@ impl<'s, 'a> Search<'s, 'a> {
                     a.scale *= factor;
                 }
             }
-            let noise = self.noise_of(&plan, &wanted)?;
+            let noise = self.noise_of(&plan, &found.known, &wanted)?;
             for (v, (least, chosen)) in &mut best {
                 let now = noise.worst([&Source::Value(*v)]);
                 if now < *least {
                     (*least, *chosen) = (now, factor);
-                    shares.0.extend(noise.0.get_key_value(&Source::Value(*v)).map(|(s, n)| (s.clone(), n.clone())));
                 }
             }
         }
@@ -279,20 +286,17 @@ impl<'s, 'a> Search<'s, 'a> {
         for (v, (_, factor)) in &best {
             self.planner.table.narrow(model.value(*v).name(), *factor);
         }
-        let (plan, placement) = self.planner.plan(wishes, clock)?;
-        clock.step("judge");
-        let noise = self.judge.noise(&plan, &self.planner.known)?;
-        log::info!("auto: {} narrower ranges: {:.2e} of the budget, {noise:.2e} with them", best.len(), found.noise);
+        let made = self.planner.plan(wishes, clock)?;
+        let narrower = self.judged(made, clock)?;
+        let (before, after) = (found.noise, narrower.noise);
+        log::info!("auto: {} narrower ranges: {before:.2e} of the budget, {after:.2e} with them", best.len());
         // Cut off is what is rare, and on few samples that may look better than it is: only where it saves other cures.
-        if best.is_empty() || noise > 1.0 {
+        if best.is_empty() || narrower.noise > 1.0 {
             self.planner.table = table;
             return Ok(found);
         }
         self.narrowed = best.len();
-        self.known
-            .0
-            .extend(shares.0.into_iter().filter(|(s, _)| matches!(s, Source::Value(v) if best.contains_key(v))));
-        Ok(Found { plan, placement, noise })
+        Ok(narrower)
     }
 
     /// The fastest plan within the budget, or the one nearest to it.
@@ -309,16 +313,14 @@ impl<'s, 'a> Search<'s, 'a> {
             let priced = cheapest(self.planner, wishes, &self.known, &last.placement, allowed);
             let Some(priced) = priced else { break };
             let (mut plan, placement) = self.planner.plan(&priced, clock)?;
-            clock.step("judge");
             store_finer(model, &mut plan, &placement, &self.known, allowed);
-            let noise = self.judge.noise(&plan, &self.planner.known)?;
-            let integer = plan.integer_nodes();
+            let same = placement.nodes == last.placement.nodes;
+            last = self.judged((plan, placement), clock)?;
+            let (noise, integer) = (last.noise, last.plan.integer_nodes());
             log::info!(
                 "auto: predictions held to {allowed:.2e} of the budget: {noise:.2e} measured, {integer} integer nodes save {:.0} us",
-                saved(&placement) / 1e3
+                saved(&last.placement) / 1e3
             );
-            let same = placement.nodes == last.placement.nodes;
-            last = Found { plan, placement, noise };
             let better = match (best.noise <= 1.0, noise <= 1.0) {
                 (true, true) => saved(&last.placement) > saved(&best.placement),
                 (false, false) => noise < best.noise,
@@ -344,10 +346,9 @@ impl<'s, 'a> Search<'s, 'a> {
         if best.noise > 1.0 {
             let (plan, placement) = self.planner.plan(&all_float(wishes, &best.placement), clock)?;
             let plan = Plan { stored_weights: BTreeMap::new(), ..plan };
-            clock.step("judge");
-            let noise = self.judge.noise(&plan, &self.planner.known)?;
-            if noise < best.noise {
-                best = Found { plan, placement, noise };
+            let float = self.judged((plan, placement), clock)?;
+            if float.noise < best.noise {
+                best = float;
             }
         }
         Ok(best)

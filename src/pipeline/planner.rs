@@ -255,8 +255,7 @@ impl<'a> Planner<'a> {
     /// What layers read whose weights will be rounded and whose biases shall be corrected for it.
     fn layer_inputs(&self, placement: &Placement) -> Vec<(ValueId, Axis)> {
         let (model, r) = (self.task.model, self.task.resolved);
-        let integer = |decision: &Decision| matches!(decision, Decision::Integer(_) | Decision::Dynamic(_));
-        let rounded = |decision: &Decision| r.store_float_weights || integer(decision);
+        let rounded = |decision: &Decision| r.store_float_weights || decision.is_integer();
         let layers = placement.nodes.iter().filter(|(_, d)| r.correct_bias && rounded(d));
         let input = |&(node, _): &(NodeId, Decision)| {
             let n = model.node(node);

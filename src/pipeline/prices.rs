@@ -71,8 +71,7 @@ impl Tried {
     /// takes most noise away for the time that it costs.
     fn quieter(mut self, planner: &Planner<'_>, known: &Noise, allowed: f64, least: f64) -> Option<Self> {
         while self.noise > allowed {
-            let asked = |n: NodeId| self.wishes.force.contains(&n) || self.wishes.dynamic_nodes.contains_key(&n);
-            let free = self.placement.nodes.iter().filter(|(n, d)| is_integer(d) && !asked(*n));
+            let free = self.placement.nodes.iter().filter(|(n, d)| d.is_integer() && !self.wishes.names(*n));
             let mut nodes: Vec<NodeId> = free.map(|(n, _)| *n).collect();
             let model = planner.task.model;
             let around = |&n: &NodeId| {
@@ -102,7 +101,7 @@ impl Tried {
 pub(super) fn all_float(wishes: &Wishes, placed: &Placement) -> Wishes {
     let mut wishes = wishes.clone();
     for (node, decision) in &placed.nodes {
-        if wishes.force.contains(node) || wishes.dynamic_nodes.contains_key(node) {
+        if wishes.names(*node) {
             continue;
         }
         let reason = match decision {
@@ -117,10 +116,9 @@ pub(super) fn all_float(wishes: &Wishes, placed: &Placement) -> Wishes {
 /// The wishes, with a price on noise: nanoseconds for all of the budget.
 fn priced(wishes: &Wishes, known: &Noise, price: f64) -> Wishes {
     let mut prices = Prices::default();
-    // What the user asks for by name has no price.
-    let asked = |n: NodeId| wishes.force.contains(&n) || wishes.dynamic_nodes.contains_key(&n);
     for (source, shares) in &known.0 {
-        if matches!(source, Source::Node(n) if asked(*n)) {
+        // What the user asks for by name has no price.
+        if matches!(source, Source::Node(n) if wishes.names(*n)) {
             continue;
         }
         let cost = price * shares.iter().copied().fold(0.0, f64::max);
@@ -137,13 +135,9 @@ pub(super) fn saved(placement: &Placement) -> f64 {
     placement.float_time - placement.placed_time
 }
 
-fn is_integer(decision: &Decision) -> bool {
-    matches!(decision, Decision::Integer(_) | Decision::Dynamic(_))
-}
-
 /// What a placement rounds to compute in integers.
 pub(super) fn integer_sources(placement: &Placement) -> BTreeSet<Source> {
-    let integer = placement.nodes.iter().filter(|(_, d)| is_integer(d));
+    let integer = placement.nodes.iter().filter(|(_, d)| d.is_integer());
     let nodes = integer.map(|(n, _)| Source::Node(*n));
     // What has the scale of another value was rounded there.
     let roots = placement.values.iter().filter(|(v, q)| **v == q.root);

@@ -87,6 +87,11 @@ impl Wishes {
         holders(model, node).find_map(|n| self.dynamic_nodes.get(&n).copied()).unwrap_or(self.dynamic)
     }
 
+    /// Whether a rule names this very node as one to quantize.
+    pub fn names(&self, node: NodeId) -> bool {
+        self.force.contains(&node) || self.dynamic_nodes.contains_key(&node)
+    }
+
     /// Whether a node, or a node in whose body it stands, shall be quantized whatever it costs.
     pub fn forces(&self, model: &Model, node: NodeId) -> bool {
         holders(model, node).any(|n| self.force.contains(&n))
@@ -126,6 +131,13 @@ pub enum Decision {
     Absorbed(NodeId),
     /// Stays float, for this reason.
     Float(String),
+}
+
+impl Decision {
+    /// Whether the node computes in integers, wherever its ranges come from.
+    pub fn is_integer(&self) -> bool {
+        matches!(self, Self::Integer(_) | Self::Dynamic(_))
+    }
 }
 
 /// Who reads the quantized form of a value.
