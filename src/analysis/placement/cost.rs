@@ -3,6 +3,7 @@
 use super::{
     Prices, Shapes,
     candidates::{Candidate, Candidates},
+    layout::Layouts,
 };
 use crate::{
     ir::{Model, NodeId, ValueId},
@@ -14,11 +15,15 @@ use crate::{
 pub(super) struct NodeCosts {
     /// Float and integer time of each node, its conversions not included.
     nodes: Vec<(f64, f64)>,
+    /// For what float runtimes compute as part of the convolution in front of it: that, and what it costs by itself in
+    /// float where that is integer.
+    fused: Vec<Option<(usize, f64)>>,
     /// What rounding costs besides time where a node is integer.
     prices: Vec<f64>,
     /// What an integer MaxPool costs besides where no integer kernel makes its input: it then runs in the slow layout.
     slow_layout: Vec<f64>,
     pub(super) values: Vec<ValueCost>,
+    layouts: Layouts,
     /// What a placement must gain at least.
     pub(super) uncertainty: f64,
 }
@@ -37,12 +42,21 @@ impl NodeCosts {
     pub(super) fn of(model: &Model, target: &Target, shapes: &Shapes, graph: &Candidates, prices: &Prices) -> Self {
         let cost = |n: &Candidate| match n.spec {
             Some(spec) if n.kernel.is_some() || n.host.is_some() => {
-                let (float, integer) = node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs);
-                (if fuses_in_float(model, n.id) { 0.0 } else { float }, integer)
+                node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs)
             }
             _ => (0.0, 0.0),
         };
-        let nodes = graph.nodes.iter().map(cost).collect();
+        let mut nodes: Vec<(f64, f64)> = graph.nodes.iter().map(cost).collect();
+        let fused: Vec<Option<(usize, f64)>> = graph
+            .nodes
+            .iter()
+            .zip(&mut nodes)
+            .map(|(n, (float, _))| {
+                let (conv, alone) = (fused_with(model, n.id)?, std::mem::take(float));
+                // A clamp that is absorbed vanishes with an integer convolution.
+                graph.maker.get(&conv).filter(|_| n.host.is_none()).map(|&conv| (conv, alone))
+            })
+            .collect();
         let mut ids: Vec<ValueId> = graph.maker.keys().chain(graph.readers.keys()).copied().collect();
         ids.sort_unstable();
         ids.dedup();
@@ -72,9 +86,11 @@ impl NodeCosts {
         let slow_layout = graph.nodes.iter().map(slow).collect();
         Self {
             nodes,
+            fused,
             prices: graph.nodes.iter().map(|n| prices.nodes.get(&n.id).copied().unwrap_or(0.0)).collect(),
             slow_layout,
             values: ids.into_iter().map(value).collect(),
+            layouts: Layouts::of(model, &target.costs, shapes, graph),
             uncertainty: target.costs.uncertainty,
         }
     }
@@ -82,6 +98,11 @@ impl NodeCosts {
     /// What a node costs in float and in integers, and what besides where no integer kernel makes its input.
     pub(super) fn node(&self, i: usize) -> (f64, f64, f64) {
         (self.nodes[i].0, self.nodes[i].1 + self.prices[i], self.slow_layout[i])
+    }
+
+    /// The convolution that the node is a part of where both are float, and what the node costs in float where only it is.
+    pub(super) fn fused(&self, i: usize) -> Option<(usize, f64)> {
+        self.fused[i]
     }
 
     /// What it costs to have these nodes in integers: time, and what rounding costs besides.
@@ -103,11 +124,11 @@ impl NodeCosts {
                 self.nodes[i].1 + self.slow_layout[i]
             }
             _ if integer[i] => self.nodes[i].1,
-            _ => self.nodes[i].0,
+            _ => self.nodes[i].0 + self.fused[i].filter(|(conv, _)| integer[*conv]).map_or(0.0, |(_, alone)| alone),
         };
         let nodes: f64 = graph.nodes.iter().enumerate().map(node).sum();
         let conversions: f64 = self.values.iter().map(|v| conversion(graph, v, integer)).sum();
-        nodes + conversions
+        nodes + conversions + self.layouts.time(graph, integer)
     }
 }
 
@@ -143,14 +164,14 @@ fn conversion(graph: &Candidates, v: &ValueCost, integer: &[bool]) -> f64 {
     }
 }
 
-/// Whether float runtimes compute the node as part of the convolution in front of it.
-fn fuses_in_float(model: &Model, id: NodeId) -> bool {
+/// The output of the convolution in front of the node that float runtimes compute it with.
+fn fused_with(model: &Model, id: NodeId) -> Option<ValueId> {
     let node = model.node(id);
     let fusable =
         matches!(node.op_type.as_str(), "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "Tanh" | "HardSigmoid" | "Add");
     let behind_conv =
-        |v: ValueId| model.producer(v).is_some_and(|p| model.node(p).is("Conv")) && model.value(v).uses().len() == 1;
-    fusable && node.inputs().iter().flatten().any(|&v| behind_conv(v))
+        |v: &ValueId| model.producer(*v).is_some_and(|p| model.node(p).is("Conv")) && model.value(*v).uses().len() == 1;
+    node.inputs().iter().flatten().copied().filter(|_| fusable).find(behind_conv)
 }
 
 /// How many elements a pooling operator reads in all: output elements times window.

@@ -28,6 +28,9 @@ pub(super) fn least(graph: &Candidates, costs: &NodeCosts, forced: &[bool]) -> V
             continue;
         }
         net.edge(net.side[i], net.float, integer);
+        if let Some((conv, alone)) = costs.fused(i) {
+            net.edge(net.side[conv], net.side[i], alone);
+        }
         if forced[i] {
             net.flow.add_edge(net.integer, net.side[i], NEVER);
         }

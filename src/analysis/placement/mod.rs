@@ -4,7 +4,7 @@
 //! 2. [`flow`]: products (convolutions, matrix products) first; other operators join where they connect them, so that a Q/DQ
 //!    pair stands only where it becomes an integer kernel or joins two of them.
 //! 3. [`cut`]: which of them gain by the target's cost model, their conversions counted, as a minimum cut.
-//! 4. [`search`]: the same under the rules of 2, by small steps from there.
+//! 4. [`search`]: the same under the rules of 2, by small steps from there; what [`layout`] costs is counted here only.
 //! 5. [`dynamic`]: what is left and has a kernel that quantizes its data at run time, in subgraphs too: recurrent layers,
 //!    and [`products`] where they are to do so.
 
@@ -13,6 +13,7 @@ mod cost;
 mod cut;
 mod dynamic;
 mod flow;
+mod layout;
 mod products;
 mod search;
 
