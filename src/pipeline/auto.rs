@@ -13,22 +13,23 @@ use std::{
 
 use super::{
     Clock,
-    budget::Budget,
+    budget::{Budget, classifies},
     planner::Planner,
     prices::{FOR_ANSWERS, all_float, cheapest, integer_sources, saved, sources, store_finer},
     thin,
 };
 use crate::{
-    analysis::placement::{Placement, Wishes},
+    analysis::placement::{Decision, Placement, Wishes},
     calibrate::dataset::{Dataset, Split},
     config::Mode,
     diagnostics::Diagnostic,
     error::{Error, ErrorKind, Result},
-    ir::{Model, ValueId},
+    ir::{Model, NodeId, ValueId},
+    ops::{self, Class},
     plan::{Form, KnownReads, NodePlan, Plan},
     report::Auto,
     validate::{
-        Reference, compare_with,
+        Comparison, Reference, compare_with,
         noise::{self, Noise, Source},
         sensitivity,
     },
@@ -40,6 +41,8 @@ const FEW: (usize, usize) = (3, 8);
 const TRIALS: usize = 512;
 /// Samples that plans are judged on, where there are so many.
 const JUDGED: usize = 24;
+/// The same for classifiers, whose closest calls must be among them.
+const CALLED: usize = 96;
 /// The same where the data have labels, and the labelled answers from which on these decide.
 const LABELLED: usize = 256;
 const ENOUGH: u64 = 100;
@@ -87,8 +90,8 @@ pub(super) fn choose(
         return Ok(Chosen::first(first));
     };
     clock.step("judge");
-    let judge = Judge::new(planner, split, data)?;
-    let before = judge.noise(&first.0, &planner.known)?;
+    let mut judge = Judge::new(planner, split, data)?;
+    let before = judge.first_noise(&first.0, &planner.known)?;
     let mut report = judge.report(before);
     if before <= 1.0 {
         return Ok(Chosen { report: Some(report), ..Chosen::first(first) });
@@ -109,7 +112,8 @@ pub(super) fn choose(
         found = search.narrow(found, wishes, clock)?;
     }
     if found.noise > 1.0 {
-        found = search.within_budget(found, wishes, clock)?;
+        let wishes = search.with_products_at_run_time(wishes, clock)?;
+        found = search.within_budget(found, &wishes, clock)?;
     }
     search.planner.known = found.known;
     report.narrowed = search.narrowed;
@@ -137,7 +141,11 @@ impl<'a> Judge<'a> {
     /// Judges on samples that calibration has not seen, as far as there are any, and on others where they are few.
     fn new(planner: &Planner<'a>, split: &Split, data: &'a Dataset) -> Result<Self> {
         let task = planner.task;
-        let most = if data.has_labels() { LABELLED } else { JUDGED };
+        let most = match classifies(task.model, &planner.shapes) {
+            _ if data.has_labels() => LABELLED,
+            true => CALLED,
+            false => JUDGED,
+        };
         let mut samples = match task.job.evaluation {
             None => split.validation.clone(),
             Some(_) => Vec::new(),
@@ -155,16 +163,30 @@ impl<'a> Judge<'a> {
     /// The noise of a plan's answers as a share of the budget: of the output that uses most of it. Whether that is within the
     /// budget is for the labels to say where there are enough.
     fn noise(&self, plan: &Plan, known: &Arc<KnownReads>) -> Result<f64> {
+        Ok(self.used(&self.compared(plan, known)?))
+    }
+
+    /// The same, once the answers of this plan have told how much noise matters.
+    fn first_noise(&mut self, plan: &Plan, known: &Arc<KnownReads>) -> Result<f64> {
+        let compared = self.compared(plan, known)?;
+        self.budget.forgive(&compared.outputs);
+        Ok(self.used(&compared))
+    }
+
+    fn compared(&self, plan: &Plan, known: &Arc<KnownReads>) -> Result<Comparison> {
         let model = sensitivity::quantized(self.model, plan.clone(), known)?;
-        let compared = compare_with(&self.reference, &model, &self.samples, &|_, _| ())?;
+        compare_with(&self.reference, &model, &self.samples, &|_, _| ())
+    }
+
+    fn used(&self, compared: &Comparison) -> f64 {
         let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
         let used = self.budget.used(&shares);
-        let labelled = compared.accuracy.filter(|a| a.count >= ENOUGH && a.original > 0);
-        Ok(match labelled.map(|a| self.budget.lost(a.original, a.quantized)) {
+        let labelled = compared.accuracy.as_ref().filter(|a| a.count >= ENOUGH && a.original > 0);
+        match labelled.map(|a| self.budget.lost(a.original, a.quantized)) {
             Some(lost) if lost <= 1.0 => used.min(1.0),
             Some(lost) => used.max(lost),
             None => used,
-        })
+        }
     }
 
     fn report(&self, noise: f64) -> Auto {
@@ -297,6 +319,29 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         self.narrowed = best.len();
         Ok(narrower)
+    }
+
+    /// The wishes, with an offer to every product that can quantize its data at run time and gains by it: that needs no
+    /// range that fits all samples, so it rounds less. What it rounds is measured.
+    fn with_products_at_run_time(&mut self, wishes: &Wishes, clock: &mut Clock<'_>) -> Result<Wishes> {
+        let (model, target) = (self.planner.task.model, &self.planner.task.job.settings.target);
+        let free = |&n: &NodeId| {
+            let product = ops::spec(model, n).is_some_and(|s| s.class == Class::Product);
+            product && matches!(target.dynamic_kernel(model, n), Some(Ok(_))) && !wishes.names(n)
+        };
+        let mut offered = wishes.clone();
+        let products: Vec<NodeId> = model.nodes(model.main()).into_iter().filter(free).collect();
+        offered.dynamic_nodes.extend(products.iter().map(|&n| (n, true)));
+        let placement = self.planner.place(&offered);
+        let gains = |(n, d): &(NodeId, Decision)| (matches!(d, Decision::Dynamic(_)) && free(n)).then_some(*n);
+        let gaining: BTreeSet<NodeId> = placement.nodes.iter().filter_map(gains).collect();
+        if !gaining.is_empty() {
+            let (plan, placement) = self.planner.plan(&offered, clock)?;
+            let known = self.planner.known.clone();
+            log::info!("auto: {} products may quantize their data at run time", gaining.len());
+            self.measure(&Found { plan, placement, known, noise: 0.0 }, clock)?;
+        }
+        Ok(Wishes { float_at_run_time: gaining, ..wishes.clone() })
     }
 
     /// The fastest plan within the budget, or the one nearest to it.

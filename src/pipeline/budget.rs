@@ -1,10 +1,20 @@
 //! How far the answers of a quantized model may be from the original's where nothing is known of what they are used for.
 
-use crate::{analysis::placement::Shapes, config::Config, ir::Model, validate::classes::class_axis};
+use crate::{
+    analysis::placement::Shapes,
+    config::Config,
+    ir::Model,
+    validate::{OutputMetrics, classes::class_axis, noise::share, one_answer},
+};
 
 /// How much more noise, dB, vectors may have: what is compared by its angle with others, as embeddings are, forgives more than
 /// what is looked at number by number. A sentence encoder with 17 dB finds as much as in float.
 const VECTOR: f64 = 13.0;
+/// Answers that tell how much noise a classifier bears, at least; how much more that may be, dB; and how many answers may
+/// change for each that may be lost: those that change are close calls, a good part of which were wrong before.
+const ANSWERS: usize = 48;
+const FORGIVEN: f64 = 6.0;
+const CHANGED: f64 = 1.5;
 /// From this length on, the last axis of an output holds a vector for each place of a sequence.
 const LONG: usize = 64;
 
@@ -19,6 +29,17 @@ pub(super) struct Budget {
     shares: Vec<f64>,
     aim: f64,
     max_loss: f64,
+    /// Whether the answers may tell what noise does not matter.
+    forgiving: bool,
+}
+
+/// Whether an output is that of a classifier, with one answer for each sample.
+pub(super) fn classifies(model: &Model, shapes: &Shapes) -> bool {
+    let one = |&v: &_| {
+        let dims = shapes.dims(v).unwrap_or_default();
+        class_axis(model, v, dims.len()).is_some_and(|axis| one_answer(dims, axis))
+    };
+    model.graph(model.main()).outputs().iter().any(one)
 }
 
 impl Budget {
@@ -33,7 +54,21 @@ impl Budget {
         Self {
             shares,
             aim: config.least_sqnr(),
+            forgiving: config.proof.min_sqnr.is_none(),
             max_loss: config.proof.max_drop.map_or(config.max_loss, |drop| drop.clamp(1e-9, config.max_loss)),
+        }
+    }
+
+    /// Gives a classifier's output as much noise as changes no more answers than may be lost, as far as a plan's answers tell.
+    /// Never less than before, and not without bound: what looks like classes may be looked at number by number.
+    pub(super) fn forgive(&mut self, outputs: &[OutputMetrics]) {
+        for (least, output) in self.shares.iter_mut().zip(outputs).filter(|_| self.forgiving) {
+            let enough = output.calls.len() >= ANSWERS;
+            let Some(times) = enough.then(|| output.calls.times(CHANGED * self.max_loss)).flatten() else { continue };
+            *least = (times * share(output)).clamp(*least, *least * 10f64.powf(FORGIVEN / 10.0));
+        }
+        if let &[only] = &self.shares[..] && outputs.len() == 1 && !outputs[0].calls.is_empty() {
+            self.aim = self.aim.min(-10.0 * only.log10());
         }
     }
 
@@ -66,9 +101,12 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{
-        DType,
-        testing::{find, model},
+    use crate::{
+        ir::{
+            DType, Tensor,
+            testing::{find, model},
+        },
+        validate::testing::Gathered,
     };
 
     #[test]
@@ -98,6 +136,22 @@ mod tests {
         assert!((budget.decibel(0.5).unwrap() - 33.01).abs() < 0.01);
         assert_eq!(budget.decibel(0.0), None);
         assert!((budget.lost(200, 198) - 1.0).abs() < 1e-9 && budget.lost(200, 201) < 0.0);
+        // A classifier's lead over noise says how much of it matters.
+        let mut output = Gathered::default();
+        for i in 0..64 {
+            let lead = if i % 16 == 0 { 0.3 } else { 3.0 };
+            let row = |noise: f32| Tensor::from_f32(&[1, 3], &[lead + noise, -noise, -noise]);
+            output.update(i, &row(0.0), &row(0.05), Some(1)).unwrap();
+        }
+        let output = output.metrics("c".into());
+        let mut one = Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, forgiving: true };
+        assert!(output.calls.changed(1.0) < 0.01);
+        one.forgive(std::slice::from_ref(&output));
+        assert!(one.aim < 30.0 && one.aim >= 24.0, "{}", one.aim);
+        assert!((one.decibel(1.0).unwrap() - one.aim).abs() < 1e-9);
+        let mut strict = Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, forgiving: false };
+        strict.forgive(&[output]);
+        assert_eq!(strict.shares, [1e-3]);
         // A tenth of the loss is 20 dB more, and a gate that asks for more is heard.
         config.max_loss = 0.001;
         assert!((Budget::of(&m, &shapes, &config).aim() - 50.0).abs() < 1e-9);

@@ -77,7 +77,7 @@ impl Tried {
             let around = |&n: &NodeId| {
                 let node = model.node(n);
                 let values = node.inputs().iter().chain(node.outputs()).flatten().map(|&v| Source::Value(v));
-                known.worst(&values.chain([Source::Node(n)]).collect::<Vec<_>>())
+                known.worst(&values.chain([Source::Node(n), Source::AtRunTime(n)]).collect::<Vec<_>>())
             };
             nodes.sort_by(|a, b| around(b).total_cmp(&around(a)).then(a.cmp(b)));
             let without = |n: NodeId| {
@@ -118,13 +118,14 @@ fn priced(wishes: &Wishes, known: &Noise, price: f64) -> Wishes {
     let mut prices = Prices::default();
     for (source, shares) in &known.0 {
         // What the user asks for by name has no price.
-        if matches!(source, Source::Node(n) if wishes.names(*n)) {
+        if source.node().is_some_and(|n| wishes.names(n)) {
             continue;
         }
         let cost = price * shares.iter().copied().fold(0.0, f64::max);
         match source {
             Source::Value(v) => drop(prices.values.insert(*v, cost)),
             Source::Node(n) => drop(prices.nodes.insert(*n, cost)),
+            Source::AtRunTime(n) => drop(prices.at_run_time.insert(*n, cost)),
         }
     }
     Wishes { prices, ..wishes.clone() }
@@ -137,8 +138,12 @@ pub(super) fn saved(placement: &Placement) -> f64 {
 
 /// What a placement rounds to compute in integers.
 pub(super) fn integer_sources(placement: &Placement) -> BTreeSet<Source> {
-    let integer = placement.nodes.iter().filter(|(_, d)| d.is_integer());
-    let nodes = integer.map(|(n, _)| Source::Node(*n));
+    let node = |(n, decision): &(NodeId, Decision)| match decision {
+        Decision::Integer(_) => Some(Source::Node(*n)),
+        Decision::Dynamic(_) => Some(Source::AtRunTime(*n)),
+        _ => None,
+    };
+    let nodes = placement.nodes.iter().filter_map(node);
     // What has the scale of another value was rounded there.
     let roots = placement.values.iter().filter(|(v, q)| **v == q.root);
     nodes.chain(roots.map(|(&v, _)| Source::Value(v))).collect()

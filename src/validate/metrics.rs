@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::changes::Calls;
 use crate::{calibrate::observers::exact_sum::ExactSum, error::Result, ir::Tensor};
 
 /// The metrics of one output over all samples. "Signal" is the original's output.
@@ -33,6 +34,9 @@ pub struct OutputMetrics {
     pub answers: u64,
     /// How many of them have their greatest number at the same place; of several equal ones the first counts.
     pub same_answers: u64,
+    /// The answers of an output that holds one for each sample.
+    #[serde(skip)]
+    pub calls: Calls,
     /// Numbers compared.
     pub count: u64,
     /// Numbers that are NaN or infinite in one and not the same in the other. They take part in nothing else.
@@ -52,7 +56,7 @@ impl OutputMetrics {
 
 /// What is gathered. Sums are exact, so the order of samples does not matter.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Gathered {
+pub(crate) struct Gathered {
     signal: ExactSum,
     noise: ExactSum,
     product: ExactSum,
@@ -65,6 +69,7 @@ pub(super) struct Gathered {
     class_axis: Option<usize>,
     answers: u64,
     same_answers: u64,
+    calls: Calls,
     count: u64,
     not_finite: u64,
     original_not_finite: u64,
@@ -104,9 +109,14 @@ pub(super) fn answers(values: &[f32], dims: &[usize], axis: usize) -> Vec<usize>
     found
 }
 
+/// Whether there is one answer for each sample of the batch, which the first axis counts.
+pub fn one_answer(dims: &[usize], axis: usize) -> bool {
+    dims.iter().enumerate().all(|(i, &d)| d == 1 || i == axis || (i == 0 && axis > 0))
+}
+
 impl Gathered {
     /// Takes in both outputs of a sample.
-    pub(super) fn update(&mut self, sample: usize, a: &Tensor, b: &Tensor, axis: Option<usize>) -> Result<()> {
+    pub(crate) fn update(&mut self, sample: usize, a: &Tensor, b: &Tensor, axis: Option<usize>) -> Result<()> {
         if a.dims() != b.dims() {
             self.other_shapes += 1;
             return Ok(());
@@ -159,11 +169,16 @@ impl Gathered {
                 self.answers += 1;
                 self.same_answers += u64::from(x == y);
             }
+            let classes = a.dims()[axis];
+            if one_answer(a.dims(), axis) {
+                let rows = a_values.chunks_exact(classes).zip(b_values.chunks_exact(classes));
+                rows.for_each(|(x, y)| self.calls.add(x, y));
+            }
         }
         Ok(())
     }
 
-    pub(super) fn metrics(self, name: String) -> OutputMetrics {
+    pub(crate) fn metrics(self, name: String) -> OutputMetrics {
         let (signal, other) = (self.signal.value(), self.other.value());
         let norm = (signal * other).sqrt();
         let sqnr_db = if self.count > 0 { decibel(signal, self.noise.value()) } else { f64::NAN };
@@ -184,6 +199,7 @@ impl Gathered {
             class_axis: self.class_axis,
             answers: self.answers,
             same_answers: self.same_answers,
+            calls: self.calls,
             count: self.count,
             not_finite: self.not_finite,
             original_not_finite: self.original_not_finite,

@@ -1,5 +1,6 @@
 //! The proof: is the written model sound, and how far is it from the original?
 
+pub mod changes;
 pub mod check;
 pub mod classes;
 pub mod compare;
@@ -13,5 +14,11 @@ pub mod sensitivity;
 pub use check::{check, check_interface};
 pub use compare::{Accuracy, Comparison, compare, compare_with};
 pub use labels::Misfit;
-pub use metrics::OutputMetrics;
+pub use metrics::{OutputMetrics, one_answer};
 pub use reference::Reference;
+
+/// For tests of those who judge metrics.
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::metrics::Gathered;
+}

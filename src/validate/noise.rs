@@ -31,8 +31,20 @@ use crate::{
 pub enum Source {
     /// A value with a Q/DQ pair.
     Value(ValueId),
-    /// The constants of a node, and its data where its kernel quantizes them at run time.
+    /// The constants of a node.
     Node(NodeId),
+    /// The constants of a node and its data, which its kernel quantizes at run time.
+    AtRunTime(NodeId),
+}
+
+impl Source {
+    /// The node whose constants are rounded.
+    pub fn node(&self) -> Option<NodeId> {
+        match *self {
+            Self::Value(_) => None,
+            Self::Node(n) | Self::AtRunTime(n) => Some(n),
+        }
+    }
 }
 
 /// What each source does to each output: noise as a share of the output's power.
@@ -80,8 +92,8 @@ pub fn measure(
 const MOST_BYTES: usize = 256 << 20;
 
 fn constant_bytes(model: &Model, source: &Source) -> usize {
-    let Source::Node(n) = source else { return 0 };
-    (0..model.node(*n).inputs().len()).filter_map(|i| model.constant_input(*n, i)).map(Tensor::byte_len).sum()
+    let Some(n) = source.node() else { return 0 };
+    (0..model.node(n).inputs().len()).filter_map(|i| model.constant_input(n, i)).map(Tensor::byte_len).sum()
 }
 
 fn measure_some(
@@ -96,7 +108,7 @@ fn measure_some(
     let Some(&first) = samples.first() else {
         return Err(Error::data("noise is measured on samples, and there are none"));
     };
-    let constants = match wanted.iter().any(|s| matches!(s, Source::Node(_))) {
+    let constants = match wanted.iter().any(|s| s.node().is_some()) {
         true => rounded_constants(prepared, plan, known, wanted, &data.sample(first)?)?,
         false => BTreeMap::new(),
     };
@@ -166,7 +178,7 @@ fn rounded_constants(
     let alive: BTreeSet<NodeId> = carried_out.nodes(carried_out.main()).into_iter().collect();
     for id in prepared.nodes(prepared.main()) {
         let node = prepared.node(id);
-        let asked = wanted.contains(&Source::Node(id));
+        let asked = wanted.contains(&Source::Node(id)) || wanted.contains(&Source::AtRunTime(id));
         if !asked || !alive.contains(&id) || carried_out.node(id).op_type != node.op_type {
             continue;
         }
@@ -213,8 +225,9 @@ impl Trials<'_> {
     fn add_nodes(&mut self, mut constants: BTreeMap<NodeId, Vec<(usize, Tensor)>>) -> Result<()> {
         for id in self.prepared.nodes(self.prepared.main()) {
             let dynamic = self.form(id) == Some(Form::Dynamic);
+            let source = if dynamic { Source::AtRunTime(id) } else { Source::Node(id) };
             let changed = constants.remove(&id).unwrap_or_default();
-            if !self.wanted.contains(&Source::Node(id)) {
+            if !self.wanted.contains(&source) {
                 continue;
             }
             let node = self.prepared.node(id);
@@ -244,7 +257,7 @@ impl Trials<'_> {
                 self.prepared.value(out).uses().iter().for_each(|&used| self.model.redirect(used, chosen));
                 self.chosen.insert(out, chosen);
             }
-            self.sources.push(Source::Node(id));
+            self.sources.push(source);
         }
         Ok(())
     }

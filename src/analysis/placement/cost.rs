@@ -1,9 +1,12 @@
 //! What a placement costs, by the target's cost model.
 
+use std::collections::BTreeMap;
+
 use super::{
-    Prices, Shapes,
+    Shapes, Wishes,
     candidates::{Candidate, Candidates},
     layout::Layouts,
+    products::Offer,
 };
 use crate::{
     ir::{Model, NodeId, ValueId},
@@ -20,6 +23,9 @@ pub(super) struct NodeCosts {
     fused: Vec<Option<(usize, f64)>>,
     /// What rounding costs besides time where a node is integer.
     prices: Vec<f64>,
+    /// For what rather quantizes its data at run time than be float: the time that saves, which is taken off its float
+    /// time already, and what rounding costs besides.
+    at_run_time: Vec<Option<(f64, f64)>>,
     /// What an integer MaxPool costs besides where no integer kernel makes its input: it then runs in the slow layout.
     slow_layout: Vec<f64>,
     pub(super) values: Vec<ValueCost>,
@@ -39,7 +45,15 @@ pub(super) struct ValueCost {
 }
 
 impl NodeCosts {
-    pub(super) fn of(model: &Model, target: &Target, shapes: &Shapes, graph: &Candidates, prices: &Prices) -> Self {
+    pub(super) fn of(
+        model: &Model,
+        target: &Target,
+        shapes: &Shapes,
+        graph: &Candidates,
+        wishes: &Wishes,
+        offers: &BTreeMap<NodeId, Offer<'_>>,
+    ) -> Self {
+        let prices = &wishes.prices;
         let cost = |n: &Candidate| match n.spec {
             Some(spec) if n.kernel.is_some() || n.host.is_some() => {
                 node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs)
@@ -57,6 +71,13 @@ impl NodeCosts {
                 graph.maker.get(&conv).filter(|_| n.host.is_none()).map(|&conv| (conv, alone))
             })
             .collect();
+        let offer = |(n, (float, _)): (&Candidate, &mut (f64, f64))| {
+            let price = prices.at_run_time.get(&n.id).copied().unwrap_or(0.0);
+            let saved = (1.0 - offers.get(&n.id)?.share) * *float;
+            *float -= if price < saved { saved } else { 0.0 };
+            (price < saved).then_some((saved, price))
+        };
+        let at_run_time = graph.nodes.iter().zip(&mut nodes).map(offer).collect();
         let mut ids: Vec<ValueId> = graph.maker.keys().chain(graph.readers.keys()).copied().collect();
         ids.sort_unstable();
         ids.dedup();
@@ -84,20 +105,52 @@ impl NodeCosts {
             reads.map_or(0.0, |reads| reads as f64 * extra)
         };
         let slow_layout = graph.nodes.iter().map(slow).collect();
-        Self {
+        let costs = Self {
             nodes,
             fused,
+            at_run_time,
             prices: graph.nodes.iter().map(|n| prices.nodes.get(&n.id).copied().unwrap_or(0.0)).collect(),
             slow_layout,
             values: ids.into_iter().map(value).collect(),
             layouts: Layouts::of(model, &target.costs, shapes, graph),
             uncertainty: target.costs.uncertainty,
+        };
+        if wishes.ignore_cost { costs.all_alike(graph) } else { costs }
+    }
+
+    /// The same where time does not count, only how many nodes are integer.
+    fn all_alike(mut self, graph: &Candidates) -> Self {
+        for (n, times) in graph.nodes.iter().zip(&mut self.nodes) {
+            *times = if n.kernel.is_some() { (1000.0, 0.0) } else { (0.0, 0.0) };
         }
+        self.values.iter_mut().for_each(|v| (v.quantize, v.dequantize) = (0.0, 0.0));
+        self.fused.fill(None);
+        self.at_run_time.fill(None);
+        self.slow_layout.fill(0.0);
+        self.layouts.clear();
+        self.uncertainty = 0.0;
+        self
     }
 
     /// What a node costs in float and in integers, and what besides where no integer kernel makes its input.
     pub(super) fn node(&self, i: usize) -> (f64, f64, f64) {
-        (self.nodes[i].0, self.nodes[i].1 + self.prices[i], self.slow_layout[i])
+        (self.nodes[i].0 + self.offer(i).1, self.nodes[i].1 + self.prices[i], self.slow_layout[i])
+    }
+
+    /// Whether a node rather quantizes its data at run time than be float.
+    pub(super) fn takes_offer(&self, i: usize) -> bool {
+        self.at_run_time[i].is_some()
+    }
+
+    /// The time that this saves, and what it costs besides.
+    fn offer(&self, i: usize) -> (f64, f64) {
+        self.at_run_time[i].unwrap_or_default()
+    }
+
+    /// Time of one run with all in float.
+    pub(super) fn float_time(&self, graph: &Candidates) -> f64 {
+        let saved: f64 = (0..graph.nodes.len()).map(|i| self.offer(i).0).sum();
+        self.time(graph, &vec![false; graph.nodes.len()]) + saved
     }
 
     /// The convolution that the node is a part of where both are float, and what the node costs in float where only it is.
@@ -107,7 +160,8 @@ impl NodeCosts {
 
     /// What it costs to have these nodes in integers: time, and what rounding costs besides.
     pub(super) fn total(&self, graph: &Candidates, integer: &[bool]) -> f64 {
-        let nodes: f64 = self.prices.iter().zip(integer).filter(|(_, i)| **i).map(|(price, _)| price).sum();
+        let price = |i: usize| if integer[i] { self.prices[i] } else { self.offer(i).1 };
+        let nodes: f64 = (0..integer.len()).map(price).sum();
         let rounded = |v: &&ValueCost| {
             let made = v.maker.is_some_and(|m| integer[m] && graph.nodes[m].quantizes);
             made || graph.read_integer(v.id, integer)

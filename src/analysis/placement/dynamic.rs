@@ -39,7 +39,7 @@ pub(super) fn choose(
     if nodes.is_empty() {
         return Vec::new();
     }
-    let known = Known { shapes, types: types::infer(model), names: names(model) };
+    let known = Known::of(model, shapes);
     let (layers, products): (Vec<NodeId>, Vec<NodeId>) = nodes.into_iter().partition(|&n| recurrent(n));
     let mut choices: Vec<_> = layers.into_iter().map(|id| choice(model, target, &known, wishes, id)).collect();
     choices.extend(super::products::choose(model, target, &known, wishes, &products));
@@ -54,7 +54,11 @@ pub(super) struct Known<'a> {
     names: HashMap<String, usize>,
 }
 
-impl Known<'_> {
+impl<'a> Known<'a> {
+    pub(super) fn of(model: &Model, shapes: &'a Shapes) -> Self {
+        Self { shapes, types: types::infer(model), names: names(model) }
+    }
+
     pub(super) fn is_float(&self, v: ValueId) -> bool {
         self.shapes.is_float(v) || self.types.dtype(v) == Some(DType::Float)
     }
@@ -85,7 +89,8 @@ fn names(model: &Model) -> HashMap<String, usize> {
 fn choice(model: &Model, target: &Target, known: &Known<'_>, wishes: &Wishes, id: NodeId) -> Choice {
     match kernel(model, target, known, wishes, id) {
         Ok((kernel, (float, dynamic))) => {
-            if dynamic < float || wishes.ignore_cost || wishes.forces(model, id) {
+            let price = wishes.prices.at_run_time.get(&id).copied().unwrap_or(0.0);
+            if dynamic + price < float || wishes.ignore_cost || wishes.forces(model, id) {
                 Choice { id, decision: Decision::Dynamic(kernel), times: (float, dynamic) }
             } else {
                 let reason = format!("quantizing at run time ({kernel}) would cost more than it gains");

@@ -61,6 +61,12 @@ impl Layouts {
         }
     }
 
+    /// Makes all Transposes free.
+    pub(super) fn clear(&mut self) {
+        self.transpose.fill(0.0);
+        self.transpose_data.fill(0.0);
+    }
+
     /// The time of all Transposes between these integer nodes.
     pub(super) fn time(&self, graph: &Candidates, integer: &[bool]) -> f64 {
         let maker = |v: &ValueId| graph.maker.get(v).copied().filter(|&m| integer[m]);

@@ -64,6 +64,8 @@ pub struct Wishes {
     pub dynamic: bool,
     /// The same, or the opposite, for single nodes.
     pub dynamic_nodes: BTreeMap<NodeId, bool>,
+    /// Products that may quantize their data at run time where they would be float otherwise.
+    pub float_at_run_time: BTreeSet<NodeId>,
     /// What rounding costs besides time.
     pub prices: Prices,
 }
@@ -71,8 +73,10 @@ pub struct Wishes {
 /// What rounding costs besides time, in nanoseconds that a placement must gain to make up for it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Prices {
-    /// For each node: that it computes in integers.
+    /// For each node: that it computes in integers, on data with ranges from calibration.
     pub nodes: BTreeMap<NodeId, f64>,
+    /// For each node: that it does so on data that are quantized at run time.
+    pub at_run_time: BTreeMap<NodeId, f64>,
     /// For each value: that it is quantized.
     pub values: BTreeMap<ValueId, f64>,
 }
@@ -184,11 +188,19 @@ impl Placement {
 /// Places quantization in the main graph. `shapes` come from a run of one sample.
 pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -> Placement {
     let graph = candidates::Candidates::of(model, target, shapes, wishes);
-    let costs = cost::NodeCosts::of(model, target, shapes, &graph, &wishes.prices);
+    let offers = products::offers(model, target, shapes, wishes);
+    let costs = cost::NodeCosts::of(model, target, shapes, &graph, wishes, &offers);
     let chosen = search::choose(&graph, &costs, wishes);
     let mut placement = finish(&graph, &costs, &chosen);
+    let left = |i: usize| !chosen.integer[i] && costs.takes_offer(i);
+    let left: BTreeSet<NodeId> = (0..graph.nodes.len()).filter(|&i| left(i)).map(|i| graph.nodes[i].id).collect();
+    for (node, decision) in &mut placement.nodes {
+        if left.contains(node) {
+            *decision = Decision::Dynamic(offers[node].kernel(&offers, &left));
+        }
+    }
     let index: HashMap<NodeId, usize> = placement.nodes.iter().enumerate().map(|(i, (n, _))| (*n, i)).collect();
-    let is_integer = |n| index.get(&n).is_some_and(|&i| matches!(placement.nodes[i].1, Decision::Integer(_)));
+    let is_integer = |n| index.get(&n).is_some_and(|&i| placement.nodes[i].1.is_integer());
     for choice in dynamic::choose(model, target, shapes, wishes, is_integer) {
         placement.float_time += choice.times.0;
         placement.placed_time += choice.times.1;
@@ -203,7 +215,7 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
 fn finish(graph: &candidates::Candidates, costs: &cost::NodeCosts, chosen: &search::Choice) -> Placement {
     let integer = &chosen.integer;
     let mut placement = Placement {
-        float_time: costs.time(graph, &vec![false; graph.nodes.len()]),
+        float_time: costs.float_time(graph),
         placed_time: costs.time(graph, integer),
         ..Placement::default()
     };

@@ -1,10 +1,10 @@
 //! Products whose data are quantized at run time. Quantizing costs once what several of them read, so all readers of a value
 //! are decided together: each must gain by itself, and all of them more than the quantizing costs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Decision, Wishes,
+    Decision, Shapes, Wishes,
     dynamic::{Choice, Known, row},
 };
 use crate::{
@@ -66,6 +66,43 @@ pub(super) fn choose(
         Choice { id: *id, decision, times }
     };
     all.iter().map(choice).collect()
+}
+
+/// How a product that would be float otherwise could compute with data that are quantized at run time.
+pub(super) struct Offer<'t> {
+    row: &'t DynamicKernel,
+    /// The time of a run, as a share of that in float.
+    pub(super) share: f64,
+    reads: (ValueId, GraphId),
+}
+
+impl Offer<'_> {
+    /// The kernel where these take their offers.
+    pub(super) fn kernel(&self, offers: &BTreeMap<NodeId, Self>, taken: &BTreeSet<NodeId>) -> String {
+        let shares = taken.iter().filter_map(|n| offers.get(n)).filter(|o| o.reads == self.reads).count() > 1;
+        self.row.shared_kernel.as_ref().filter(|_| shares).unwrap_or(&self.row.kernel).clone()
+    }
+}
+
+/// The products that may quantize their data at run time instead of being float, and gain by it.
+pub(super) fn offers<'t>(
+    model: &Model,
+    target: &'t Target,
+    shapes: &Shapes,
+    wishes: &Wishes,
+) -> BTreeMap<NodeId, Offer<'t>> {
+    if wishes.float_at_run_time.is_empty() {
+        return BTreeMap::new();
+    }
+    let known = Known::of(model, shapes);
+    let product = |&id: &NodeId| Some((id, product(model, target, &known, wishes, id).ok()?));
+    let all: Vec<(NodeId, Product<'t>)> = wishes.float_at_run_time.iter().filter_map(product).collect();
+    let readers = |reads| all.iter().filter(|(_, p)| p.reads == reads).count().max(1) as f64;
+    let offer = |(id, p): &(NodeId, Product<'t>)| {
+        let share = (p.times.integer + p.times.quantize / readers(p.reads)) / p.times.float;
+        (share < 1.0 - LEAST_GAIN).then(|| (*id, Offer { row: p.row, share, reads: p.reads }))
+    };
+    all.iter().filter_map(offer).collect()
 }
 
 fn product<'t>(

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Wishes, candidates::Candidates, cost::NodeCosts, cut, flow};
+use super::{Prices, Wishes, candidates::Candidates, cost::NodeCosts, cut, flow};
 use crate::{ir::ValueId, ops::Class};
 
 /// What was chosen.
@@ -26,7 +26,7 @@ const LEAST_GAIN: f64 = 0.03;
 pub(super) fn choose(graph: &Candidates, costs: &NodeCosts, wishes: &Wishes) -> Choice {
     let mut reasons = vec![None; graph.nodes.len()];
     let mut allowed = vec![true; graph.nodes.len()];
-    if !wishes.ignore_cost {
+    if !wishes.ignore_cost || wishes.prices != Prices::default() {
         let forced: Vec<bool> = graph.nodes.iter().map(|n| wishes.force.contains(&n.id)).collect();
         let free: Vec<usize> =
             (0..graph.nodes.len()).filter(|&i| graph.nodes[i].kernel.is_some() && !forced[i]).collect();
