@@ -5,6 +5,7 @@
 //! gives the same configuration again.
 
 mod check;
+pub mod duration;
 mod load;
 mod one_or_many;
 mod rules;
