@@ -10,6 +10,7 @@ mod even_out;
 mod finish;
 mod fit;
 mod measure;
+mod narrow;
 mod planner;
 mod prices;
 mod promised;

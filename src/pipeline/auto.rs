@@ -15,7 +15,7 @@ use super::{
     Clock,
     budget::{Budget, classifies},
     planner::Planner,
-    prices::{FOR_ANSWERS, all_float, cheapest, integer_sources, saved, sources, store_finer},
+    prices::{FOR_ANSWERS, all_float, cheapest, saved, sources, store_finer},
     thin,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     config::Mode,
     diagnostics::Diagnostic,
     error::{Error, ErrorKind, Result},
-    ir::{Model, NodeId, ValueId},
+    ir::{Model, NodeId},
     ops::{self, Class},
     plan::{Form, KnownReads, NodePlan, Plan},
     report::Auto,
@@ -53,12 +53,8 @@ const CLOSE: f64 = 1.2;
 /// A plan that leaves more than this share of the budget is good enough; below, a faster one is looked for.
 const USED: f64 = 0.6;
 
-/// Values whose rounding uses less of the budget are not looked at for narrower ranges, nor more values than these.
-const LOUD: f64 = 0.01;
-const LOUDEST: usize = 24;
-/// Shares of the range that are tried, and what a narrower one must leave at most of the value's noise.
-const FACTORS: [f32; 3] = [0.8, 0.65, 0.5];
-const GAINS: f64 = 0.8;
+/// What a cure must leave at most of the noise.
+pub(super) const GAINS: f64 = 0.8;
 
 /// How weights are rounded where to the nearest codes is not good enough.
 const FITTED: &str = "adaround";
@@ -197,24 +193,24 @@ impl<'a> Judge<'a> {
 
 /// A plan that is measured.
 #[derive(Clone)]
-struct Found {
-    plan: Plan,
-    placement: Placement,
+pub(super) struct Found {
+    pub(super) plan: Plan,
+    pub(super) placement: Placement,
     /// What its weights are rounded by.
-    known: Arc<KnownReads>,
+    pub(super) known: Arc<KnownReads>,
     /// As a share of the budget.
-    noise: f64,
+    pub(super) noise: f64,
 }
 
 /// What is known on the way to a plan within the budget.
-struct Search<'s, 'a> {
-    planner: &'s mut Planner<'a>,
+pub(super) struct Search<'s, 'a> {
+    pub(super) planner: &'s mut Planner<'a>,
     judge: &'s Judge<'a>,
     data: &'s Dataset,
     /// The samples that single roundings are measured on.
     few: Vec<usize>,
-    known: Noise,
-    narrowed: usize,
+    pub(super) known: Noise,
+    pub(super) narrowed: usize,
 }
 
 impl<'s, 'a> Search<'s, 'a> {
@@ -242,7 +238,7 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     /// Judges the plan that was made last.
-    fn judged(&self, (plan, placement): (Plan, Placement), clock: &mut Clock<'_>) -> Result<Found> {
+    pub(super) fn judged(&self, (plan, placement): (Plan, Placement), clock: &mut Clock<'_>) -> Result<Found> {
         clock.step("judge");
         let known = self.planner.known.clone();
         let noise = self.judge.noise(&plan, &known)?;
@@ -260,65 +256,11 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     /// The noise of single roundings of a plan, as shares of the budget.
-    fn noise_of(&self, plan: &Plan, known: &Arc<KnownReads>, wanted: &BTreeSet<Source>) -> Result<Noise> {
+    pub(super) fn noise_of(&self, plan: &Plan, known: &Arc<KnownReads>, wanted: &BTreeSet<Source>) -> Result<Noise> {
         let job = self.planner.task.job;
         let progress = |done, total| job.progress.part(done, total);
         let noise = noise::measure(self.planner.task.model, plan, known, wanted, self.data, &self.few, &progress)?;
         Ok(Noise(noise.0.into_iter().map(|(source, shares)| (source, self.judge.budget.scaled(&shares))).collect()))
-    }
-
-    /// Chooses narrower ranges where the model's answers are nearer to the original's with them: by the noise at the
-    /// outputs of each value alone, and kept if the plan as a whole fits the budget with them.
-    fn narrow(&mut self, found: Found, wishes: &Wishes, clock: &mut Clock<'_>) -> Result<Found> {
-        clock.step("measure");
-        let model = self.planner.task.model;
-        let mut loud: Vec<(f64, ValueId)> = Vec::new();
-        for source in integer_sources(&found.placement) {
-            let Source::Value(v) = source else { continue };
-            let noise = self.known.worst([&source]);
-            if noise >= LOUD && !self.planner.task.resolved.ranges.contains_key(&v) {
-                loud.push((noise, v));
-            }
-        }
-        loud.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        loud.truncate(LOUDEST);
-        let wanted: BTreeSet<Source> = loud.iter().map(|&(_, v)| Source::Value(v)).collect();
-        let mut best: BTreeMap<ValueId, (f64, f32)> = loud.iter().map(|&(noise, v)| (v, (noise, 1.0))).collect();
-        if wanted.is_empty() {
-            return Ok(found);
-        }
-        for factor in FACTORS {
-            let mut plan = found.plan.clone();
-            for v in best.keys() {
-                if let Some(a) = plan.activations.get_mut(model.value(*v).name()) {
-                    a.scale *= factor;
-                }
-            }
-            let noise = self.noise_of(&plan, &found.known, &wanted)?;
-            for (v, (least, chosen)) in &mut best {
-                let now = noise.worst([&Source::Value(*v)]);
-                if now < *least {
-                    (*least, *chosen) = (now, factor);
-                }
-            }
-        }
-        let before: BTreeMap<ValueId, f64> = loud.into_iter().map(|(noise, v)| (v, noise)).collect();
-        best.retain(|v, (noise, factor)| *factor < 1.0 && *noise < GAINS * before[v]);
-        let table = self.planner.table.clone();
-        for (v, (_, factor)) in &best {
-            self.planner.table.narrow(model.value(*v).name(), *factor);
-        }
-        let made = self.planner.plan(wishes, clock)?;
-        let narrower = self.judged(made, clock)?;
-        let (before, after) = (found.noise, narrower.noise);
-        log::info!("auto: {} narrower ranges: {before:.2e} of the budget, {after:.2e} with them", best.len());
-        // Cut off is what is rare, and on few samples that may look better than it is: only where it saves other cures.
-        if best.is_empty() || narrower.noise > 1.0 {
-            self.planner.table = table;
-            return Ok(found);
-        }
-        self.narrowed = best.len();
-        Ok(narrower)
     }
 
     /// The wishes, with an offer to every product that can quantize its data at run time and gains by it: that needs no
