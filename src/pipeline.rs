@@ -1,6 +1,7 @@
 //! From file to file, step by step.
 
 mod already;
+mod attempts;
 mod auto;
 mod before;
 mod budget;
@@ -162,6 +163,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     }
     let files = before::check(job)?;
     let mut clock = Clock::resumed(job.progress, Vec::new());
+    clock.until = config.time_limit().and_then(|limit| Instant::now().checked_add(limit));
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
     before::check_weights(&files)?;
@@ -186,7 +188,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         }
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
-    cx.diagnostics.extend(before::idle_max_loss(config).filter(|_| job.plan.is_none()));
+    cx.diagnostics.extend(before::idle_budgets(config).filter(|_| job.plan.is_none()));
     if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
         return Err(before::no_data(&job.settings.config));
     }
@@ -194,10 +196,9 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         Some(data) if job.plan.is_none() => planner::samples(job, data, &mut cx.diagnostics)?,
         _ => (Vec::new(), Split::default()),
     };
-    let data = dataset.as_ref().map(|d| (d, &samples[..]));
-    let channel_factors = even_out::even_out(job, &mut model, &mut resolved, data, &mut clock, &mut cx)?;
     let mut outcome = match &job.plan {
         Some(plan) => {
+            even_out::even_out(job, &mut model, &mut resolved, None, &mut clock, &mut cx)?;
             plan.check(&model, &job.settings.target)?;
             cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
             let split = dataset.as_ref().map(|d| d.split().0).unwrap_or_default();
@@ -206,11 +207,10 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
         }
         None => {
-            let task = planner::Task { job, model: &model, resolved: &resolved, dataset: dataset.as_ref() };
-            planner::make(task, samples, split, &mut cx.diagnostics, &mut clock)?
+            let data = dataset.as_ref();
+            attempts::plan(job, &mut model, &mut resolved, data, (samples, split), &mut clock, &mut cx)?
         }
     };
-    outcome.plan.channel_factors = channel_factors;
     if let Some(known) = outcome.known.take() {
         cx.known = known;
     } else if fit::asked(&outcome.plan) {
@@ -316,12 +316,19 @@ struct Clock<'a> {
     stages: Vec<(&'static str, f64)>,
     /// When the running step began; `None` between steps.
     since: Option<Instant>,
+    /// When searches shall end.
+    until: Option<Instant>,
 }
 
 impl<'a> Clock<'a> {
     /// A clock that goes on after these steps.
     fn resumed(progress: &'a dyn Progress, stages: Vec<(&'static str, f64)>) -> Self {
-        Clock { progress, stages, since: None }
+        Clock { progress, stages, since: None, until: None }
+    }
+
+    /// Whether the time for searches is over.
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Ends the step before and begins one; an empty name only ends.

@@ -1,6 +1,8 @@
 //! What a configuration must keep to, whatever the model.
 
-use super::{Activation, Config, Mode, Precision, Rule, suggest};
+use std::time::Duration;
+
+use super::{Activation, Config, Mode, Precision, Rule, duration, suggest};
 use crate::{
     calibrate::observers,
     diagnostics::Diagnostic,
@@ -45,6 +47,9 @@ impl Config {
             return Err(Error::config(format!("max_loss is {}, must be above 0 and at most 1", self.max_loss))
                 .help("write a share: 0.01 for a percent"));
         }
+        if let Some(text) = &self.time_budget {
+            duration::parse(text).map_err(|said| Error::config(format!("time_budget is {text}: {said}")))?;
+        }
         share("proof.min_agreement", p.min_agreement)?;
         share("proof.max_drop", p.max_drop)?;
         if p.floor.is_nan() || p.min_sqnr.is_some_and(f64::is_nan) {
@@ -80,6 +85,11 @@ impl Config {
     pub fn least_sqnr(&self) -> f64 {
         let least = 30.0 - 20.0 * (self.max_loss / 0.01).log10();
         self.proof.min_sqnr.map_or(least, |gate| gate.max(least))
+    }
+
+    /// How long mode auto may search.
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.time_budget.as_deref().and_then(|text| duration::parse(text).ok())
     }
 
     /// Whether anything is observed by this method: everything, or what a rule selects.

@@ -48,6 +48,8 @@ pub struct Config {
     /// What mode auto may lose, as a share: of the right answers where the data have labels; else see
     /// [`Config::least_sqnr`].
     pub max_loss: f64,
+    /// How long mode auto may search for a better plan, as `90s`; as long as it takes if `null`. See [`duration`].
+    pub time_budget: Option<String>,
     /// Quantize wherever there is an integer kernel, even where conversions cost more than it gains.
     pub everywhere: bool,
     /// Measure in ONNX Runtime, and put back into float what does not gain on this machine.
@@ -81,6 +83,7 @@ impl Default for Config {
             cpu: None,
             mode: Mode::Auto,
             max_loss: 0.01,
+            time_budget: None,
             activation: Activation::default(),
             weight: Weight::default(),
             everywhere: false,

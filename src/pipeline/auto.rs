@@ -15,19 +15,19 @@ use super::{
     Clock,
     budget::{Budget, classifies},
     planner::Planner,
-    prices::{FOR_ANSWERS, all_float, cheapest, saved, sources, store_finer},
+    prices::{all_float, cheapest, saved, sources, store_finer},
     thin,
 };
 use crate::{
     analysis::placement::{Decision, Placement, Wishes},
     calibrate::dataset::{Dataset, Split},
     config::Mode,
-    diagnostics::Diagnostic,
+    diagnostics::{Diagnostic, count},
     error::{Error, ErrorKind, Result},
     ir::{Model, NodeId},
     ops::{self, Class},
-    plan::{Form, KnownReads, NodePlan, Plan},
-    report::Auto,
+    plan::{FOR_ANSWERS, Form, KnownReads, NodePlan, Plan},
+    report::{Auto, Cure},
     validate::{
         Comparison, Reference, compare_with,
         noise::{self, Noise, Source},
@@ -59,6 +59,9 @@ pub(super) const GAINS: f64 = 0.8;
 /// How weights are rounded where to the nearest codes is not good enough.
 const FITTED: &str = "adaround";
 
+/// How much more, dB, a form of the model must keep in its fastest plan for its others to be looked at.
+const AHEAD: f64 = 1.0;
+
 /// A plan, and what led to it.
 pub(super) struct Chosen {
     pub(super) plan: Plan,
@@ -89,14 +92,23 @@ pub(super) fn choose(
     let mut judge = Judge::new(planner, split, data)?;
     let before = judge.first_noise(&first.0, &planner.known)?;
     let mut report = judge.report(before);
-    if before <= 1.0 {
+    let beaten = planner.task.rival.zip(report.before).is_some_and(|(rival, kept)| kept < rival + AHEAD);
+    if before <= 1.0 || beaten {
         return Ok(Chosen { report: Some(report), ..Chosen::first(first) });
     }
     let fastest = first.0.clone();
     let mut search = Search::new(planner, &judge, data, &first.0);
     let known = search.planner.known.clone();
     let mut found = Found { plan: first.0, placement: first.1, known, noise: before };
-    found = search.fit_weights(found, wishes, clock)?;
+    let step = |name: String, before: f64, after: f64| {
+        let [before, after] = [before, after].map(|noise| judge.budget.decibel(noise));
+        Cure { name, before, after }
+    };
+    if !clock.is_over() {
+        found = search.fit_weights(found, wishes, clock)?;
+        let fitted = search.planner.algorithm.map(|_| "rounding weights by what their layers read".to_owned());
+        report.cures.extend(fitted.map(|name| step(name, before, found.noise)));
+    }
     match search.measure(&found, clock) {
         Err(error) if error.kind() == ErrorKind::Runtime => {
             planner.diagnostics.push(not_measured(&error));
@@ -104,18 +116,28 @@ pub(super) fn choose(
         }
         done => done?,
     }
-    if found.noise > 1.0 {
+    if found.noise > 1.0 && !clock.is_over() {
+        let wide = found.noise;
         found = search.narrow(found, wishes, clock)?;
+        let narrower = (search.narrowed > 0).then(|| format!("narrower ranges of {}", count(search.narrowed, "value")));
+        report.cures.extend(narrower.map(|name| step(name, wide, found.noise)));
     }
+    let searched = found.noise;
     if found.noise > 1.0 {
-        let wishes = search.with_products_at_run_time(wishes, clock)?;
-        found = search.within_budget(found, &wishes, clock)?;
+        let offers = if clock.is_over() { wishes } else { &search.with_products_at_run_time(wishes, clock)? };
+        found = search.within_budget(found, offers, clock)?;
     }
     search.planner.known = found.known;
     report.narrowed = search.narrowed;
     report.fitted = search.planner.algorithm.is_some();
     report.after = judge.budget.decibel(found.noise);
-    report.floated = say_why(&fastest, &mut found.plan);
+    report.out_of_time = clock.is_over();
+    (report.floated, report.at_run_time) = say_why(&fastest, &mut found.plan);
+    let at_run_time = (report.at_run_time > 0).then(|| {
+        let left = if report.floated > 0 { ", with nodes left in float," } else { "" };
+        format!("quantizing the data of {} at run time{left}", count(report.at_run_time, "node"))
+    });
+    report.cures.extend(at_run_time.map(|name| step(name, searched, found.noise)));
     Ok(Chosen { plan: found.plan, placement: found.placement, report: Some(report) })
 }
 
@@ -187,7 +209,15 @@ impl<'a> Judge<'a> {
 
     fn report(&self, noise: f64) -> Auto {
         let (samples, aim) = (self.samples.len(), self.budget.aim());
-        Auto { samples, aim, before: self.budget.decibel(noise), after: self.budget.decibel(noise), ..Auto::default() }
+        let max_loss = self.budget.max_loss();
+        Auto {
+            samples,
+            aim,
+            max_loss,
+            before: self.budget.decibel(noise),
+            after: self.budget.decibel(noise),
+            ..Auto::default()
+        }
     }
 }
 
@@ -271,6 +301,9 @@ impl<'s, 'a> Search<'s, 'a> {
             let product = ops::spec(model, n).is_some_and(|s| s.class == Class::Product);
             product && matches!(target.dynamic_kernel(model, n), Some(Ok(_))) && !wishes.names(n)
         };
+        if wishes.ignore_cost {
+            return Ok(wishes.clone());
+        }
         let mut offered = wishes.clone();
         let products: Vec<NodeId> = model.nodes(model.main()).into_iter().filter(free).collect();
         offered.dynamic_nodes.extend(products.iter().map(|&n| (n, true)));
@@ -296,7 +329,10 @@ impl<'s, 'a> Search<'s, 'a> {
         let (mut fits, mut fails) = (None::<f64>, None::<f64>);
         let mut best = first.clone();
         let mut last = first;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
+            if clock.is_over() && round > 0 {
+                break;
+            }
             let priced = cheapest(self.planner, wishes, &self.known, &last.placement, allowed);
             let Some(priced) = priced else { break };
             let (mut plan, placement) = self.planner.plan(&priced, clock)?;
@@ -342,10 +378,13 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 }
 
-/// Gives the nodes that were integer in the fastest plan and are float now their reason. Returns how many there are.
-fn say_why(fastest: &Plan, plan: &mut Plan) -> usize {
+/// Gives the nodes that were integer in the fastest plan and are float now their reason. Returns how many there are, and
+/// how many of those that were integer quantize their data at run time.
+fn say_why(fastest: &Plan, plan: &mut Plan) -> (usize, usize) {
     let integer = |n: &NodePlan| matches!(n.becomes, Form::Integer | Form::Dynamic);
     let were = |name: &String| fastest.nodes.get(name).is_some_and(integer);
+    let was = |name: &String| fastest.nodes.get(name).is_some_and(|n| n.becomes == Form::Integer);
+    let at_run_time = plan.nodes.iter().filter(|(name, n)| n.becomes == Form::Dynamic && was(name)).count();
     let floated = plan.nodes.iter_mut().filter(|(name, n)| n.becomes == Form::Float && were(name));
-    floated.map(|(_, node)| node.reason = Some(FOR_ANSWERS.to_owned())).count()
+    (floated.map(|(_, node)| node.reason = Some(FOR_ANSWERS.to_owned())).count(), at_run_time)
 }

@@ -137,6 +137,7 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
         ("cpu", config.cpu != default.cpu),
         ("mode", config.mode != default.mode),
         ("max_loss", config.max_loss != default.max_loss),
+        ("time_budget", config.time_budget != default.time_budget),
         ("activation", config.activation != default.activation),
         ("weight", config.weight != default.weight),
         ("everywhere", config.everywhere != default.everywhere),
@@ -153,11 +154,15 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
     })
 }
 
-/// A budget that nothing is held to.
-pub(super) fn idle_max_loss(config: &Config) -> Option<Diagnostic> {
-    (config.mode != Mode::Auto && config.max_loss != Config::default().max_loss).then(|| {
-        let mode = if config.mode == Mode::Static { "static" } else { "dynamic" };
-        let text = format!("no effect of max_loss: mode {mode} looks at no answers before it writes the file");
+/// Budgets that nothing is held to.
+pub(super) fn idle_budgets(config: &Config) -> Option<Diagnostic> {
+    let default = Config::default();
+    let loss = (config.max_loss != default.max_loss).then_some("max_loss");
+    let time = (config.time_budget != default.time_budget).then_some("time_budget");
+    let idle: Vec<&str> = loss.into_iter().chain(time).filter(|_| config.mode != Mode::Auto).collect();
+    (!idle.is_empty()).then(|| {
+        let (mode, idle) = (if config.mode == Mode::Static { "static" } else { "dynamic" }, idle.join(" and "));
+        let text = format!("no effect of {idle}: mode {mode} looks at no answers before it writes the file");
         Diagnostic::warning("settings_without_effect", text)
             .help("leave out mode, and give data; or set a gate, --min-sqnr")
     })

@@ -67,7 +67,10 @@ impl Budget {
             let Some(times) = enough.then(|| output.calls.times(CHANGED * self.max_loss)).flatten() else { continue };
             *least = (times * share(output)).clamp(*least, *least * 10f64.powf(FORGIVEN / 10.0));
         }
-        if let &[only] = &self.shares[..] && outputs.len() == 1 && !outputs[0].calls.is_empty() {
+        if let &[only] = &self.shares[..]
+            && outputs.len() == 1
+            && !outputs[0].calls.is_empty()
+        {
             self.aim = self.aim.min(-10.0 * only.log10());
         }
     }
@@ -85,6 +88,11 @@ impl Budget {
     /// The share of the budget that is used up with so many right answers in the place of the original's.
     pub(super) fn lost(&self, original: u64, quantized: u64) -> f64 {
         (original as f64 - quantized as f64) / (self.max_loss * original as f64)
+    }
+
+    /// The share of right answers that may be lost.
+    pub(super) fn max_loss(&self) -> f64 {
+        self.max_loss
     }
 
     /// What is aimed at, dB.

@@ -72,7 +72,7 @@ pub(super) fn even_out(
         // The second step sees what the first one does; both are done to the model at once, as a saved plan does it.
         let mut so_far = model.clone();
         divide(&mut so_far, &factors, resolved.clone(), cx)?;
-        let task = Task { job, model: &so_far, resolved, dataset: Some(data) };
+        let task = Task { job, model: &so_far, resolved, dataset: Some(data), rival: None };
         let found = self::factors(task, data, samples, find)?;
         if found.is_empty() {
             cx.diagnostics.push(no_gain(name));

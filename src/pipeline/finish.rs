@@ -131,6 +131,8 @@ pub fn proof_of(original: &Model, compared: &Comparison, floor: f64) -> Proof {
             s if s.is_nan() || s == f64::INFINITY => None,
             s => Some(s.max(-100.0)),
         },
+        worst_sqnr: Some(m.worst_sqnr_db).filter(|s| s.is_finite()),
+        worst_sample: m.worst_sample,
         cosine: m.cosine,
         max_error: m.max_error,
         agreement: m.agreement(),

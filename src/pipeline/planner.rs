@@ -28,6 +28,9 @@ pub(super) struct Task<'a> {
     pub(super) model: &'a Model,
     pub(super) resolved: &'a Resolved,
     pub(super) dataset: Option<&'a Dataset>,
+    /// What the fastest plan of another form of the model keeps, dB: mode `auto` looks no further where that of this one
+    /// keeps no more.
+    pub(super) rival: Option<f64>,
 }
 
 impl Task<'_> {
@@ -138,7 +141,7 @@ impl<'a> Planner<'a> {
 
     /// What is wanted of the placement, with what would be lost at run time in float.
     pub(super) fn wishes(&self) -> Result<Wishes> {
-        let Task { job, model, resolved, dataset } = self.task;
+        let Task { job, model, resolved, dataset, .. } = self.task;
         let mut wishes = dynamic::wishes(model, &job.settings.target, resolved, dataset.is_some())?;
         wishes.keep_float.extend(self.lost_at_run_time(&wishes)?);
         Ok(wishes)

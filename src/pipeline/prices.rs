@@ -6,7 +6,7 @@ use super::planner::Planner;
 use crate::{
     analysis::placement::{Decision, Placement, Prices, Wishes},
     ir::{DType, Model, NodeId},
-    plan::{Plan, StoredWeight, named_values},
+    plan::{FOR_ANSWERS, Plan, StoredWeight, named_values},
     validate::noise::{Noise, Source},
 };
 
@@ -17,9 +17,6 @@ const STEPS: usize = 4;
 const NODES: usize = 24;
 /// What saves no time, only bytes, may use up this share of the budget.
 const STORED: f64 = 0.001;
-/// Why a node stays float.
-pub(super) const FOR_ANSWERS: &str =
-    "for the sake of the answers: rounding it, or what joins it to others, costs too much";
 
 /// The wishes with the lowest price under which the roundings left are predicted to stay within what is allowed.
 pub(super) fn cheapest(

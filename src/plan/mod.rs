@@ -37,6 +37,9 @@ use crate::{
     quant::params::QParams,
 };
 
+/// Why a node stays float that would be faster in integers.
+pub const FOR_ANSWERS: &str = "for the sake of the answers: rounding it, or what joins it to others, costs too much";
+
 /// The whole plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

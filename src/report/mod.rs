@@ -1,5 +1,6 @@
 //! What a run did, in numbers: for tools as JSON ([`json`]), for people as text ([`terminal`]).
 
+mod advice;
 mod conversion;
 pub mod inspect;
 pub mod json;
@@ -20,7 +21,7 @@ use crate::{
     bench::Measured,
     diagnostics::Diagnostic,
     kernels,
-    plan::{Form, Plan},
+    plan::{FOR_ANSWERS, Form, Plan},
 };
 
 /// Everything that is said of a run.
@@ -52,6 +53,8 @@ pub struct Report {
     pub calibration: Option<Calibration>,
     /// How the written model answers beside the original; `None` if no proof was asked for.
     pub proof: Option<Proof>,
+    /// What to know and what to try, in words: at most five sentences, the most useful first.
+    pub advice: Vec<String>,
     /// What was noticed, the most useful first.
     pub diagnostics: Vec<Diagnostic>,
     /// Seconds that each stage took, in their order.
@@ -67,16 +70,43 @@ pub struct Auto {
     pub samples: usize,
     /// The SQNR that each output was to keep, dB; 13 dB less for outputs that hold vectors.
     pub aim: f64,
+    /// The share of right answers that might be lost, or what stands for it.
+    pub max_loss: f64,
     /// What the fastest plan kept, dB, on the same scale; `None` without noise.
     pub before: Option<f64>,
     /// What the plan keeps that was chosen.
     pub after: Option<f64>,
+    /// What was done for the answers, step by step.
+    pub cures: Vec<Cure>,
     /// Whether weights were rounded by what their layers read.
     pub fitted: bool,
     /// Values whose ranges were chosen narrower, by the answers.
     pub narrowed: usize,
+    /// Nodes that have ranges from calibration in the fastest plan, and quantize their data at run time in the one that was
+    /// chosen.
+    pub at_run_time: usize,
     /// Nodes that are integer in the fastest plan, and float in the one that was chosen.
     pub floated: usize,
+    /// Whether the search ended because its time was over.
+    pub out_of_time: bool,
+}
+
+/// A step on the way to better answers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Cure {
+    /// What was done, as the subject of a sentence.
+    pub name: String,
+    /// What the plan before kept, dB.
+    pub before: Option<f64>,
+    /// What the plan keeps with it.
+    pub after: Option<f64>,
+}
+
+impl Auto {
+    /// Whether more is lost than was allowed.
+    pub fn too_much(&self) -> bool {
+        self.after.is_some_and(|after| after < self.aim)
+    }
 }
 
 /// The outcome in one word.
@@ -125,6 +155,9 @@ pub struct FloatReason {
     pub reason: String,
     /// Their names, in the plan's order.
     pub nodes: Vec<String>,
+    /// Whether they would be integer but for the answers.
+    #[serde(skip)]
+    pub for_answers: bool,
 }
 
 /// How a node is that a file has in its quantized form already.
@@ -171,7 +204,12 @@ impl Nodes {
         }
         nodes.reasons = reasons
             .into_iter()
-            .map(|((op, reason), nodes)| FloatReason { op: op.to_owned(), reason: reason.to_owned(), nodes })
+            .map(|((op, reason), nodes)| FloatReason {
+                op: op.to_owned(),
+                reason: reason.to_owned(),
+                nodes,
+                for_answers: reason == FOR_ANSWERS,
+            })
             .collect();
         nodes.reasons.sort_by_key(|r| std::cmp::Reverse(r.nodes.len())); // stable: then by operator
         nodes
@@ -235,6 +273,10 @@ pub struct OutputScore {
     pub sqnr: Option<f64>,
     /// Cosine of the angle between both answers.
     pub cosine: f64,
+    /// The SQNR of the sample with the least.
+    pub worst_sqnr: Option<f64>,
+    /// That sample.
+    pub worst_sample: Option<usize>,
     /// The largest difference, in the output's units.
     pub max_error: f64,
     /// Share of positions (all axes but the last) whose greatest element is the same; `None` where that makes no sense.
@@ -292,7 +334,7 @@ pub struct Region {
 }
 
 impl Report {
-    /// Sets the verdict from the proof.
+    /// Sets the verdict from the proof, and the advice from all.
     pub fn judge(&mut self) {
         self.verdict = match &self.proof {
             None => Verdict::Unproven,
@@ -301,6 +343,7 @@ impl Report {
             Some(p) if p.gates.iter().any(|g| !g.passed) => Verdict::GateFailed,
             Some(_) => Verdict::Good,
         };
+        self.advice = advice::advice(self);
     }
 
     /// Whether the file is what the user asked for: no gate failed and nothing collapsed.

@@ -41,6 +41,9 @@ pub fn render(report: &Report, all: bool) -> String {
     if let Some(p) = &report.proof {
         outputs(&mut out, p);
     }
+    for (i, sentence) in report.advice.iter().enumerate() {
+        row(&mut out, if i == 0 { "advice" } else { "" }, sentence);
+    }
     diagnostics(&mut out, report, limit);
     time(&mut out, report);
     out
@@ -196,6 +199,7 @@ fn auto(out: &mut String, report: &Report) {
     let cures = [
         a.fitted.then(|| "weights rounded by what layers read".to_owned()),
         (a.narrowed > 0).then(|| format!("{} narrower", count(a.narrowed, "range"))),
+        (a.at_run_time > 0).then(|| format!("the data of {} quantized at run time", count(a.at_run_time, "node"))),
         (a.floated > 0).then(|| format!("{} left in float", count(a.floated, "node"))),
     ];
     let cures: Vec<String> = cures.into_iter().flatten().collect();
@@ -205,12 +209,8 @@ fn auto(out: &mut String, report: &Report) {
         "answers",
         &format!("{before} in the fastest plan, {after} in this one{by} ({:.0} dB are aimed at)", a.aim),
     );
-    if a.after.is_some_and(|after| after < a.aim) {
-        row(
-            out,
-            "",
-            "  MORE IS LOST than max_loss allows: give more samples, or labels to judge by, or a larger --max-loss",
-        );
+    if a.too_much() {
+        row(out, "", "  MORE IS LOST than max_loss allows");
     }
 }
 
@@ -266,9 +266,16 @@ fn diagnostics(out: &mut String, report: &Report, limit: usize) {
 
 fn time(out: &mut String, report: &Report) {
     let total: f64 = report.stages.iter().map(|s| s.seconds).sum();
-    let mut longest: Vec<_> = report.stages.iter().filter(|s| s.seconds >= 0.05).collect();
-    longest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    let parts: Vec<_> = longest.iter().take(3).map(|s| format!("{} {:.1}", s.name, s.seconds)).collect();
+    let mut stages: Vec<(&str, f64)> = Vec::new();
+    for s in &report.stages {
+        match stages.iter_mut().find(|(name, _)| *name == s.name) {
+            Some((_, seconds)) => *seconds += s.seconds,
+            None => stages.push((s.name, s.seconds)),
+        }
+    }
+    stages.retain(|(_, seconds)| *seconds >= 0.05);
+    stages.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let parts: Vec<_> = stages.iter().take(3).map(|(name, seconds)| format!("{name} {seconds:.1}")).collect();
     let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
     let memory =
         if report.peak_memory > 0 { format!(", peak memory {}", bytes(report.peak_memory)) } else { String::new() };
@@ -337,6 +344,7 @@ mod tests {
         let reason = |op: &str, reason: &str, n: usize| FloatReason {
             op: op.to_owned(),
             reason: reason.to_owned(),
+            for_answers: false,
             nodes: (0..n).map(|i| format!("{op}_{i}")).collect(),
         };
         let output = |name: &str, sqnr, agreement| OutputScore {

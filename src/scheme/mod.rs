@@ -121,6 +121,13 @@ impl Settings {
         Self { config, target: self.target.clone(), rules: self.rules.clone() }
     }
 
+    /// The same with channels evened out wherever that gains.
+    pub fn evening_out(&self) -> Self {
+        let equalize = self.config.equalize || !self.config.weight.per_channel;
+        let config = Config { equalize, smooth: true, ..self.config.clone() };
+        Self { config, target: self.target.clone(), rules: self.rules.clone() }
+    }
+
     /// The same without what mode `auto` does to the fastest plan.
     pub fn fastest(&self) -> Self {
         match self.config.mode {

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use qonvert::{
     calibrate::Table,
-    config::Config,
+    config::{Config, duration},
     files::{self, Files},
     onnx_file::ReadOptions,
     pipeline::{self, Job},
@@ -80,12 +80,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with_all = [
         "ranges", "target", "samples", "observer", "percentile", "activation_type", "weight_type", "weight_algorithm", "per_tensor",
         "symmetric", "reduce_range", "keep_float", "everywhere", "no_bias_correction", "equalize", "smooth", "mode",
+        "max_loss", "time_budget",
     ])]
     plan: Option<PathBuf>,
     /// Measure in ONNX Runtime (which must be installed) and put back into float what does not gain on this machine; takes up
     /// to two minutes
     #[arg(long, help_heading = "Scheme")]
     never_slower: bool,
+    /// How long mode auto may search for a better plan, as 90s or 10m; as long as it takes if not given
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Configuration")]
+    time_budget: Option<String>,
     /// Keep weights in a file of their own beside the model (above 2 GB that happens anyway)
     #[arg(long, help_heading = "File")]
     external_data: bool,
@@ -145,9 +149,15 @@ impl Args {
         if self.no_proof {
             (proof.samples, proof.min_sqnr, proof.min_agreement, proof.max_drop) = (0, None, None, None);
         }
+        config.time_budget = self.time_budget.clone().or(config.time_budget.take());
         config.never_slower |= self.never_slower;
         config.external_data |= self.external_data;
     }
+}
+
+/// A length of time, as it is written.
+fn time(text: &str) -> Result<String, String> {
+    duration::parse(text).map(|_| text.trim().to_owned())
 }
 
 fn tell(report: &Report, common: &Common) -> anyhow::Result<ExitCode> {
