@@ -107,6 +107,61 @@ fn a_model_that_bears_it_is_what_static_makes_of_it() {
 }
 
 #[test]
+fn channels_are_evened_out_where_that_keeps_nodes_in_integers() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 3);
+    let chosen = quantize(folder.path(), Config::default());
+    assert_eq!(integer(&chosen).len(), 4, "{:?}", chosen.auto);
+    assert!(chosen.plan.channel_factors.contains_key("c") && chosen.auto.as_ref().unwrap().after.unwrap() >= 30.0);
+    assert!(chosen.diagnostics.iter().any(|d| d.code == "evened_out"));
+    // Not where the fastest plan bears it.
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 0);
+    assert!(quantize(folder.path(), Config::default()).plan.channel_factors.is_empty());
+}
+
+#[test]
+fn a_search_ends_with_its_time_within_the_budget_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 3);
+    let config = Config { time_budget: Some("1ms".into()), ..Config::default() };
+    let chosen = quantize(folder.path(), config);
+    let auto = chosen.auto.as_ref().unwrap();
+    assert!(auto.out_of_time && auto.after.unwrap() >= auto.aim && !auto.fitted, "{auto:?}");
+    assert!(chosen.plan.channel_factors.is_empty() && integer(&chosen).len() < 4);
+    let error = Settings::new(Config { time_budget: Some("soon".into()), ..Config::default() }).unwrap_err();
+    assert!(error.to_string().contains("time_budget is soon"), "{error}");
+}
+
+/// The product's data have another size in each sample, which no range fits.
+#[test]
+fn products_quantize_at_run_time_where_no_range_fits_all_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let weight = (0..256 * 96).map(|i| format!("{:.3}", ((i * 7919) % 1000) as f32 / 500.0 - 1.0));
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]>\n\
+         agraph (float[1,128,256] x) => (float[1,128,96] y) <float[256,96] w = {{{}}}> {{ [product] y = MatMul (x, w) }}",
+        weight.collect::<Vec<_>>().join(", ")
+    );
+    onnx_file::write(&text::parse(&text).unwrap(), &folder.path().join("model.onnx"), Default::default()).unwrap();
+    let x = ndarray::Array3::from_shape_fn((40, 128, 256), |(n, i, j)| {
+        10f32.powi(n as i32 % 4) * ((n * 31 + i * 17 + j * 3) as f32 * 0.37).sin()
+    });
+    let mut npz = NpzWriter::new(fs::File::create(folder.path().join("data.npz")).unwrap());
+    npz.add_array("x", &x).unwrap();
+    npz.finish().unwrap();
+    let fastest = quantize(folder.path(), Config { mode: Mode::Static, ..Config::default() });
+    assert_eq!(integer(&fastest), ["product"]);
+    let chosen = quantize(folder.path(), Config::default());
+    let auto = chosen.auto.as_ref().unwrap();
+    assert_eq!((chosen.plan.nodes["y"].becomes, auto.at_run_time, auto.floated), (Form::Dynamic, 1, 0));
+    assert!(auto.before.unwrap() < 20.0 && auto.after.unwrap() >= auto.aim, "{auto:?}");
+    let last = auto.cures.last().unwrap();
+    assert_eq!(last.name, "quantizing the data of 1 node at run time");
+    assert!(last.after > last.before);
+}
+
+#[test]
 fn samples_of_nan_are_left_out() {
     let folder = tempfile::tempdir().unwrap();
     write(&folder, 0);

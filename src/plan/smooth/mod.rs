@@ -39,7 +39,7 @@ const EXPONENTS: [f64; 7] = [0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 1.0];
 /// Exponents of the ranges alone, whatever the weights.
 const ROOTS: [f64; 2] = [0.33, 0.66];
 /// Factors are at most this far from that of the largest channel.
-const FARTHEST: f64 = 64.0;
+const FARTHEST: f64 = 1024.0;
 /// What factors must gain on either half of the samples, dB, where constants take them in: what is less is chance.
 const LEAST_FREE: f64 = 0.3;
 /// The same where a multiplication is added that runs each time.
