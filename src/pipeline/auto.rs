@@ -208,12 +208,11 @@ impl<'a> Judge<'a> {
     }
 
     fn report(&self, noise: f64) -> Auto {
-        let (samples, aim) = (self.samples.len(), self.budget.aim());
-        let max_loss = self.budget.max_loss();
         Auto {
-            samples,
-            aim,
-            max_loss,
+            samples: self.samples.len(),
+            aim: self.budget.aim(),
+            aims: self.budget.aims(),
+            max_loss: self.budget.max_loss(),
             before: self.budget.decibel(noise),
             after: self.budget.decibel(noise),
             ..Auto::default()

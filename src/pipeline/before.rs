@@ -168,6 +168,15 @@ pub(super) fn idle_budgets(config: &Config) -> Option<Diagnostic> {
     })
 }
 
+/// Settings of calibration where there is none.
+pub(super) fn idle_calibration(job: &Job<'_>) -> Option<Diagnostic> {
+    let set = job.settings.config.calibration.samples != Config::default().calibration.samples;
+    (set && job.data.is_none() && job.plan.is_none()).then(|| {
+        let text = "no effect of calibration.samples: there are no calibration data";
+        Diagnostic::warning("settings_without_effect", text).help("give --calibration, or leave --samples out")
+    })
+}
+
 /// Data that nothing is proved on.
 pub(super) fn idle_evaluation(job: &Job<'_>) -> Option<Diagnostic> {
     (job.evaluation.is_some() && job.settings.config.proof.samples == 0).then(|| {

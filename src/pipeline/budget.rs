@@ -29,6 +29,8 @@ pub(super) struct Budget {
     shares: Vec<f64>,
     aim: f64,
     max_loss: f64,
+    /// The share of answers that must stay the same.
+    agreement: Option<f64>,
     /// Whether the answers may tell what noise does not matter.
     forgiving: bool,
 }
@@ -54,6 +56,7 @@ impl Budget {
         Self {
             shares,
             aim: config.least_sqnr(),
+            agreement: config.proof.min_agreement,
             forgiving: config.proof.min_sqnr.is_none(),
             max_loss: config.proof.max_drop.map_or(config.max_loss, |drop| drop.clamp(1e-9, config.max_loss)),
         }
@@ -93,6 +96,21 @@ impl Budget {
     /// The share of right answers that may be lost.
     pub(super) fn max_loss(&self) -> f64 {
         self.max_loss
+    }
+
+    /// The share of the budget that is used up where this share of answers stays the same: none without a gate on it.
+    pub(super) fn changed(&self, agreement: Option<f64>) -> f64 {
+        let Some((least, found)) = self.agreement.zip(agreement) else { return 0.0 };
+        match (1.0 - found) / (1.0 - least) {
+            used if used.is_finite() => used,
+            _ if found < 1.0 => 2.0,
+            _ => 0.0,
+        }
+    }
+
+    /// What each output is to keep, dB.
+    pub(super) fn aims(&self) -> Vec<f64> {
+        self.shares.iter().map(|share| -10.0 * share.log10()).collect()
     }
 
     /// What is aimed at, dB.
@@ -152,12 +170,15 @@ mod tests {
             output.update(i, &row(0.0), &row(0.05), Some(1)).unwrap();
         }
         let output = output.metrics("c".into());
-        let mut one = Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, forgiving: true };
+        let mut one = Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, agreement: Some(0.9), forgiving: true };
+        assert!((one.changed(Some(0.95)) - 0.5).abs() < 1e-9 && one.changed(None) == 0.0);
         assert!(output.calls.changed(1.0) < 0.01);
         one.forgive(std::slice::from_ref(&output));
         assert!(one.aim < 30.0 && one.aim >= 24.0, "{}", one.aim);
         assert!((one.decibel(1.0).unwrap() - one.aim).abs() < 1e-9);
-        let mut strict = Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, forgiving: false };
+        let mut strict =
+            Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, agreement: Some(1.0), forgiving: false };
+        assert_eq!([strict.changed(Some(1.0)), strict.changed(Some(0.99))], [0.0, 2.0]);
         strict.forgive(&[output]);
         assert_eq!(strict.shares, [1e-3]);
         // A tenth of the loss is 20 dB more, and a gate that asks for more is heard.

@@ -6,13 +6,16 @@ use super::{FloatReason, Report, terminal::count};
 const MOST: usize = 5;
 /// A sample that is answered so much worse than all together, and as badly as this, deserves a look, dB.
 const ODD: (f64, f64) = (12.0, 20.0);
+/// What a proof may be under the aim by chance, dB.
+const CHANCE: f64 = 1.5;
 /// Samples from which on one can be called odd.
 const MANY: usize = 8;
 
 /// Sentences for a finished report.
 pub(super) fn advice(report: &Report) -> Vec<String> {
-    let all = [too_much(report), left_in_float(report), odd_sample(report), cures(report), opset(report), time(report)];
-    all.into_iter().flatten().take(MOST).collect()
+    let first = [too_much(report), proof_below(report), left_in_float(report), odd_sample(report)];
+    let all = [cures(report), opset(report), time(report)];
+    first.into_iter().chain(all).flatten().take(MOST).collect()
 }
 
 /// The loss that would allow what has this SQNR, as `--max-loss` takes it: rounded up to two digits.
@@ -43,6 +46,21 @@ fn too_much(report: &Report) -> Option<String> {
         _ => "look at the calibration data: they may not be what the model was trained on".to_owned(),
     };
     Some(format!("No plan was found that keeps to max_loss{kept}; {try_this}."))
+}
+
+fn proof_below(report: &Report) -> Option<String> {
+    let auto = report.auto.as_ref().filter(|a| !a.too_much())?;
+    let proof = report.proof.as_ref().filter(|p| p.accuracy.is_none())?;
+    let below = |(o, aim): &(&super::OutputScore, &f64)| o.graded && o.sqnr.is_some_and(|s| s < *aim - CHANCE);
+    let (output, aim) = proof.outputs.iter().zip(&auto.aims).find(below)?;
+    let judged = count(auto.samples, "sample");
+    Some(format!(
+        "On the proof's {} output {:?} keeps {:.1} dB, less than the {aim:.0} dB that it kept on the {judged} that plans were \
+         judged on: give more calibration data, of all kinds that the model will see.",
+        count(proof.samples, "sample"),
+        output.name,
+        output.sqnr?
+    ))
 }
 
 fn left_in_float(report: &Report) -> Option<String> {
@@ -158,6 +176,10 @@ mod tests {
         let all = advice(&r);
         assert_eq!(all[0], "No plan was found that keeps to max_loss: 27.0 dB of 30; give it a longer --time-budget.");
         assert_eq!(all[3], "Rounding took the answers from 24.0 dB to 26.5 dB.");
+        r.auto.as_mut().unwrap().aims = vec![40.0];
+        (r.auto.as_mut().unwrap().after, r.auto.as_mut().unwrap().samples) = (Some(33.0), 24);
+        assert!(advice(&r)[0].starts_with("On the proof's 16 samples output \"y\" keeps 33.0 dB, less than the 40 dB"));
+        r.auto.as_mut().unwrap().aims.clear();
         r.nodes.reasons[0].reason = "its integer kernel needs opset 12, the model has 9".into();
         r.auto.as_mut().unwrap().after = Some(33.0);
         let all = advice(&r);

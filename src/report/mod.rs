@@ -70,6 +70,8 @@ pub struct Auto {
     pub samples: usize,
     /// The SQNR that each output was to keep, dB; 13 dB less for outputs that hold vectors.
     pub aim: f64,
+    /// The same for each output, with 13 dB less for vectors where that is.
+    pub aims: Vec<f64>,
     /// The share of right answers that might be lost, or what stands for it.
     pub max_loss: f64,
     /// What the fastest plan kept, dB, on the same scale; `None` without noise.
