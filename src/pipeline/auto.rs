@@ -198,10 +198,11 @@ impl<'a> Judge<'a> {
 
     fn used(&self, compared: &Comparison) -> f64 {
         let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
-        let used = self.budget.used(&shares);
+        let changed = self.budget.changed(compared.least_agreement());
+        let used = self.budget.used(&shares).max(changed);
         let labelled = compared.accuracy.as_ref().filter(|a| a.count >= ENOUGH && a.original > 0);
         match labelled.map(|a| self.budget.lost(a.original, a.quantized)) {
-            Some(lost) if lost <= 1.0 => used.min(1.0),
+            Some(lost) if lost <= 1.0 => used.min(changed.max(1.0)),
             Some(lost) => used.max(lost),
             None => used,
         }
