@@ -120,6 +120,40 @@ fn channels_are_evened_out_where_that_keeps_nodes_in_integers() {
     assert!(quantize(folder.path(), Config::default()).plan.channel_factors.is_empty());
 }
 
+/// One scale for boxes and scores rounds all scores to zero, and the noise of the whole output says nothing of it.
+#[test]
+fn scores_beside_boxes_are_looked_at_for_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let numbers = |count: usize, seed: usize| {
+        (0..count).map(move |i| format!("{}", ((i * 7919 + seed * 104_729) % 1000) as f32 / 2500.0 - 0.2))
+    };
+    let list = |count, seed| numbers(count, seed).collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]>
+         agraph (float[1,3,24,24] x) => (float[1,12,24,24] y)
+         <float[32,3,3,3] w = {{{}}}, float[4,32,1,1] wb = {{{}}}, float[8,32,1,1] ws = {{{}}}, float size = {{500}}, float off = {{2}}> {{
+         [conv] a = Conv <pads: ints = [1, 1, 1, 1]> (x, w)
+         r = Relu (a)
+         [boxes] b = Conv (r, wb)
+         [sizes] s = Mul (b, size)
+         [scores] c = Conv (r, ws)
+         d = Sub (c, off)
+         [shares] e = Sigmoid (d)
+         [both] y = Concat <axis: int = 1> (s, e) }}",
+        list(32 * 27, 1),
+        list(4 * 32, 2),
+        list(8 * 32, 3)
+    );
+    onnx_file::write(&text::parse(&text).unwrap(), &folder.path().join("model.onnx"), Default::default()).unwrap();
+    save(&folder, &data());
+    let fastest = quantize(folder.path(), Config { mode: Mode::Static, everywhere: true, ..Config::default() });
+    assert!(integer(&fastest).contains(&"both"));
+    let chosen = quantize(folder.path(), Config { everywhere: true, ..Config::default() });
+    let auto = chosen.auto.as_ref().unwrap();
+    assert!(auto.before.unwrap() < 20.0 && auto.after.unwrap() >= 30.0, "{auto:?}");
+    assert!(!integer(&chosen).contains(&"both") && integer(&chosen).contains(&"conv"), "{:?}", integer(&chosen));
+}
+
 #[test]
 fn a_search_ends_with_its_time_within_the_budget_all_the_same() {
     let folder = tempfile::tempdir().unwrap();

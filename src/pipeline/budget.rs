@@ -3,7 +3,7 @@
 use crate::{
     analysis::placement::Shapes,
     config::Config,
-    ir::Model,
+    ir::{Model, ValueId},
     validate::{OutputMetrics, classes::class_axis, noise::share, one_answer},
 };
 
@@ -22,6 +22,22 @@ const LONG: usize = 64;
 fn is_vectors(dims: &[usize]) -> bool {
     let longer: Vec<usize> = dims.iter().copied().filter(|&d| d > 1).collect();
     longer.len() <= 1 || (dims.len() == 3 && longer.len() <= 2 && dims[2] >= LONG)
+}
+
+/// Whether an output is put together from others, or made of numbers between 0 and 1, as detectors' boxes and scores are:
+/// not what vectors that are compared by angle are made of.
+fn is_joined(model: &Model, mut value: ValueId) -> bool {
+    while let Some((n, _)) = model.value(value).producer() {
+        let node = model.node(n);
+        match node.op_type.as_str() {
+            "Concat" | "Sigmoid" => return node.in_onnx_domain(),
+            "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Identity" | "Cast" => {}
+            _ => return false,
+        }
+        let Some(next) = node.input(0) else { return false };
+        value = next;
+    }
+    false
 }
 
 /// The noise that each output may have, as a share of its power.
@@ -48,7 +64,7 @@ impl Budget {
     pub(super) fn of(model: &Model, shapes: &Shapes, config: &Config) -> Self {
         let share = |&v: &_| {
             let dims = shapes.dims(v).unwrap_or_default();
-            let vector = is_vectors(dims) && class_axis(model, v, dims.len()).is_none();
+            let vector = is_vectors(dims) && class_axis(model, v, dims.len()).is_none() && !is_joined(model, v);
             let aim = if vector { config.least_sqnr() - VECTOR } else { config.least_sqnr() };
             10f64.powf(-aim / 10.0)
         };
@@ -65,8 +81,14 @@ impl Budget {
     /// Gives a classifier's output as much noise as changes no more answers than may be lost, as far as a plan's answers tell.
     /// Never less than before, and not without bound: what looks like classes may be looked at number by number.
     pub(super) fn forgive(&mut self, outputs: &[OutputMetrics]) {
-        for (least, output) in self.shares.iter_mut().zip(outputs).filter(|_| self.forgiving) {
-            let enough = output.calls.len() >= ANSWERS;
+        let plain = 10f64.powf(-self.aim / 10.0);
+        for (least, output) in self.shares.iter_mut().zip(outputs) {
+            // Vectors that are compared by angle do not mix sizes.
+            if output.part.is_some() {
+                *least = least.min(plain);
+                continue;
+            }
+            let enough = self.forgiving && output.calls.len() >= ANSWERS;
             let Some(times) = enough.then(|| output.calls.times(CHANGED * self.max_loss)).flatten() else { continue };
             *least = (times * share(output)).clamp(*least, *least * 10f64.powf(FORGIVEN / 10.0));
         }
@@ -161,6 +183,16 @@ mod tests {
         assert!((budget.used(&[5e-4, 2e-2]) - 1.0024).abs() < 1e-3);
         assert!((budget.decibel(0.5).unwrap() - 33.01).abs() < 0.01);
         assert_eq!(budget.decibel(0.0), None);
+        // Boxes and scores are no vectors, however many there are.
+        let m = model(
+            "float[1,4,70] b \n float[1,6,70] s \n c = Concat<axis = 1>(b, s) \n v = Neg(c) \n \
+             t = Transpose<perm = [0, 2, 1]>(c) \n return t, v",
+        );
+        let mut shapes = Shapes::default();
+        shapes.0.insert(find(&m, "t"), (DType::Float, vec![1, 70, 70]));
+        shapes.0.insert(find(&m, "v"), (DType::Float, vec![1, 10, 70]));
+        let aims = Budget::of(&m, &shapes, &config).aims();
+        assert!((aims[0] - 30.0).abs() < 1e-9 && (aims[1] - 17.0).abs() < 1e-9, "{aims:?}");
         assert!((budget.lost(200, 198) - 1.0).abs() < 1e-9 && budget.lost(200, 201) < 0.0);
         // A classifier's lead over noise says how much of it matters.
         let mut output = Gathered::default();

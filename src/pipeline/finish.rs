@@ -131,6 +131,7 @@ pub fn proof_of(original: &Model, compared: &Comparison, floor: f64) -> Proof {
             s if s.is_nan() || s == f64::INFINITY => None,
             s => Some(s.max(-100.0)),
         },
+        part: m.part.clone(),
         worst_sqnr: Some(m.worst_sqnr_db).filter(|s| s.is_finite()),
         worst_sample: m.worst_sample,
         cosine: m.cosine,

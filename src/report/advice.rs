@@ -51,7 +51,7 @@ fn too_much(report: &Report) -> Option<String> {
 fn proof_below(report: &Report) -> Option<String> {
     let auto = report.auto.as_ref().filter(|a| !a.too_much())?;
     let proof = report.proof.as_ref().filter(|p| p.accuracy.is_none())?;
-    let below = |(o, aim): &(&super::OutputScore, &f64)| o.graded && o.sqnr.is_some_and(|s| s < *aim - CHANCE);
+    let below = |(o, aim): &(&super::OutputScore, &f64)| o.graded && o.least().is_some_and(|s| s < *aim - CHANCE);
     let (output, aim) = proof.outputs.iter().zip(&auto.aims).find(below)?;
     let judged = count(auto.samples, "sample");
     Some(format!(
@@ -59,7 +59,7 @@ fn proof_below(report: &Report) -> Option<String> {
          judged on: give more calibration data, of all kinds that the model will see.",
         count(proof.samples, "sample"),
         output.name,
-        output.sqnr?
+        output.least()?
     ))
 }
 

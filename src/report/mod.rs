@@ -22,6 +22,7 @@ use crate::{
     diagnostics::Diagnostic,
     kernels,
     plan::{FOR_ANSWERS, Form, Plan},
+    validate::Part,
 };
 
 /// Everything that is said of a run.
@@ -275,6 +276,9 @@ pub struct OutputScore {
     pub sqnr: Option<f64>,
     /// Cosine of the angle between both answers.
     pub cosine: f64,
+    /// Of an output that mixes numbers of very different size, as boxes beside scores: the channels with the least SQNR.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// The SQNR of the sample with the least.
     pub worst_sqnr: Option<f64>,
     /// That sample.
@@ -354,6 +358,17 @@ impl Report {
     }
 }
 
+impl OutputScore {
+    /// Its SQNR, dB: of the part with the least, where there are parts; `None` without noise.
+    pub fn least(&self) -> Option<f64> {
+        let part = self.part.as_ref().map(|p| p.sqnr_db.max(-100.0)).filter(|s| *s < f64::INFINITY);
+        match (self.sqnr, part) {
+            (Some(whole), Some(part)) => Some(whole.min(part)),
+            (whole, _) => whole,
+        }
+    }
+}
+
 impl Proof {
     /// The outputs that the original itself has no numbers for.
     pub fn broken(&self) -> impl Iterator<Item = &OutputScore> {
@@ -362,20 +377,20 @@ impl Proof {
 
     /// The outputs under the floor.
     pub fn lost(&self) -> impl Iterator<Item = &OutputScore> {
-        self.outputs.iter().filter(|o| o.graded && o.sqnr.is_some_and(|s| s.is_nan() || s < self.floor))
+        self.outputs.iter().filter(|o| o.graded && o.least().is_some_and(|s| s.is_nan() || s < self.floor))
     }
 
     /// The output that suffers most; `None` if no output has any noise.
     pub fn worst(&self) -> Option<&OutputScore> {
-        let noisy = self.outputs.iter().filter(|o| o.graded && o.sqnr.is_some());
-        noisy.min_by(|a, b| a.sqnr.unwrap_or(f64::INFINITY).total_cmp(&b.sqnr.unwrap_or(f64::INFINITY)))
+        let noisy = self.outputs.iter().filter(|o| o.graded && o.least().is_some());
+        noisy.min_by(|a, b| a.least().unwrap_or(f64::INFINITY).total_cmp(&b.least().unwrap_or(f64::INFINITY)))
     }
 
     /// Checks the limits that the user set against the outputs and the accuracy.
     pub fn check(&mut self, min_sqnr: Option<f64>, min_agreement: Option<f64>, max_drop: Option<f64>) {
         self.gates.clear();
         if let Some(limit) = min_sqnr {
-            let value = self.worst().and_then(|o| o.sqnr);
+            let value = self.worst().and_then(OutputScore::least);
             let exact = !self.outputs.is_empty() && self.outputs.iter().all(|o| o.sqnr.is_none());
             let passed = value.map_or(exact, |v| v >= limit);
             self.gates.push(Gate { name: "min_sqnr", limit, value, passed });

@@ -85,7 +85,7 @@ pub fn verdict(report: &Report) -> String {
             )
         }
         Verdict::Collapsed => {
-            let lost: Vec<_> = p.lost().map(|o| format!("{:?} ({})", o.name, decibel(o.sqnr))).collect();
+            let lost: Vec<_> = p.lost().map(|o| format!("{:?} ({})", o.name, decibel(o.least()))).collect();
             let cause = match p.collapse.as_ref().and_then(|c| c.regions.first()) {
                 Some(r) => format!("; caused by {}", names(&r.nodes)),
                 None => String::new(),
@@ -120,12 +120,12 @@ pub fn verdict(report: &Report) -> String {
             };
             let agree = p.outputs.iter().filter_map(|o| o.agreement).min_by(f64::total_cmp);
             let agree = agree.map(|a| format!(", same top answer in {}", percent(a))).unwrap_or_default();
-            let like = match worst.sqnr {
+            let like = match worst.least() {
                 Some(s) if s < 10.0 => "answers only loosely like the original",
                 Some(s) if s < 20.0 => "answers roughly like the original",
                 _ => "answers like the original",
             };
-            format!("done: {file} {like}: SQNR {}{agree} ({on})", decibel(worst.sqnr))
+            format!("done: {file} {like}: SQNR {}{agree} ({on})", decibel(worst.least()))
         }
     }
 }
@@ -240,6 +240,10 @@ fn outputs(out: &mut String, p: &Proof) {
         let agreement = o.agreement.map_or("-".to_owned(), percent);
         let figures = format!("{:>9}  {:>8.5}  {:>10}  {agreement:>11}", decibel(o.sqnr), o.cosine, short(o.max_error));
         row(out, "", &format!("{:width$}  {figures}", o.name));
+        if let Some(part) = &o.part {
+            let sqnr = decibel(Some(part.sqnr_db).filter(|s| s.is_finite()));
+            row(out, "", &format!("{:width$}  {sqnr:>9}  in {} alone", "", part.words()));
+        }
     }
     if let Some(a) = &p.accuracy {
         let change = 100.0 * (a.after - a.before);

@@ -61,7 +61,7 @@ pub struct Comparison {
 impl Comparison {
     /// The least SQNR of all outputs, in dB; `None` if no output could be compared.
     pub fn least_sqnr(&self) -> Option<f64> {
-        self.outputs.iter().map(|o| o.sqnr_db).filter(|s| !s.is_nan()).min_by(f64::total_cmp)
+        self.outputs.iter().map(OutputMetrics::least_sqnr).filter(|s| !s.is_nan()).min_by(f64::total_cmp)
     }
 
     /// The least share of the same answers over the outputs that hold classes.

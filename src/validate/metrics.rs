@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::changes::Calls;
+use super::{
+    changes::Calls,
+    parts::{Channels, Part},
+};
 use crate::{calibrate::observers::exact_sum::ExactSum, error::Result, ir::Tensor};
 
 /// The metrics of one output over all samples. "Signal" is the original's output.
@@ -20,6 +23,8 @@ pub struct OutputMetrics {
     /// Noise as a share of the signal's power, at most 1, on average over samples: each counts alike, those with small answers too.
     #[serde(skip)]
     pub mean_noise: f64,
+    /// The part with the most noise for its size, where channels are of very different size.
+    pub part: Option<Part>,
     /// Cosine of the angle between both, `Σ ab / √(Σ a² Σ b²)`; 1 where both are zero.
     pub cosine: f64,
     /// The greatest `|a − b|`.
@@ -48,6 +53,11 @@ pub struct OutputMetrics {
 }
 
 impl OutputMetrics {
+    /// SQNR, dB: of the part with the least, where there are parts.
+    pub fn least_sqnr(&self) -> f64 {
+        self.part.as_ref().map_or(self.sqnr_db, |part| part.sqnr_db.min(self.sqnr_db))
+    }
+
     /// Share of the same answers, 0 to 1; `None` where the output holds neither classes nor integers.
     pub fn agreement(&self) -> Option<f64> {
         (self.answers > 0).then(|| self.same_answers as f64 / self.answers as f64)
@@ -63,6 +73,7 @@ pub(crate) struct Gathered {
     other: ExactSum,
     worst: Option<(f64, usize)>,
     shares: ExactSum,
+    channels: Channels,
     samples: u64,
     max_error: Option<(f64, usize)>,
     max_signal: f64,
@@ -158,6 +169,9 @@ impl Gathered {
                 self.max_error = Some(here);
             }
         }
+        if a.dtype().is_float() {
+            self.channels.add(a.dims(), &a_values, &b_values);
+        }
         if !a.dtype().is_float() {
             // Numbers that are answers by themselves.
             self.answers += a_values.len() as u64;
@@ -188,6 +202,7 @@ impl Gathered {
             worst_sqnr_db: self.worst.map_or(f64::NAN, |w| w.0),
             worst_sample: self.worst.map(|w| w.1),
             mean_noise: self.shares.value() / self.samples.max(1) as f64,
+            part: self.channels.worst(),
             cosine: match (norm > 0.0, signal == other) {
                 (true, _) => (self.product.value() / norm).clamp(-1.0, 1.0),
                 (false, true) => 1.0,

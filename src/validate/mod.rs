@@ -7,6 +7,7 @@ pub mod compare;
 mod labels;
 mod metrics;
 pub mod noise;
+mod parts;
 mod reference;
 mod runnable;
 pub mod sensitivity;
@@ -15,6 +16,7 @@ pub use check::{check, check_interface};
 pub use compare::{Accuracy, Comparison, compare, compare_with};
 pub use labels::Misfit;
 pub use metrics::{OutputMetrics, one_answer};
+pub use parts::Part;
 pub use reference::Reference;
 
 /// For tests of those who judge metrics.

@@ -149,13 +149,23 @@ fn measure_some(
 /// The noise of an output as a share of its power: all of it where numbers became none. Where it holds classes, samples with
 /// small answers count as much as others: it is these that change.
 pub fn share(metrics: &super::OutputMetrics) -> f64 {
+    // Where it mixes what is small and what is large, the part that has most of it counts.
+    let part = metrics.part.as_ref().map_or(0.0, |p| power(p.sqnr_db));
+    part.max(whole(metrics))
+}
+
+fn power(sqnr: f64) -> f64 {
+    10f64.powf(-sqnr.max(-100.0) / 10.0)
+}
+
+fn whole(metrics: &super::OutputMetrics) -> f64 {
     match metrics.sqnr_db {
         _ if metrics.not_finite > 0 || metrics.other_shapes > 0 => 1e10,
         sqnr if sqnr.is_nan() => 0.0,
         _ if metrics.class_axis.is_some() => metrics.mean_noise,
         // Integers: other ones in a percent of all weigh as much as a noise of 30 dB.
         _ if metrics.answers > 0 => 10.0 * (1.0 - metrics.agreement().unwrap_or(1.0)).powi(2),
-        sqnr => 10f64.powf(-sqnr.max(-100.0) / 10.0),
+        sqnr => power(sqnr),
     }
 }
 

@@ -150,7 +150,7 @@ pub fn measure(
 
 /// SQNR of the worst output, dB: infinite without noise, and its opposite where finite numbers became none.
 fn worst_sqnr(compared: &Comparison) -> f64 {
-    let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.sqnr_db });
+    let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.least_sqnr() });
     noisy.filter(|s| !s.is_nan()).fold(f64::INFINITY, f64::min)
 }
 
