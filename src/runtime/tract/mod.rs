@@ -24,7 +24,7 @@ mod tracts;
 mod trials;
 mod widen;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tract_onnx::{prelude::*, tract_core::ops::konst::Const};
 
@@ -60,7 +60,7 @@ impl Runtime for Tract {
 /// The model as tract reads it. Large weights do not go through the encoded model.
 fn parse(model: &Model, observe: &[ValueId]) -> Result<InferenceModel> {
     let apart = |t: &Tensor| tensors::datum_type(t.dtype()).is_ok();
-    let (bytes, weights) = onnx_file::to_bytes_and_weights(model, observe, apart)?;
+    let (bytes, weights) = onnx_file::to_bytes_and_weights(&with_unique_names(model), observe, apart)?;
     let parsed = failure::guard(failure::Doing::Read, || framework().model_for_read(&mut bytes.as_slice()));
     drop(bytes);
     let mut parsed = parsed.map_err(|f| f.into_error(&failure::Operators::of(model)))?;
@@ -75,6 +75,27 @@ fn parse(model: &Model, observe: &[ValueId]) -> Result<InferenceModel> {
     let left: Vec<OutletId> = parsed.inputs.iter().copied().filter(left).collect();
     parsed.inputs = left;
     Ok(parsed)
+}
+
+/// The model with a name for each node that shares its own with another node, an input or a weight: for tract, a node
+/// without a name bears that of its first output.
+fn with_unique_names(model: &Model) -> Model {
+    let mut named = model.clone();
+    let main = model.graph(model.main());
+    let weights = model.value_ids().into_iter().filter(|&v| model.value(v).initializer().is_some());
+    let mut taken: HashSet<String> =
+        main.inputs().iter().copied().chain(weights).map(|v| model.value(v).name().to_owned()).collect();
+    for n in model.nodes(model.main()) {
+        let label = model.node_label(n);
+        if taken.insert(label.clone()) {
+            continue;
+        }
+        let op = &model.node(n).op_type;
+        let free = (1..).map(|k| format!("{label} ({op} {k})")).find(|name| !taken.contains(name));
+        taken.extend(free.clone());
+        named.node_mut(n).name = free;
+    }
+    named
 }
 
 fn framework() -> tract_onnx::Onnx {

@@ -182,6 +182,19 @@ mod tests {
         }
     }
 
+    /// As where a quantized node bears the name of the output that its DequantizeLinear makes now.
+    #[test]
+    fn names_that_nodes_share_with_others() {
+        let mut m =
+            model("float[2] x \n float[1] one = {1} \n a = Neg(x) \n b = Add(a, one) \n y = Neg(b) \n return y");
+        for (value, name) in [("a", "y"), ("b", "x"), ("y", "")] {
+            let node = m.producer(find(&m, value)).unwrap();
+            m.node_mut(node).name = Some(name.to_owned());
+        }
+        let session = Tract.load(&m, &[find(&m, "b")]).unwrap();
+        assert_eq!(session.run(&[floats(&[1.0, -3.0])]).unwrap()[0].to_f32().unwrap(), [0.0, -4.0]);
+    }
+
     #[test]
     fn wrong_data_is_named() {
         let session = load("float[2,n] x \n y = Neg(x) \n return y");
