@@ -16,11 +16,15 @@ pub struct Costs {
     pub quantize: f64,
     pub dequantize: f64,
     pub layout: f64,
+    pub cached_elements: usize,
+    pub uncached: f64,
     pub float_mac: f64,
+    pub float_mac_narrow: f64,
     pub integer_mac: f64,
     pub float_position: f64,
     pub integer_position: f64,
     pub integer_tap: f64,
+    pub integer_tap_thin: f64,
     pub integer_output: f64,
     pub float_depthwise: f64,
     pub integer_depthwise: f64,
@@ -75,12 +79,14 @@ impl Costs {
         let blocked = |n: usize| if c.groups == 1 { n.next_multiple_of(self.float_channel_block) } else { n };
         // The first layer's few channels are read in the plain layout, without padding them to a block.
         let float_depth = if c.inputs > 4 { f(blocked(c.inputs) / c.groups.max(1)) * taps } else { depth };
-        let float =
-            positions * (self.float_position * f(c.groups) + self.float_mac * float_depth * f(blocked(c.outputs)));
+        let narrow = c.planar && c.groups == 1 && c.outputs <= self.float_channel_block;
+        let mac = if narrow { self.float_mac_narrow } else { self.float_mac };
+        let float = positions * (self.float_position * f(c.groups) + mac * float_depth * f(blocked(c.outputs)));
         // Other convolutions are matrix products: with few positions, reading the weights is what they cost.
         let weights = if c.planar { 0.0 } else { depth * f(c.outputs) };
         let float = float.max(weights * self.float_kernel_weight);
-        let gather = if c.taps > 1 { self.integer_tap * taps * f(c.groups) } else { 0.0 };
+        let tap = if c.inputs / c.groups.max(1) < 4 { self.integer_tap_thin } else { self.integer_tap };
+        let gather = if c.taps > 1 { tap * taps * f(c.groups) } else { 0.0 };
         let integer = positions
             * (self.integer_position * f(c.groups)
                 + gather

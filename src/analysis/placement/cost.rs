@@ -56,7 +56,9 @@ impl NodeCosts {
         let prices = &wishes.prices;
         let cost = |n: &Candidate| match n.spec {
             Some(spec) if n.kernel.is_some() || n.host.is_some() => {
-                node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs)
+                let (float, integer) = node_cost(model, &target.costs, shapes, n.id, spec.class, &n.outputs);
+                log::trace!("{}: {float:.0} ns in float, {integer:.0} ns in integers", model.node_label(n.id));
+                (float, integer)
             }
             _ => (0.0, 0.0),
         };
@@ -66,7 +68,13 @@ impl NodeCosts {
             .iter()
             .zip(&mut nodes)
             .map(|(n, (float, _))| {
-                let (conv, alone) = (fused_with(model, n.id)?, std::mem::take(float));
+                let conv = fused_with(model, n.id).filter(|_| n.kernel.is_some() || n.host.is_some())?;
+                // Sums and Relu are part of the kernel; other activations are one more way through its output.
+                let again = match model.node(n.id).op_type.as_str() {
+                    "Relu" | "Add" => 0.0,
+                    _ => target.costs.float_element * n.outputs.first().map_or(0, |&v| shapes.elements(v)) as f64,
+                };
+                let alone = std::mem::replace(float, again) - again;
                 // A clamp that is absorbed vanishes with an integer convolution.
                 graph.maker.get(&conv).filter(|_| n.host.is_none()).map(|&conv| (conv, alone))
             })
@@ -91,11 +99,12 @@ impl NodeCosts {
             } else {
                 0.0
             };
+            let memory = if shapes.elements(id) > c.cached_elements { c.uncached } else { 1.0 };
             ValueCost {
                 id,
                 maker,
-                quantize: c.convert_node + c.quantize * n + layout,
-                dequantize: c.convert_node + c.dequantize * n + layout,
+                quantize: c.convert_node + (c.quantize * n + layout) * memory,
+                dequantize: c.convert_node + (c.dequantize * n + layout) * memory,
                 price: prices.values.get(&id).copied().unwrap_or(0.0),
             }
         };
