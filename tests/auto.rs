@@ -20,13 +20,13 @@ fn model(span: i32) -> String {
     let last = numbers(8 * 32 * 9, 4).iter().enumerate().map(|(i, x)| x * size(i / 9 % 32)).collect();
     format!(
         "<ir_version: 8, opset_import: [\"\" : 17]>\n\
-         agraph (float[1,3,24,24] x) => (float[1,8,24,24] y)\n\
-         <float[32,3,3,3] w1 = {{{}}}, float[32,32,3,3] w2 = {{{}}}, float[32,32,3,3] w3 = {{{}}}, float[8,32,3,3] w4 = {{{}}}>\n{{\n\
+         agraph (float[1,4,24,24] x) => (float[1,8,24,24] y)\n\
+         <float[32,4,3,3] w1 = {{{}}}, float[32,32,3,3] w2 = {{{}}}, float[32,32,3,3] w3 = {{{}}}, float[8,32,3,3] w4 = {{{}}}>\n{{\n\
          [first] a = Conv <pads: ints = [1, 1, 1, 1]> (x, w1)\n\
          [second] b = Conv <pads: ints = [1, 1, 1, 1]> (a, w2)\n\
          [third] c = Conv <pads: ints = [1, 1, 1, 1]> (b, w3)\n\
          [last] y = Conv <pads: ints = [1, 1, 1, 1]> (c, w4)\n}}",
-        list(numbers(32 * 27, 1)),
+        list(numbers(32 * 36, 1)),
         list(numbers(32 * 32 * 9, 2)),
         list(third),
         list(last),
@@ -40,7 +40,7 @@ fn write(folder: &TempDir, span: i32) {
 }
 
 fn data() -> Array4<f32> {
-    Array::from_shape_fn((40, 3, 24, 24), |(n, c, i, j)| {
+    Array::from_shape_fn((40, 4, 24, 24), |(n, c, i, j)| {
         ((n * 31 + c * 17 + i * 5 + j * 3) as f32 * 0.37).sin() + 0.2 * (n as f32 * 1.7).cos()
     })
 }
@@ -130,8 +130,8 @@ fn scores_beside_boxes_are_looked_at_for_themselves() {
     let list = |count, seed| numbers(count, seed).collect::<Vec<_>>().join(", ");
     let text = format!(
         "<ir_version: 8, opset_import: [\"\" : 17]>
-         agraph (float[1,3,24,24] x) => (float[1,12,24,24] y)
-         <float[32,3,3,3] w = {{{}}}, float[4,32,1,1] wb = {{{}}}, float[8,32,1,1] ws = {{{}}}, float size = {{500}}, float off = {{2}}> {{
+         agraph (float[1,4,24,24] x) => (float[1,12,24,24] y)
+         <float[32,4,3,3] w = {{{}}}, float[4,32,1,1] wb = {{{}}}, float[8,32,1,1] ws = {{{}}}, float size = {{500}}, float off = {{2}}> {{
          [conv] a = Conv <pads: ints = [1, 1, 1, 1]> (x, w)
          r = Relu (a)
          [boxes] b = Conv (r, wb)
@@ -140,7 +140,7 @@ fn scores_beside_boxes_are_looked_at_for_themselves() {
          d = Sub (c, off)
          [shares] e = Sigmoid (d)
          [both] y = Concat <axis: int = 1> (s, e) }}",
-        list(32 * 27, 1),
+        list(32 * 36, 1),
         list(4 * 32, 2),
         list(8 * 32, 3)
     );

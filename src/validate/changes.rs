@@ -43,6 +43,12 @@ impl Calls {
         self.0.push(Call { lead: pairs[0].0 - pairs[1].0, noise, numbers: pairs.len() });
     }
 
+    /// The same whatever the order in which the samples came.
+    pub(super) fn in_order(mut self) -> Self {
+        self.0.sort_by(|a, b| a.lead.total_cmp(&b.lead).then(a.noise.total_cmp(&b.noise)));
+        self
+    }
+
     /// How many answers there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -56,12 +62,9 @@ impl Calls {
     /// The share of answers, 0 to 1, that are expected to change if the power of the noise were this many times what it is.
     pub fn changed(&self, times: f64) -> f64 {
         let mean = |all: Vec<f64>| all.iter().sum::<f64>() / all.len().max(1) as f64;
-        let mut calls = self.0.clone();
-        // Sums are the same in whatever order the samples came.
-        calls.sort_by(|a, b| a.lead.total_cmp(&b.lead).then(a.noise.total_cmp(&b.noise)));
-        let all = mean(calls.iter().map(|c| c.noise).collect());
+        let all = mean(self.0.iter().map(|c| c.noise).collect());
         mean(
-            calls
+            self.0
                 .iter()
                 .map(|c| {
                     let n = c.numbers as f64;

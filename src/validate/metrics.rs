@@ -214,7 +214,7 @@ impl Gathered {
             class_axis: self.class_axis,
             answers: self.answers,
             same_answers: self.same_answers,
-            calls: self.calls,
+            calls: self.calls.in_order(),
             count: self.count,
             not_finite: self.not_finite,
             original_not_finite: self.original_not_finite,

@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn each_rounding_alone_makes_the_noise_that_it_makes() {
         let m = model(
-            "float[n,2] x \n float[2,2] w = {127, 0.4, 0, 1} \n a = Sigmoid(x) \n b = MatMul(a, w) \n c = Neg(x) \n \
+            "float[n,2] x \n float[2,2] w = {10, 0.04, 0, 10} \n a = Sigmoid(x) \n b = MatMul(a, w) \n c = Neg(x) \n \
              return b, c",
         );
         let folder = tempfile::tempdir().unwrap();
@@ -373,7 +373,7 @@ mod tests {
         let rounded = |v: f32, scale: f32| (v / scale).round_ties_even() * scale;
         let sigmoid = |v: f32| 1.0 / (1.0 + (-v).exp());
         let answer = |a: [f32; 2], w: [f32; 4]| [a[0] * w[0] + a[1] * w[2], a[0] * w[1] + a[1] * w[3]];
-        let (w, q) = ([127.0, 0.4, 0.0, 1.0], [127.0, 0.0, 0.0, 1.0]);
+        let (w, q) = ([10.0, 0.04, 0.0, 10.0], [10.0, 10.0 / 127.0, 0.0, 10.0]);
         let mut noise = [0f32; 3];
         for row in x {
             let a = row.map(sigmoid);

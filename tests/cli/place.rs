@@ -21,7 +21,7 @@ pub struct Done {
 /// Two convolutions and a classifier. The 1x1 convolution is large enough to gain from integers.
 pub const MODEL: &str = r#"<ir_version: 8, opset_import: ["" : 17], producer_name: "test">
 net (float[N,3,16,16] image) => (float[N,4] scores)
-   <float[32,3,3,3] w1, float[32] b1, float[64,32,3,3] w2, float[64] b2, float[4,64] w3, float[4] b3> {
+   <float[64,3,3,3] w1, float[64] b1, float[64,64,3,3] w2, float[64] b2, float[4,64] w3, float[4] b3> {
    [conv1] c1 = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
    [relu1] r1 = Relu (c1)
    [conv2] c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2, b2)
@@ -37,7 +37,7 @@ impl Place {
         let place = Self(tempfile::tempdir().unwrap());
         let mut filled = MODEL.to_owned();
         for (seed, (name, dims)) in
-            [("w1", "32,3,3,3"), ("b1", "32"), ("w2", "64,32,3,3"), ("b2", "64"), ("w3", "4,64"), ("b3", "4")]
+            [("w1", "64,3,3,3"), ("b1", "64"), ("w2", "64,64,3,3"), ("b2", "64"), ("w3", "4,64"), ("b3", "4")]
                 .iter()
                 .enumerate()
         {
