@@ -1,5 +1,6 @@
 //! From file to file, step by step.
 
+mod absorb;
 mod already;
 mod auto;
 mod before;
@@ -196,6 +197,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     };
     let data = dataset.as_ref().map(|d| (d, &samples[..]));
     let channel_factors = even_out::even_out(job, &mut model, &mut resolved, data, &mut clock, &mut cx)?;
+    let absorbed_biases = absorb::absorb(job, &mut model, &resolved, data, &mut clock, &mut cx)?;
     let mut outcome = match &job.plan {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
@@ -210,7 +212,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             planner::make(task, samples, split, &mut cx.diagnostics, &mut clock)?
         }
     };
-    outcome.plan.channel_factors = channel_factors;
+    (outcome.plan.channel_factors, outcome.plan.absorbed_biases) = (channel_factors, absorbed_biases);
     if let Some(known) = outcome.known.take() {
         cx.known = known;
     } else if fit::asked(&outcome.plan) {

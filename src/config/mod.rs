@@ -59,6 +59,8 @@ pub struct Config {
     pub equalize: bool,
     /// Channels of activations are evened out where that gains.
     pub smooth: bool,
+    /// Biases that no clamp at 0 needs move on to the next layer, where ranges get narrower by it.
+    pub absorb_biases: bool,
     /// How ranges are found.
     pub calibration: Calibration,
     /// How the written model is compared with the original.
@@ -88,6 +90,7 @@ impl Default for Config {
             bias_correction: true,
             equalize: false,
             smooth: false,
+            absorb_biases: false,
             calibration: Calibration::default(),
             proof: Proof::default(),
             stack_traces: StackTraces::Remove,

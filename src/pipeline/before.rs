@@ -143,6 +143,7 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
         ("bias_correction", config.bias_correction != default.bias_correction),
         ("equalize", config.equalize != default.equalize),
         ("smooth", config.smooth != default.smooth),
+        ("absorb_biases", config.absorb_biases != default.absorb_biases),
         ("calibration.samples", config.calibration.samples != default.calibration.samples),
         ("rules", !config.rules.is_empty()),
     ];

@@ -20,8 +20,12 @@ use crate::{
     scheme::Resolved,
 };
 
-/// Factors for the channels of values, found in this way.
-fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Result<Factors> {
+/// What is found where integers are to compute, before anything is calibrated.
+pub(super) fn look<T>(
+    task: Task<'_>,
+    samples: &[usize],
+    find: impl FnOnce(&plan::Smoothing<'_>) -> Result<T>,
+) -> Result<T> {
     // What is noticed here is noticed again when the plan is made.
     let planner = Planner::new(task, samples.to_vec(), Vec::new())?;
     let placement = planner.place(&planner.wishes()?);
@@ -30,7 +34,7 @@ fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Res
         let name = model.value(v).name();
         job.ranges.as_ref().is_some_and(|t| t.get(name).is_some() || t.input_means.contains_key(name))
     };
-    let smoothing = plan::Smoothing {
+    find(&plan::Smoothing {
         runtime: job.runtime,
         model,
         target: &job.settings.target,
@@ -39,10 +43,15 @@ fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Res
         clips: resolved.observer.name != "min_max",
         // Their ranges speak of undivided numbers.
         fixed: &|v| resolved.ranges.contains_key(&v) || given(v),
-    };
+    })
+}
+
+/// Factors for the channels of values, found in this way.
+fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Result<Factors> {
     let mut few = samples.to_vec();
     thin(&mut few, plan::SMOOTHING_SAMPLES);
-    find(&smoothing, &few, &|i| data.sample(i), &|done, total| job.progress.part(done, total))
+    let progress = |done, total| task.job.progress.part(done, total);
+    look(task, samples, |smoothing| find(smoothing, &few, &|i| data.sample(i), &progress))
 }
 
 type Factors = BTreeMap<String, ChannelFactors>;
@@ -98,8 +107,7 @@ pub(super) fn even_out(
 /// The model in the form that the nodes and values of a plan speak of.
 pub(super) fn prepared_for(original: &Model, plan: &Plan) -> Result<Model> {
     let mut model = prepare(original, &mut Context::default())?;
-    let factors = Plan { channel_factors: plan.channel_factors.clone(), ..Plan::default() };
-    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(factors), ..Context::default() })?;
+    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(plan.of_channels()), ..Context::default() })?;
     Ok(model)
 }
 

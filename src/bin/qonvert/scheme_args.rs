@@ -90,6 +90,9 @@ pub struct SchemeArgs {
     /// Even out the channels of activations where what reads them gains by it, as SmoothQuant does
     #[arg(long, help_heading = "Scheme")]
     pub smooth: bool,
+    /// Move biases that no Relu needs on to the next layer, where the range between gets narrower by it (Nagel et al. 2019)
+    #[arg(long, help_heading = "Scheme")]
+    pub absorb_biases: bool,
     /// Keep the stack traces that PyTorch's exporter notes at every node
     #[arg(long, help_heading = "Scheme")]
     pub keep_stack_traces: bool,
@@ -176,6 +179,7 @@ impl SchemeArgs {
         config.bias_correction &= !self.no_bias_correction;
         config.equalize |= self.equalize;
         config.smooth |= self.smooth;
+        config.absorb_biases |= self.absorb_biases;
         if self.keep_stack_traces {
             config.stack_traces = StackTraces::Keep;
         }
