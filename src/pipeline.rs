@@ -10,12 +10,14 @@ mod dynamic;
 mod even_out;
 mod finish;
 mod fit;
+mod gate;
 mod measure;
 mod narrow;
 mod planner;
 mod prices;
 mod promised;
 mod sensitivity;
+mod split;
 
 use std::{
     path::{Path, PathBuf},

@@ -61,6 +61,10 @@ pub struct Config {
     pub smooth: bool,
     /// Biases that no clamp at 0 needs move on to the next layer, where ranges get narrower by it.
     pub absorb_biases: bool,
+    /// Concats whose parts have very different ranges stay float where the answers gain by it.
+    pub split_concats: bool,
+    /// Ranges are chosen by what rounding each value does to the model's answers.
+    pub fit_ranges: bool,
     /// How ranges are found.
     pub calibration: Calibration,
     /// How the written model is compared with the original.
@@ -91,6 +95,8 @@ impl Default for Config {
             equalize: false,
             smooth: false,
             absorb_biases: false,
+            split_concats: false,
+            fit_ranges: false,
             calibration: Calibration::default(),
             proof: Proof::default(),
             stack_traces: StackTraces::Remove,

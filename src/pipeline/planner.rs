@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Clock, Job, Outcome, auto, dynamic, fit, thin, trace_shapes};
+use super::{Clock, Job, Outcome, auto, dynamic, fit, narrow, split, thin, trace_shapes};
 use crate::{
     analysis::placement::{self, Decision, Placement, Shapes, Wishes},
     calibrate::{
@@ -62,6 +62,8 @@ pub(super) fn make(
     let mut planner = Planner::new(task, samples, std::mem::take(noticed))?;
     let wishes = planner.wishes()?;
     let first = planner.plan(&wishes, clock)?;
+    let (wishes, first) = split::split(&mut planner, wishes, first, clock)?;
+    let first = narrow::fit(&mut planner, &wishes, first, clock)?;
     let auto::Chosen { plan, placement, report } = auto::choose(&mut planner, &split, &wishes, first, clock)?;
     let Planner { samples, table, known, diagnostics, .. } = planner;
     *noticed = diagnostics;

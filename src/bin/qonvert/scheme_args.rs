@@ -49,6 +49,10 @@ pub struct SchemeArgs {
     /// How ranges are chosen: auto, min_max, moving_average, percentile, entropy or mse
     #[arg(long, value_name = "NAME", help_heading = "Calibration")]
     pub observer: Option<String>,
+    /// Choose ranges by the model's answers, after the observer: of shares of each range the one with which rounding the value
+    /// does least harm, if other samples confirm it
+    #[arg(long, help_heading = "Calibration")]
+    pub fit_ranges: bool,
     /// Observer percentile: how much of the numbers the range keeps, in percent
     #[arg(long, value_name = "P", help_heading = "Calibration")]
     pub percentile: Option<f64>,
@@ -93,6 +97,9 @@ pub struct SchemeArgs {
     /// Move biases that no Relu needs on to the next layer, where the range between gets narrower by it (Nagel et al. 2019)
     #[arg(long, help_heading = "Scheme")]
     pub absorb_biases: bool,
+    /// Keep a Concat in float whose parts have very different ranges (boxes beside scores), where the answers gain by it
+    #[arg(long, help_heading = "Scheme")]
+    pub split_concats: bool,
     /// Keep the stack traces that PyTorch's exporter notes at every node
     #[arg(long, help_heading = "Scheme")]
     pub keep_stack_traces: bool,
@@ -180,6 +187,8 @@ impl SchemeArgs {
         config.equalize |= self.equalize;
         config.smooth |= self.smooth;
         config.absorb_biases |= self.absorb_biases;
+        config.split_concats |= self.split_concats;
+        config.fit_ranges |= self.fit_ranges;
         if self.keep_stack_traces {
             config.stack_traces = StackTraces::Keep;
         }
