@@ -5,6 +5,7 @@ mod already;
 mod auto;
 mod before;
 mod budget;
+mod confirm;
 mod convert;
 mod dynamic;
 mod even_out;

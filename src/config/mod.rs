@@ -8,6 +8,7 @@ mod check;
 mod load;
 mod one_or_many;
 mod rules;
+pub mod share;
 pub mod suggest;
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,7 @@ pub struct Config {
     pub weight: Weight,
     /// What mode auto may lose, as a share: of the right answers where the data have labels; else see
     /// [`Config::least_sqnr`].
+    #[serde(deserialize_with = "share::read")]
     pub max_loss: f64,
     /// Quantize wherever there is an integer kernel, even where conversions cost more than it gains.
     pub everywhere: bool,

@@ -86,7 +86,8 @@ impl Chain {
         let before = model.node(clamp).input(0)?;
         let alone = model.sole_reader(before) == Some((clamp, 0));
         let maker = Linear::ending_at(model, types, before).filter(|l| alone && l.takes_bias())?;
-        let readers: Vec<Linear> = model.value(value).uses().iter().map(|u| reader(model, types, u)).collect::<Option<_>>()?;
+        let readers: Vec<Linear> =
+            model.value(value).uses().iter().map(|u| reader(model, types, u)).collect::<Option<_>>()?;
         let channels = maker.outs;
         if readers.is_empty() || readers.iter().any(|r| r.ins != channels) {
             return None;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Clock, Job,
+    confirm::confirmed,
     planner::{Planner, Task},
     prepare, thin,
 };
@@ -47,14 +48,25 @@ pub(super) fn look<T>(
 }
 
 /// Factors for the channels of values, found in this way.
-fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Result<Factors> {
+fn factors(
+    task: Task<'_>,
+    data: &Dataset,
+    samples: &[usize],
+    find: Find,
+    clock: &mut Clock<'_>,
+) -> Result<(usize, Factors)> {
     let mut few = samples.to_vec();
     thin(&mut few, plan::SMOOTHING_SAMPLES);
     let progress = |done, total| task.job.progress.part(done, total);
-    look(task, samples, |smoothing| find(smoothing, &few, &|i| data.sample(i), &progress))
+    let found = look(task, samples, |smoothing| find(smoothing, &few, &|i| data.sample(i), &progress))?;
+    let count = found.len();
+    match count {
+        0 => Ok((0, found)),
+        _ => Ok((count, confirmed(task, samples, &few, found, clock)?)),
+    }
 }
 
-type Factors = BTreeMap<String, ChannelFactors>;
+pub(super) type Factors = BTreeMap<String, ChannelFactors>;
 type Find = fn(&plan::Smoothing<'_>, &[usize], &Feed<'_>, &collect::Progress<'_>) -> Result<Factors>;
 
 /// Divides values by the factors of the plan that is given, or by such as are found where that is asked for; the model then
@@ -82,9 +94,9 @@ pub(super) fn even_out(
         let mut so_far = model.clone();
         divide(&mut so_far, &factors, resolved.clone(), cx)?;
         let task = Task { job, model: &so_far, resolved, dataset: Some(data) };
-        let found = self::factors(task, data, samples, find)?;
+        let (count, found) = self::factors(task, data, samples, find, clock)?;
         if found.is_empty() {
-            cx.diagnostics.push(no_gain(name));
+            cx.diagnostics.push(no_gain(name, count));
         }
         for (value, more) in found {
             let ChannelFactors { factors: known, .. } = factors
@@ -112,17 +124,23 @@ pub(super) fn prepared_for(original: &Model, plan: &Plan) -> Result<Model> {
 }
 
 /// Says that nothing was found to even out.
-fn no_gain(step: &str) -> Diagnostic {
+fn no_gain(step: &str, found: usize) -> Diagnostic {
     let why = match step {
+        _ if found > 0 => "single layers gain by it, and the answers of the whole model do not",
         "equalize" => "no two layers that follow each other have one scale for their whole weights and gain by it",
         _ => "no value's channels are so uneven that what reads it gains",
     };
     let diagnostic = Diagnostic::note("nothing_evened_out", format!("{step} changes nothing: {why}"));
-    if step == "equalize" { diagnostic.help("it is for --per-tensor") } else { diagnostic }
+    if step == "equalize" && found == 0 { diagnostic.help("it is for --per-tensor") } else { diagnostic }
 }
 
 /// Divides the values of a model. What comes in stays float.
-fn divide(model: &mut Model, factors: &Factors, mut resolved: Resolved, cx: &mut Context) -> Result<Resolved> {
+pub(super) fn divide(
+    model: &mut Model,
+    factors: &Factors,
+    mut resolved: Resolved,
+    cx: &mut Context,
+) -> Result<Resolved> {
     if factors.is_empty() {
         return Ok(resolved);
     }

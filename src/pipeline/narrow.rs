@@ -33,10 +33,11 @@ const LOUDEST: usize = 24;
 /// Shares of the range that mode auto tries.
 const FACTORS: [f32; 3] = [0.8, 0.65, 0.5];
 
-/// Shares that are tried where ranges are to be fitted: of both ends, and then of one end alone. Ends do not go beyond what
-/// calibration has seen.
-const BOTH: [f32; 9] = [1.5, 1.25, 1.1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
-const ALONE: [f32; 4] = [1.15, 0.9, 0.8, 0.65];
+/// Shares that are tried where ranges are to be fitted: of both ends, wider and narrower, and then of one end alone. Ends do
+/// not go beyond what calibration has seen, and after so many shares in a row that gain nothing a value has what it needs.
+const BOTH: [&[f32]; 2] = [&[1.2, 1.5], &[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]];
+const ALONE: [f32; 2] = [0.85, 0.8];
+const MISSES: usize = 2;
 /// Samples that single ranges are chosen on, at least and at most, and the trials of a share that are aimed at; and samples
 /// that they must gain on as well.
 const FEW: (usize, usize) = (3, 8);
@@ -73,6 +74,14 @@ struct Tried {
     before: f64,
     least: f64,
     share: Share,
+    /// How many shares in a row have gained nothing.
+    misses: usize,
+}
+
+impl Tried {
+    fn whole(noise: f64) -> Self {
+        Self { before: noise, least: noise, share: Share::WHOLE, misses: 0 }
+    }
 }
 
 /// Values, each with the share of its range that leaves least noise so far.
@@ -86,7 +95,7 @@ impl<'m> Shares<'m> {
     fn of(model: &'m Model, mut loud: Vec<(f64, ValueId)>) -> Self {
         loud.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         loud.truncate(LOUDEST);
-        let tried = |(noise, v)| (v, Tried { before: noise, least: noise, share: Share::WHOLE });
+        let tried = |(noise, v)| (v, Tried::whole(noise));
         Self { model, best: loud.into_iter().map(tried).collect() }
     }
 
@@ -98,12 +107,12 @@ impl<'m> Shares<'m> {
     fn try_all(
         &mut self,
         plan: &Plan,
-        propose: impl Fn(ValueId, Share) -> Option<Share>,
+        propose: impl Fn(ValueId, &Tried) -> Option<Share>,
         noise_of: impl FnOnce(&Plan, &BTreeSet<Source>) -> Result<Noise>,
     ) -> Result<()> {
         let (mut plan, mut proposed) = (plan.clone(), BTreeMap::new());
         for (&v, tried) in &self.best {
-            let Some(share) = propose(v, tried.share).filter(|s| *s != tried.share) else { continue };
+            let Some(share) = propose(v, tried).filter(|s| *s != tried.share) else { continue };
             if let Some(a) = plan.activations.get_mut(self.model.value(v).name()) {
                 share.of(a).map_err(|e| e.value(self.model.value(v).name()))?;
                 proposed.insert(v, share);
@@ -115,11 +124,18 @@ impl<'m> Shares<'m> {
         let noise = noise_of(&plan, &proposed.keys().map(|&v| Source::Value(v)).collect())?;
         for (v, share) in proposed {
             let now = noise.worst([&Source::Value(v)]);
-            if let Some(tried) = self.best.get_mut(&v).filter(|tried| now < tried.least) {
-                (tried.least, tried.share) = (now, share);
+            match self.best.get_mut(&v) {
+                Some(tried) if now < tried.least => (tried.least, tried.share, tried.misses) = (now, share, 0),
+                Some(tried) => tried.misses += 1,
+                None => {}
             }
         }
         Ok(())
+    }
+
+    /// Begins another kind of shares.
+    fn go_on(&mut self) {
+        self.best.values_mut().for_each(|tried| tried.misses = 0);
     }
 
     /// Keeps the values that gain.
@@ -153,7 +169,7 @@ impl Search<'_, '_> {
             return Ok(found);
         }
         for factor in FACTORS {
-            let propose = |_, _| Some(Share { lo: factor, hi: factor });
+            let propose = |_, _: &Tried| Some(Share { lo: factor, hi: factor });
             shares.try_all(&found.plan, propose, |plan, wanted| self.noise_of(plan, &found.known, wanted))?;
         }
         shares.keep_gains();
@@ -282,21 +298,28 @@ fn chosen<'m>(
         };
         Some(Share { lo: end(share.lo, entry.lo, entry.min), hi: end(share.hi, entry.hi, entry.max) })
     };
-    for factor in BOTH {
-        let propose = |v, _| within(v, Share { lo: factor, hi: factor });
-        shares.try_all(plan, propose, |plan, wanted| measure(plan, wanted, &few))?;
+    for side in BOTH {
+        shares.go_on();
+        for &factor in side {
+            let open = |tried: &Tried| tried.misses < MISSES;
+            let both = Share { lo: factor, hi: factor };
+            let propose = |v, tried: &Tried| within(v, both).filter(|_| open(tried));
+            shares.try_all(plan, propose, |plan, wanted| measure(plan, wanted, &few))?;
+        }
     }
     let two_ends = |v: ValueId| {
         let types = task.resolved.scheme.activations.get(&v).copied().unwrap_or(task.resolved.scheme.activation);
         !types.symmetric && planner.table.ranges.get(name(v)).is_some_and(|e| e.lo < 0.0 && e.hi > 0.0)
     };
-    for factor in ALONE {
-        for upper in [true, false] {
+    for upper in [true, false] {
+        shares.go_on();
+        for factor in ALONE {
             let one = |now: Share| match upper {
                 true => Share { hi: now.hi * factor, ..now },
                 false => Share { lo: now.lo * factor, ..now },
             };
-            let propose = |v, now| within(v, one(now)).filter(|_| two_ends(v));
+            let open = |v, tried: &Tried| tried.misses == 0 && two_ends(v);
+            let propose = |v, tried: &Tried| within(v, one(tried.share)).filter(|_| open(v, tried));
             shares.try_all(plan, propose, |plan, wanted| measure(plan, wanted, &few))?;
         }
     }
@@ -309,9 +332,9 @@ fn chosen<'m>(
     let whole = measure(plan, &shares.sources(), &others)?;
     for (v, tried) in &mut confirmed.best {
         let before = whole.worst([&Source::Value(*v)]);
-        *tried = Tried { before, least: before, share: Share::WHOLE };
+        *tried = Tried::whole(before);
     }
-    let propose = |v: ValueId, _| shares.best.get(&v).map(|t| t.share);
+    let propose = |v: ValueId, _: &Tried| shares.best.get(&v).map(|t| t.share);
     confirmed.try_all(plan, propose, |plan, wanted| measure(plan, wanted, &others))?;
     confirmed.keep_gains();
     log::info!("{} of {} fitted ranges are confirmed", confirmed.best.len(), shares.best.len());

@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Mode, Rule, StackTraces},
+    config::{Config, FloatWeights, Format, Mode, Rule, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -27,7 +27,7 @@ pub struct SchemeArgs {
     pub mode: Option<Mode>,
     /// What mode auto may lose: of the right answers where the data have labels, else in terms of noise: 1% (the default) is
     /// 30 dB at each output, 0.1% is 50 dB
-    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = "Configuration")]
+    #[arg(long, value_name = "PERCENT", value_parser = share::parse, help_heading = "Configuration")]
     pub max_loss: Option<f64>,
     /// What runs the model: a name (onnxruntime-cpu) or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
@@ -240,22 +240,6 @@ fn mode(name: &str) -> Result<Mode, String> {
         "static" => Ok(Mode::Static),
         "dynamic" => Ok(Mode::Dynamic),
         _ => Err("write auto, static or dynamic".to_owned()),
-    }
-}
-
-/// A share, written as such or in percent.
-fn percent(text: &str) -> Result<f64, String> {
-    let (number, unit) = match text.strip_suffix('%') {
-        Some(number) => (number, 0.01),
-        None => (text, 1.0),
-    };
-    let share = number.trim().parse::<f64>().map_err(|_| "write a number with %, or a share: 1% or 0.01".to_owned())?;
-    if unit == 1.0 && share >= 1.0 {
-        return Err(format!("{share} may mean percent or the whole: write {share}%, or a share below 1"));
-    }
-    match share * unit {
-        share if share > 0.0 && share <= 1.0 => Ok(share),
-        share => Err(format!("{} % is not above 0 and at most 100 %", 100.0 * share)),
     }
 }
 
