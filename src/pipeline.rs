@@ -14,6 +14,7 @@ mod fit;
 mod gate;
 mod measure;
 mod narrow;
+mod nearest;
 mod planner;
 mod prices;
 mod promised;

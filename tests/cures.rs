@@ -72,11 +72,14 @@ fn rows() -> Array2<f32> {
 /// Two heads that are joined; the second is `small` times as large as the first.
 fn heads(small: f32) -> String {
     format!(
-        "agraph (float[n,32] x) => (float[n,40] y)\n<float[32,32] w1 = {{{}}}, float[32,8] w2 = {{{}}}, float[32,32] w3 = {{{}}}>\n{{\n\
-         h = MatMul (x, w1) r = Relu (h) scores = MatMul (r, w3) boxes = MatMul (r, w2) y = Concat <axis: int = 1> (boxes, scores)\n}}",
+        "agraph (float[n,32] x) => (float[n,40] y)\n<float[32,32] w1 = {{{}}}, float[32,8] w2 = {{{}}}, float[32,32] w3 = {{{}}}, float[32,40] w4 = {{{}}}>\n{{\n\
+         h = MatMul (x, w1) r = Relu (h) scores = MatMul (r, w3) boxes = MatMul (r, w2) all = Concat <axis: int = 1> (boxes, scores)\n\
+         more = MatMul (r, w4) y = Add (all, more)\n}}",
         list(numbers(32 * 32, 1)),
         list(numbers(32 * 8, 2)),
         list(numbers(32 * 32, 3).into_iter().map(|w| w * small)),
+        // As large as what it is added to.
+        list(numbers(32 * 40, 4).into_iter().enumerate().map(|(i, w)| if i % 40 < 8 { w } else { w * small })),
     )
 }
 
@@ -85,10 +88,11 @@ fn parts_of_a_concat_keep_their_scales() {
     let x = rows();
     let uneven = folder(&heads(0.02), &x);
     let (plain, split) = (quantize(uneven.path(), "", None), quantize(uneven.path(), "split_concats: true", None));
-    assert_eq!(plain.plan.nodes["y"].becomes, Form::Integer);
-    let concat = &split.plan.nodes["y"];
+    assert_eq!(plain.plan.nodes["all"].becomes, Form::Integer);
+    let concat = &split.plan.nodes["all"];
     assert_eq!(concat.becomes, Form::Float);
     assert!(concat.reason.as_ref().unwrap().contains("its parts keep scales of their own"), "{concat:?}");
+    assert!(split.plan.nodes["y"].reason.as_ref().unwrap().contains("behind a Concat whose parts keep scales"));
     assert!(code(&split, "concats_split").is_some());
     assert!(sqnr(&split, &x) > sqnr(&plain, &x) + 1.0, "{} {}", sqnr(&plain, &x), sqnr(&split, &x));
     assert!(split.plan.activations["scores"].scale < 0.1 * split.plan.activations["boxes"].scale);
@@ -167,5 +171,28 @@ fn cures_without_effect_say_so() {
         done.diagnostics.iter().filter(|d| d.code == "settings_without_effect").map(|d| &d.message[..]).collect();
     for key in ["fit_ranges", "split_concats", "absorb_biases"] {
         assert!(idle.iter().any(|m| m.starts_with(&format!("no effect of {key}: "))), "{key}: {idle:?}");
+    }
+}
+
+#[test]
+fn fitted_weights_are_no_worse_than_the_nearest_codes() {
+    let x = rows();
+    for seed in 1..4 {
+        let folder = folder(&heads(0.1 * seed as f32), &x);
+        let of = |algorithm: &str| {
+            let done =
+                quantize(folder.path(), &format!("weight: {{algorithm: {algorithm}, per_channel: false}}"), None);
+            let by = |done: &Quantized| {
+                done.plan.nodes.values().filter_map(|n| Some(n.weight.as_ref()?.algorithm.clone())).collect::<Vec<_>>()
+            };
+            (sqnr(&done, &x), by(&done), code(&done, "nearest_is_better").is_some())
+        };
+        let nearest = of("rtn");
+        for algorithm in ["adaround", "mse"] {
+            let (fitted, by, said) = of(algorithm);
+            assert!(fitted > nearest.0 - 0.3, "{seed} {algorithm}: {} {fitted}", nearest.0);
+            // What is rounded otherwise than asked is said.
+            assert_eq!(by.iter().any(|b| b == "rtn"), said, "{seed} {algorithm}: {by:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Tensors that mix ranges: one scale for boxes and scores leaves the scores few codes. A Concat in float lets each of its parts
-//! keep its own.
+//! keep its own, and so does what stands behind it up to the next product, which reads its data with one scale anyway.
+
+use std::collections::BTreeSet;
 
 use super::{
     Clock,
@@ -12,7 +14,7 @@ use crate::{
     config::Mode,
     diagnostics::{Diagnostic, count},
     error::Result,
-    ir::NodeId,
+    ir::{Model, NodeId},
     plan::Plan,
 };
 
@@ -56,8 +58,11 @@ pub(super) fn split(
     let mut before = gate.noise(model, &best.0, &planner.known)?;
     for (ratio, concat) in uneven {
         let mut other = wishes.clone();
-        let why = format!("its parts keep scales of their own: the range of one is {ratio:.0} times that of another");
-        other.keep_float.insert(concat, why);
+        let why = format!("parts keep scales of their own: the range of one is {ratio:.0} times that of another");
+        for n in behind(model, &best.1, concat).into_iter().filter(|n| !wishes.names(*n)) {
+            other.keep_float.entry(n).or_insert(format!("it stands behind a Concat whose {why}"));
+        }
+        other.keep_float.insert(concat, format!("its {why}"));
         let known = planner.known.clone();
         let made = planner.plan(&other, clock)?;
         clock.step("split");
@@ -77,6 +82,22 @@ pub(super) fn split(
         _ => Diagnostic::note("concats_split", format!("{} of uneven parts stay float", count(kept, "Concat"))),
     });
     Ok((wishes, best))
+}
+
+/// What computes in integers behind a node, as far as the next products.
+fn behind(model: &Model, placement: &Placement, node: NodeId) -> BTreeSet<NodeId> {
+    let integer: BTreeSet<NodeId> = placement.nodes.iter().filter(|(_, d)| d.is_integer()).map(|(n, _)| *n).collect();
+    let product = |n: NodeId| matches!(&model.node(n).op_type[..], "Conv" | "ConvTranspose" | "Gemm" | "MatMul");
+    let (mut found, mut waiting) = (BTreeSet::new(), vec![node]);
+    while let Some(n) = waiting.pop() {
+        let readers = model.node(n).outputs().iter().flatten().flat_map(|&v| model.value(v).readers());
+        for (reader, _) in readers.filter(|(r, _)| integer.contains(r) && !product(*r)) {
+            if found.insert(reader) {
+                waiting.push(reader);
+            }
+        }
+    }
+    found
 }
 
 /// Concats in integers with the ratio of the ranges of their parts, the most uneven first.

@@ -195,6 +195,12 @@ impl Plan {
         all.filter(|name| weights::is_default_algorithm(name)).for_each(|name| algorithm.clone_into(name));
     }
 
+    /// Rounds the weights of these nodes to the nearest codes.
+    pub fn round_to_nearest(&mut self, which: impl Fn(&str) -> bool) {
+        let those = self.nodes.iter_mut().filter(|(name, _)| which(name));
+        those.filter_map(|(_, n)| n.weight.as_mut()).for_each(|w| w.algorithm = weights::default_algorithm());
+    }
+
     /// What is done before anything else, in the Scale stage.
     pub fn of_channels(&self) -> Self {
         let (channel_factors, absorbed_biases) = (self.channel_factors.clone(), self.absorbed_biases.clone());
