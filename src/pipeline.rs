@@ -1,21 +1,26 @@
 //! From file to file, step by step.
 
+mod absorb;
 mod already;
 mod attempts;
 mod auto;
 mod before;
 mod budget;
+mod confirm;
 mod convert;
 mod dynamic;
 mod even_out;
 mod finish;
 mod fit;
+mod gate;
 mod measure;
 mod narrow;
+mod nearest;
 mod planner;
 mod prices;
 mod promised;
 mod sensitivity;
+mod split;
 
 use std::{
     path::{Path, PathBuf},
@@ -200,6 +205,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let mut outcome = match &job.plan {
         Some(plan) => {
             even_out::even_out(job, &mut model, &mut resolved, None, &mut clock, &mut cx)?;
+            absorb::absorb(job, &mut model, &resolved, None, &mut clock, &mut cx)?;
             plan.check(&model, &job.settings.target)?;
             cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
             let split = dataset.as_ref().map(|d| d.split().0).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Channels of very different sizes: evened out, one scale fits them all, the float model stays what it was, and the plan
-//! that says so gives the same file again.
+//! Channels of very different sizes: evened out, or with a bias that moves on, one scale fits them all, the float model stays
+//! what it was, and the plan that says so gives the same file again.
 
 use std::{fs, path::Path};
 
@@ -85,14 +85,34 @@ fn sqnr(original: &Model, other: &Model, sample: &Tensor) -> f64 {
     each.fold(f64::INFINITY, f64::min)
 }
 
+/// A folder with this model and pictures for it, and the first of these.
+fn pictures(model: &str) -> (tempfile::TempDir, Tensor) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    onnx_file::write(&text::parse(model).unwrap(), &path("model.onnx"), Default::default()).unwrap();
+    let x: Array4<f32> = Array::from_shape_fn((24, 3, 16, 16), |(n, c, i, j)| {
+        ((n * 31 + c * 17 + i * 5 + j * 3) as f32 * 0.37).sin() + 0.2 * (n as f32 * 1.7).cos()
+    });
+    let mut npz = NpzWriter::new(fs::File::create(path("data.npz")).unwrap());
+    npz.add_array("x", &x).unwrap();
+    npz.finish().unwrap();
+    let first = x.index_axis(Axis(0), 0);
+    let sample = Tensor::from_f32(&[1, 3, 16, 16], first.as_standard_layout().as_slice().unwrap());
+    (folder, sample)
+}
+
 /// Quantizes with and without; returns the plan with, after the checks that hold for any model.
 fn check(folder: &Path, with: &str, without: &str, sample: &Tensor, gain: f64) -> Plan {
     let (plain, even) = (quantize(folder, without, None), quantize(folder, with, None));
     let (before, after) = (sqnr(&plain.original, &plain.model, sample), sqnr(&even.original, &even.model, sample));
     assert!(after > before + gain, "{before:.1} dB became {after:.1} dB");
-    let factors = Plan { channel_factors: even.plan.channel_factors.clone(), ..Plan::default() };
     let mut float = pipeline::prepare(&even.original, &mut Context::default()).unwrap();
-    passes::run_stage(Stage::Scale, &mut float, &mut Context { plan: Some(factors), ..Context::default() }).unwrap();
+    passes::run_stage(
+        Stage::Scale,
+        &mut float,
+        &mut Context { plan: Some(even.plan.of_channels()), ..Context::default() },
+    )
+    .unwrap();
     let kept = sqnr(&even.original, &float, sample);
     assert!(kept > 100.0, "the float model is {kept:.1} dB beside the original");
     let saved = Plan::from_yaml(&even.plan.to_yaml().unwrap()).unwrap();
@@ -122,20 +142,41 @@ fn outliers_move_into_weights() {
 
 #[test]
 fn weights_with_one_scale_meet_half_way() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    onnx_file::write(&text::parse(&convolutions()).unwrap(), &path("model.onnx"), Default::default()).unwrap();
-    let x: Array4<f32> = Array::from_shape_fn((24, 3, 16, 16), |(n, c, i, j)| {
-        ((n * 31 + c * 17 + i * 5 + j * 3) as f32 * 0.37).sin() + 0.2 * (n as f32 * 1.7).cos()
-    });
-    let mut npz = NpzWriter::new(fs::File::create(path("data.npz")).unwrap());
-    npz.add_array("x", &x).unwrap();
-    npz.finish().unwrap();
-    let first = x.index_axis(Axis(0), 0);
-    let sample = Tensor::from_f32(&[1, 3, 16, 16], first.as_standard_layout().as_slice().unwrap());
+    let (folder, sample) = pictures(&convolutions());
     let one_scale = "weight: {per_channel: false}\n";
     let plan = check(folder.path(), &format!("{one_scale}equalize: true"), one_scale, &sample, 6.0);
     assert!(plan.channel_factors.values().all(|f| f.taken_by == TakenBy::Constants && f.factors.len() == 32));
     // With a scale for each channel there is nothing to even out.
     assert!(quantize(folder.path(), "equalize: true", None).plan.channel_factors.is_empty());
+}
+
+/// A convolution with some channels far above 0, whose biases the next layer could have. `pads` are those of the next layer.
+fn biased(pads: usize) -> String {
+    let bias = (0..16).map(|i| if i % 5 == 2 { 90.0 + i as f32 } else { 0.1 });
+    format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]>\n\
+         agraph (float[1,3,16,16] x) => (float[1,8,h,w] y)\n\
+         <float[16,3,3,3] w1 = {{{}}}, float[16] b1 = {{{}}}, float[8,16,3,3] w2 = {{{}}}>\n{{\n\
+         a = Conv <pads: ints = [1, 1, 1, 1]> (x, w1, b1) r = Relu (a)\n\
+         y = Conv <pads: ints = [{pads}, {pads}, {pads}, {pads}]> (r, w2)\n}}",
+        list(numbers(16 * 27, 1)),
+        list(bias),
+        list(numbers(8 * 16 * 9, 3)),
+    )
+}
+
+#[test]
+fn biases_move_on_to_the_next_layer() {
+    let (folder, sample) = pictures(&biased(0));
+    // The answers themselves are as large as before: it is the noise that is less.
+    let plan = check(folder.path(), "absorb_biases: true", "", &sample, 6.0);
+    let shifts = &plan.absorbed_biases["r"].shifts;
+    assert!(shifts.iter().enumerate().all(|(i, s)| (*s > 50.0) == (i % 5 == 2)), "{shifts:?}");
+    assert!(plan.activations["r"].scale < 0.3 * quantize(folder.path(), "", None).plan.activations["r"].scale);
+    // On the border of what a layer pads, a 0 would stand for more: nothing moves, and not a byte changes.
+    let (folder, _) = pictures(&biased(1));
+    let (plain, asked) = (quantize(folder.path(), "", None), quantize(folder.path(), "absorb_biases: true", None));
+    assert!(onnx_file::to_bytes(&plain.model).unwrap() == onnx_file::to_bytes(&asked.model).unwrap());
+    let note = asked.diagnostics.iter().find(|d| d.code == "nothing_absorbed").unwrap();
+    assert!(note.message.contains("of which the second pads nothing"), "{}", note.message);
 }

@@ -150,10 +150,10 @@ impl Table {
         files::write(path, "the range table", text.as_bytes())
     }
 
-    /// Makes the range of a value narrower on both sides of zero, because the model answers better so.
-    pub fn narrow(&mut self, name: &str, factor: f32) {
+    /// Keeps shares of both ends of a value's range, because the model answers better so.
+    pub fn narrow(&mut self, name: &str, lower: f32, upper: f32) {
         if let Some(entry) = self.ranges.get_mut(name) {
-            (entry.lo, entry.hi) = (entry.lo * factor, entry.hi * factor);
+            (entry.lo, entry.hi) = (entry.lo * lower, entry.hi * upper);
             "output_error".clone_into(&mut entry.method);
         }
     }

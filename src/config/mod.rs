@@ -9,6 +9,7 @@ pub mod duration;
 mod load;
 mod one_or_many;
 mod rules;
+pub mod share;
 pub mod suggest;
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,7 @@ pub struct Config {
     pub weight: Weight,
     /// What mode auto may lose, as a share: of the right answers where the data have labels; else see
     /// [`Config::least_sqnr`].
+    #[serde(deserialize_with = "share::read")]
     pub max_loss: f64,
     /// How long mode auto may search for a better plan, as `90s`; as long as it takes if `null`. See [`duration`].
     pub time_budget: Option<String>,
@@ -62,6 +64,12 @@ pub struct Config {
     pub equalize: bool,
     /// Channels of activations are evened out where that gains.
     pub smooth: bool,
+    /// Biases that no clamp at 0 needs move on to the next layer, where ranges get narrower by it.
+    pub absorb_biases: bool,
+    /// Concats whose parts have very different ranges stay float where the answers gain by it.
+    pub split_concats: bool,
+    /// Ranges are chosen by what rounding each value does to the model's answers.
+    pub fit_ranges: bool,
     /// How ranges are found.
     pub calibration: Calibration,
     /// How the written model is compared with the original.
@@ -92,6 +100,9 @@ impl Default for Config {
             bias_correction: true,
             equalize: false,
             smooth: false,
+            absorb_biases: false,
+            split_concats: false,
+            fit_ranges: false,
             calibration: Calibration::default(),
             proof: Proof::default(),
             stack_traces: StackTraces::Remove,

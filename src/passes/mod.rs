@@ -24,7 +24,8 @@ pub enum Stage {
     Raise,
     /// Before placement: the float graph in its simplest form.
     Prepare,
-    /// Before placement, with the plan's factors alone: values divided by a factor for each channel.
+    /// Before placement, with what the plan says of channels alone: values divided by a factor for each channel, biases that
+    /// move on to the next layer.
     Scale,
     /// After calibration: changes of weights and biases that keep the model's function or bring the quantized one nearer.
     Adjust,
@@ -115,7 +116,7 @@ passes! {
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
-    Scale: scale_channels;
+    Scale: scale_channels, absorb_biases;
     Adjust: correct_bias;
     Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights;
     Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits;

@@ -2,6 +2,7 @@
 
 use super::{
     Clock, Job, Outcome,
+    absorb::absorb,
     even_out::even_out,
     planner::{self, Task},
     prices::saved,
@@ -35,9 +36,10 @@ pub(super) fn plan(
     let seen = samples.0.clone();
     let data = dataset.map(|d| (d, &seen[..]));
     let factors = even_out(job, model, resolved, data, clock, cx)?;
+    let absorbed = absorb(job, model, resolved, data, clock, cx)?;
     let task = Task { job, model, resolved, dataset, rival: None };
     let mut outcome = planner::make(task, samples.0, samples.1, &mut cx.diagnostics, clock)?;
-    outcome.plan.channel_factors = factors;
+    (outcome.plan.channel_factors, outcome.plan.absorbed_biases) = (factors, absorbed);
     let lost = outcome.auto.as_ref().is_some_and(|a| a.floated > 0 || a.too_much());
     let Some((mut even, mut even_resolved, samples, diagnostics)) = before.filter(|_| lost && !clock.is_over()) else {
         return Ok(outcome);
@@ -47,10 +49,11 @@ pub(super) fn plan(
     let first = std::mem::replace(&mut cx.diagnostics, diagnostics);
     let factors = even_out(&job, &mut even, &mut even_resolved, data, clock, cx)?;
     if !factors.is_empty() {
+        let absorbed = absorb(&job, &mut even, &even_resolved, data, clock, cx)?;
         let rival = outcome.auto.as_ref().and_then(|a| a.before);
         let task = Task { job: &job, model: &even, resolved: &even_resolved, dataset, rival };
         let mut other = planner::make(task, samples.0, samples.1, &mut cx.diagnostics, clock)?;
-        other.plan.channel_factors = factors;
+        (other.plan.channel_factors, other.plan.absorbed_biases) = (factors, absorbed);
         if is_better(&other, &outcome) {
             (*model, *resolved) = (even, even_resolved);
             return Ok(other);

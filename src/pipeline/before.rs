@@ -144,6 +144,9 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
         ("bias_correction", config.bias_correction != default.bias_correction),
         ("equalize", config.equalize != default.equalize),
         ("smooth", config.smooth != default.smooth),
+        ("absorb_biases", config.absorb_biases != default.absorb_biases),
+        ("split_concats", config.split_concats != default.split_concats),
+        ("fit_ranges", config.fit_ranges != default.fit_ranges),
         ("calibration.samples", config.calibration.samples != default.calibration.samples),
         ("rules", !config.rules.is_empty()),
     ];

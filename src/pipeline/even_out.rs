@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Clock, Job,
+    confirm::confirmed,
     planner::{Planner, Task},
     prepare, thin,
 };
@@ -20,8 +21,12 @@ use crate::{
     scheme::Resolved,
 };
 
-/// Factors for the channels of values, found in this way.
-fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Result<Factors> {
+/// What is found where integers are to compute, before anything is calibrated.
+pub(super) fn look<T>(
+    task: Task<'_>,
+    samples: &[usize],
+    find: impl FnOnce(&plan::Smoothing<'_>) -> Result<T>,
+) -> Result<T> {
     // What is noticed here is noticed again when the plan is made.
     let planner = Planner::new(task, samples.to_vec(), Vec::new())?;
     let placement = planner.place(&planner.wishes()?);
@@ -30,7 +35,7 @@ fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Res
         let name = model.value(v).name();
         job.ranges.as_ref().is_some_and(|t| t.get(name).is_some() || t.input_means.contains_key(name))
     };
-    let smoothing = plan::Smoothing {
+    find(&plan::Smoothing {
         runtime: job.runtime,
         model,
         target: &job.settings.target,
@@ -39,13 +44,29 @@ fn factors(task: Task<'_>, data: &Dataset, samples: &[usize], find: Find) -> Res
         clips: resolved.observer.name != "min_max",
         // Their ranges speak of undivided numbers.
         fixed: &|v| resolved.ranges.contains_key(&v) || given(v),
-    };
-    let mut few = samples.to_vec();
-    thin(&mut few, plan::SMOOTHING_SAMPLES);
-    find(&smoothing, &few, &|i| data.sample(i), &|done, total| job.progress.part(done, total))
+    })
 }
 
-type Factors = BTreeMap<String, ChannelFactors>;
+/// Factors for the channels of values, found in this way.
+fn factors(
+    task: Task<'_>,
+    data: &Dataset,
+    samples: &[usize],
+    find: Find,
+    clock: &mut Clock<'_>,
+) -> Result<(usize, Factors)> {
+    let mut few = samples.to_vec();
+    thin(&mut few, plan::SMOOTHING_SAMPLES);
+    let progress = |done, total| task.job.progress.part(done, total);
+    let found = look(task, samples, |smoothing| find(smoothing, &few, &|i| data.sample(i), &progress))?;
+    let count = found.len();
+    match count {
+        0 => Ok((0, found)),
+        _ => Ok((count, confirmed(task, samples, &few, found, clock)?)),
+    }
+}
+
+pub(super) type Factors = BTreeMap<String, ChannelFactors>;
 type Find = fn(&plan::Smoothing<'_>, &[usize], &Feed<'_>, &collect::Progress<'_>) -> Result<Factors>;
 
 /// Divides values by the factors of the plan that is given, or by such as are found where that is asked for; the model then
@@ -73,9 +94,9 @@ pub(super) fn even_out(
         let mut so_far = model.clone();
         divide(&mut so_far, &factors, resolved.clone(), cx)?;
         let task = Task { job, model: &so_far, resolved, dataset: Some(data), rival: None };
-        let found = self::factors(task, data, samples, find)?;
+        let (count, found) = self::factors(task, data, samples, find, clock)?;
         if found.is_empty() {
-            cx.diagnostics.push(no_gain(name));
+            cx.diagnostics.push(no_gain(name, count));
         }
         for (value, more) in found {
             let ChannelFactors { factors: known, .. } = factors
@@ -98,23 +119,28 @@ pub(super) fn even_out(
 /// The model in the form that the nodes and values of a plan speak of.
 pub(super) fn prepared_for(original: &Model, plan: &Plan) -> Result<Model> {
     let mut model = prepare(original, &mut Context::default())?;
-    let factors = Plan { channel_factors: plan.channel_factors.clone(), ..Plan::default() };
-    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(factors), ..Context::default() })?;
+    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(plan.of_channels()), ..Context::default() })?;
     Ok(model)
 }
 
 /// Says that nothing was found to even out.
-fn no_gain(step: &str) -> Diagnostic {
+fn no_gain(step: &str, found: usize) -> Diagnostic {
     let why = match step {
+        _ if found > 0 => "single layers gain by it, and the answers of the whole model do not",
         "equalize" => "no two layers that follow each other have one scale for their whole weights and gain by it",
         _ => "no value's channels are so uneven that what reads it gains",
     };
     let diagnostic = Diagnostic::note("nothing_evened_out", format!("{step} changes nothing: {why}"));
-    if step == "equalize" { diagnostic.help("it is for --per-tensor") } else { diagnostic }
+    if step == "equalize" && found == 0 { diagnostic.help("it is for --per-tensor") } else { diagnostic }
 }
 
 /// Divides the values of a model. What comes in stays float.
-fn divide(model: &mut Model, factors: &Factors, mut resolved: Resolved, cx: &mut Context) -> Result<Resolved> {
+pub(super) fn divide(
+    model: &mut Model,
+    factors: &Factors,
+    mut resolved: Resolved,
+    cx: &mut Context,
+) -> Result<Resolved> {
     if factors.is_empty() {
         return Ok(resolved);
     }

@@ -68,6 +68,10 @@ pub(super) fn know(
     Ok((Arc::new(KnownReads::new(reads)), noticed(skipped)))
 }
 
+/// What to do about weights with the nearest codes.
+const HELP: &str = "nothing, if the comparison with the original is good; else keep the layer in float with --keep-float \
+                    (qonvert sensitivity shows what each costs)";
+
 fn reason(why: Missing) -> String {
     match why {
         Missing::Large => format!("more than {DEEPEST} products for each output, or too large together"),
@@ -81,7 +85,7 @@ type Skipped = BTreeMap<String, Vec<String>>;
 fn noticed(skipped: Skipped) -> Vec<Diagnostic> {
     let note = |(why, names): (String, Vec<String>)| {
         let text = format!("{} rounded to the nearest codes: {why}", count(names.len(), "weight"));
-        names.first().map(|first| Diagnostic::note("weights_not_fitted", text).on(first))
+        names.first().map(|first| Diagnostic::note("weights_not_fitted", text).on(first).help(HELP))
     };
     skipped.into_iter().filter_map(note).collect()
 }

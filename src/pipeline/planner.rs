@@ -1,8 +1,11 @@
 //! From a prepared model and data to a plan.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{Clock, Job, Outcome, auto, dynamic, fit, thin, trace_shapes};
+use super::{Clock, Job, Outcome, auto, dynamic, fit, narrow, nearest, split, thin, trace_shapes};
 use crate::{
     analysis::placement::{self, Decision, Placement, Shapes, Wishes},
     calibrate::{
@@ -48,6 +51,8 @@ pub(super) struct Planner<'a> {
     pub(super) table: Table,
     /// Weights are rounded by this algorithm, not by that of the scheme.
     pub(super) algorithm: Option<&'static str>,
+    /// The nodes whose weights get the nearest codes all the same.
+    pub(super) nearest: BTreeSet<String>,
     /// What they are rounded by in the plan that was made last.
     pub(super) known: Arc<KnownReads>,
     pub(super) diagnostics: Vec<Diagnostic>,
@@ -65,6 +70,9 @@ pub(super) fn make(
     let mut planner = Planner::new(task, samples, std::mem::take(noticed))?;
     let wishes = planner.wishes()?;
     let first = planner.plan(&wishes, clock)?;
+    let first = nearest::check(&mut planner, &wishes, first, clock)?;
+    let (wishes, first) = split::split(&mut planner, wishes, first, clock)?;
+    let first = narrow::fit(&mut planner, &wishes, first, clock)?;
     let auto::Chosen { plan, placement, report } = auto::choose(&mut planner, &split, &wishes, first, clock)?;
     let Planner { samples, table, known, diagnostics, .. } = planner;
     *noticed = diagnostics;
@@ -134,6 +142,7 @@ impl<'a> Planner<'a> {
             shapes,
             table: job.ranges.clone().unwrap_or_default(),
             algorithm: None,
+            nearest: BTreeSet::new(),
             known: Arc::default(),
             diagnostics,
         })
@@ -215,6 +224,7 @@ impl<'a> Planner<'a> {
         if let Some(algorithm) = self.algorithm {
             plan.round_weights_by(algorithm);
         }
+        plan.round_to_nearest(|name| self.nearest.contains(name));
         if fit::asked(&plan) && !self.samples.is_empty() {
             clock.step("look at layers");
             let data = self.task.dataset.map(|d| (d, &self.samples[..]));

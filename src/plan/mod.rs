@@ -3,6 +3,7 @@
 //! Values go by their names and nodes by the name of their first output, both as in the model after the Prepare passes
 //! (see [`named_values`] for names inside subgraphs).
 
+mod absorb;
 mod averages;
 mod check;
 mod decide;
@@ -21,6 +22,7 @@ mod names;
 mod regions;
 mod store;
 
+pub use absorb::{ChannelShifts, Clamped, absorb};
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
 pub use fragile::{fragile_weights, gated_products};
@@ -53,6 +55,10 @@ pub struct Plan {
     /// the model after that.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channel_factors: BTreeMap<String, ChannelFactors>,
+    /// Values of whose channels the layer in front loses a number that the layers behind have in their biases; done after
+    /// that, and the rest of the plan speaks of the model after it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub absorbed_biases: BTreeMap<String, ChannelShifts>,
     /// Values that get a Q/DQ pair.
     pub activations: BTreeMap<String, Activation>,
     /// Every node of the main graph, and the nodes of subgraphs that have a kernel which quantizes its data at run time.
@@ -190,6 +196,18 @@ impl Plan {
         let of_nodes = self.nodes.values_mut().filter_map(|n| n.weight.as_mut()).map(|w| &mut w.algorithm);
         let all = of_nodes.chain(self.stored_weights.values_mut().map(|s| &mut s.algorithm));
         all.filter(|name| weights::is_default_algorithm(name)).for_each(|name| algorithm.clone_into(name));
+    }
+
+    /// Rounds the weights of these nodes to the nearest codes.
+    pub fn round_to_nearest(&mut self, which: impl Fn(&str) -> bool) {
+        let those = self.nodes.iter_mut().filter(|(name, _)| which(name));
+        those.filter_map(|(_, n)| n.weight.as_mut()).for_each(|w| w.algorithm = weights::default_algorithm());
+    }
+
+    /// What is done before anything else, in the Scale stage.
+    pub fn of_channels(&self) -> Self {
+        let (channel_factors, absorbed_biases) = (self.channel_factors.clone(), self.absorbed_biases.clone());
+        Self { channel_factors, absorbed_biases, ..Self::default() }
     }
 
     /// How many nodes compute in integers.

@@ -44,8 +44,8 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let settings = args.scheme.settings(|config| config.never_slower = false)?;
     let fastest = settings.fastest();
-    if settings.config.smooth || settings.config.equalize {
-        let text = "smooth and equalize divide values before they are calibrated: such ranges would fit no other run";
+    if settings.config.smooth || settings.config.equalize || settings.config.absorb_biases {
+        let text = "smooth, equalize and absorb_biases change values before they are calibrated: such ranges would fit no other run";
         return Err(Error::config(text).help("leave them out here").into());
     }
     let runtime = args.runtime.open()?;

@@ -79,8 +79,8 @@ pub struct Args {
     /// Carry out this plan, perhaps edited, instead of making one
     #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with_all = [
         "ranges", "target", "samples", "observer", "percentile", "activation_type", "weight_type", "weight_algorithm", "per_tensor",
-        "symmetric", "reduce_range", "keep_float", "everywhere", "no_bias_correction", "equalize", "smooth", "mode",
-        "max_loss", "time_budget",
+        "symmetric", "reduce_range", "keep_float", "everywhere", "no_bias_correction", "equalize", "smooth", "absorb_biases", "split_concats",
+        "fit_ranges", "mode", "max_loss", "time_budget",
     ])]
     plan: Option<PathBuf>,
     /// Measure in ONNX Runtime (which must be installed) and put back into float what does not gain on this machine; takes up

@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Mode, Rule, StackTraces},
+    config::{Config, FloatWeights, Format, Mode, Rule, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -27,7 +27,7 @@ pub struct SchemeArgs {
     pub mode: Option<Mode>,
     /// What mode auto may lose: of the right answers where the data have labels, else in terms of noise: 1% (the default) is
     /// 30 dB at each output, 0.1% is 50 dB
-    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = "Configuration")]
+    #[arg(long, value_name = "PERCENT", value_parser = share::parse, help_heading = "Configuration")]
     pub max_loss: Option<f64>,
     /// What runs the model: a name (onnxruntime-cpu) or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
@@ -49,6 +49,10 @@ pub struct SchemeArgs {
     /// How ranges are chosen: auto, min_max, moving_average, percentile, entropy or mse
     #[arg(long, value_name = "NAME", help_heading = "Calibration")]
     pub observer: Option<String>,
+    /// Choose ranges by the model's answers, after the observer: of shares of each range the one with which rounding the value
+    /// does least harm, if other samples confirm it
+    #[arg(long, help_heading = "Calibration")]
+    pub fit_ranges: bool,
     /// Observer percentile: how much of the numbers the range keeps, in percent
     #[arg(long, value_name = "P", help_heading = "Calibration")]
     pub percentile: Option<f64>,
@@ -90,6 +94,12 @@ pub struct SchemeArgs {
     /// Even out the channels of activations where what reads them gains by it, as SmoothQuant does
     #[arg(long, help_heading = "Scheme")]
     pub smooth: bool,
+    /// Move biases that no Relu needs on to the next layer, where the range between gets narrower by it (Nagel et al. 2019)
+    #[arg(long, help_heading = "Scheme")]
+    pub absorb_biases: bool,
+    /// Keep a Concat in float whose parts have very different ranges (boxes beside scores), where the answers gain by it
+    #[arg(long, help_heading = "Scheme")]
+    pub split_concats: bool,
     /// Keep the stack traces that PyTorch's exporter notes at every node
     #[arg(long, help_heading = "Scheme")]
     pub keep_stack_traces: bool,
@@ -176,6 +186,9 @@ impl SchemeArgs {
         config.bias_correction &= !self.no_bias_correction;
         config.equalize |= self.equalize;
         config.smooth |= self.smooth;
+        config.absorb_biases |= self.absorb_biases;
+        config.split_concats |= self.split_concats;
+        config.fit_ranges |= self.fit_ranges;
         if self.keep_stack_traces {
             config.stack_traces = StackTraces::Keep;
         }
@@ -227,22 +240,6 @@ fn mode(name: &str) -> Result<Mode, String> {
         "static" => Ok(Mode::Static),
         "dynamic" => Ok(Mode::Dynamic),
         _ => Err("write auto, static or dynamic".to_owned()),
-    }
-}
-
-/// A share, written as such or in percent.
-fn percent(text: &str) -> Result<f64, String> {
-    let (number, unit) = match text.strip_suffix('%') {
-        Some(number) => (number, 0.01),
-        None => (text, 1.0),
-    };
-    let share = number.trim().parse::<f64>().map_err(|_| "write a number with %, or a share: 1% or 0.01".to_owned())?;
-    if unit == 1.0 && share >= 1.0 {
-        return Err(format!("{share} may mean percent or the whole: write {share}%, or a share below 1"));
-    }
-    match share * unit {
-        share if share > 0.0 && share <= 1.0 => Ok(share),
-        share => Err(format!("{} % is not above 0 and at most 100 %", 100.0 * share)),
     }
 }
 

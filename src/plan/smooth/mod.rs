@@ -47,7 +47,7 @@ const LEAST_PAID: f64 = 1.0;
 /// Columns that the products behind a multiplication must have together, so that it takes no time beside them.
 const LEAST_COLUMNS: usize = 128;
 /// A clamp counts as reached from this share of its bound on: other samples reach farther.
-const REACHED: f32 = 0.8;
+pub(super) const REACHED: f32 = 0.8;
 /// Samples that are looked at.
 pub const SAMPLES: usize = 32;
 

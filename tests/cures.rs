@@ -1,0 +1,198 @@
+//! Cures that are asked for by name: what they gain, that they leave the file as it is where they gain nothing, and that they
+//! say so.
+
+use std::{fs, path::Path};
+
+use ndarray::{Array, Array2, Axis};
+use ndarray_npy::NpzWriter;
+use qonvert::{
+    Config, Job, Settings,
+    ir::{Tensor, text},
+    onnx_file,
+    pipeline::{self, Quantized},
+    plan::{Form, Plan},
+    runtime::{Runtime, tract::Tract},
+};
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0).collect()
+}
+
+fn list(v: impl IntoIterator<Item = f32>) -> String {
+    v.into_iter().map(|x| format!("{x:e}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A folder with a model of one input `x`, and rows for it.
+fn folder(model: &str, x: &Array2<f32>) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let model = text::parse(&format!("<ir_version: 8, opset_import: [\"\" : 17]>\n{model}")).unwrap();
+    onnx_file::write(&model, &folder.path().join("model.onnx"), Default::default()).unwrap();
+    let mut npz = NpzWriter::new(fs::File::create(folder.path().join("data.npz")).unwrap());
+    npz.add_array("x", x).unwrap();
+    npz.finish().unwrap();
+    folder
+}
+
+/// All samples are for calibration: the proof has the same as data of its own.
+fn quantize(folder: &Path, config: &str, plan: Option<Plan>) -> Quantized {
+    let config = format!("mode: static\neverywhere: true\n{config}");
+    let settings = Settings::new(Config::from_yaml(&config).unwrap()).unwrap();
+    let mut job = Job::new(folder.join("model.onnx"), folder.join("out.onnx"), &settings);
+    job.data = Some(folder.join("data.npz"));
+    job.evaluation = Some(folder.join("data.npz"));
+    job.plan = plan;
+    pipeline::quantize(&job).unwrap()
+}
+
+fn bytes(of: &Quantized) -> Vec<u8> {
+    onnx_file::to_bytes(&of.model).unwrap()
+}
+
+/// SQNR over some rows, dB.
+fn sqnr(of: &Quantized, x: &Array2<f32>) -> f64 {
+    let sessions = [&of.original, &of.model].map(|m| Tract.load(m, &[]).unwrap());
+    let (mut signal, mut noise) = (0.0, 0.0);
+    for row in x.axis_iter(Axis(0)) {
+        let input = [Tensor::from_f32(&[1, row.len()], row.as_slice().unwrap())];
+        let [want, got] = sessions.each_ref().map(|s| s.run(&input).unwrap()[0].to_f32().unwrap());
+        signal += want.iter().map(|x| f64::from(x * x)).sum::<f64>();
+        noise += want.iter().zip(&got).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    }
+    10.0 * (signal / noise).log10()
+}
+
+fn code<'a>(of: &'a Quantized, code: &str) -> Option<&'a str> {
+    of.diagnostics.iter().find(|d| d.code == code).map(|d| &d.message[..])
+}
+
+fn rows() -> Array2<f32> {
+    Array::from_shape_fn((40, 32), |(n, c)| ((n * 31 + c * 17) as f32 * 0.37).sin())
+}
+
+/// Two heads that are joined; the second is `small` times as large as the first.
+fn heads(small: f32) -> String {
+    format!(
+        "agraph (float[n,32] x) => (float[n,40] y)\n<float[32,32] w1 = {{{}}}, float[32,8] w2 = {{{}}}, float[32,32] w3 = {{{}}}, float[32,40] w4 = {{{}}}>\n{{\n\
+         h = MatMul (x, w1) r = Relu (h) scores = MatMul (r, w3) boxes = MatMul (r, w2) all = Concat <axis: int = 1> (boxes, scores)\n\
+         more = MatMul (r, w4) y = Add (all, more)\n}}",
+        list(numbers(32 * 32, 1)),
+        list(numbers(32 * 8, 2)),
+        list(numbers(32 * 32, 3).into_iter().map(|w| w * small)),
+        // As large as what it is added to.
+        list(numbers(32 * 40, 4).into_iter().enumerate().map(|(i, w)| if i % 40 < 8 { w } else { w * small })),
+    )
+}
+
+#[test]
+fn parts_of_a_concat_keep_their_scales() {
+    let x = rows();
+    let uneven = folder(&heads(0.02), &x);
+    let (plain, split) = (quantize(uneven.path(), "", None), quantize(uneven.path(), "split_concats: true", None));
+    assert_eq!(plain.plan.nodes["all"].becomes, Form::Integer);
+    let concat = &split.plan.nodes["all"];
+    assert_eq!(concat.becomes, Form::Float);
+    assert!(concat.reason.as_ref().unwrap().contains("its parts keep scales of their own"), "{concat:?}");
+    assert!(split.plan.nodes["y"].reason.as_ref().unwrap().contains("behind a Concat whose parts keep scales"));
+    assert!(code(&split, "concats_split").is_some());
+    assert!(sqnr(&split, &x) > sqnr(&plain, &x) + 1.0, "{} {}", sqnr(&plain, &x), sqnr(&split, &x));
+    assert!(split.plan.activations["scores"].scale < 0.1 * split.plan.activations["boxes"].scale);
+    let saved = Plan::from_yaml(&split.plan.to_yaml().unwrap()).unwrap();
+    assert!(bytes(&quantize(uneven.path(), "", Some(saved))) == bytes(&split));
+    // Parts that are alike share a scale as before.
+    let even = folder(&heads(0.9), &x);
+    let (plain, asked) = (quantize(even.path(), "", None), quantize(even.path(), "split_concats: true", None));
+    assert!(bytes(&plain) == bytes(&asked));
+    assert!(code(&asked, "nothing_split").unwrap().contains("4 times the range"));
+}
+
+/// Two products, of which the second weighs the first channel of what it reads by `weight`.
+fn products(weight: f32) -> String {
+    let first = |i: usize, w: f32| if i < 32 { weight * w } else { w };
+    format!(
+        "agraph (float[n,32] x) => (float[n,32] y)\n<float[32,32] w1 = {{{}}}, float[32,32] w2 = {{{}}}>\n{{\n\
+         h = MatMul (x, w1) t = Tanh (x) o = MatMul (t, w1) f = Add (h, o) y = MatMul (f, w2)\n}}",
+        // The first channel is the first of the input, and nothing else.
+        list((0..32 * 32).map(|i| match (i / 32, i % 32) {
+            (0, 0) => 1.0,
+            (_, 0) | (0, _) => 0.0,
+            _ => numbers(32 * 32, 1)[i] * 0.2,
+        })),
+        list(numbers(32 * 32, 2).into_iter().enumerate().map(|(i, w)| first(i, w))),
+    )
+}
+
+#[test]
+fn ranges_by_the_answers() {
+    let config = "activation: {observer: min_max}\n";
+    let fitted = format!("{config}fit_ranges: true");
+    // A channel that is far larger than the others, and that the answers hardly depend on.
+    let mut x = rows();
+    x.column_mut(0).mapv_inplace(|v| 30.0 * v);
+    let idle = folder(&products(0.0), &x);
+    let (plain, fit) = (quantize(idle.path(), config, None), quantize(idle.path(), &fitted, None));
+    assert!(sqnr(&fit, &x) > sqnr(&plain, &x) + 1.0, "{} {}", sqnr(&plain, &x), sqnr(&fit, &x));
+    assert!(code(&fit, "ranges_fitted").is_some(), "{:?}", fit.diagnostics);
+    assert!(fit.table.ranges.values().any(|e| e.method == "output_error"));
+    let saved = Plan::from_yaml(&fit.plan.to_yaml().unwrap()).unwrap();
+    assert!(bytes(&quantize(idle.path(), "", Some(saved))) == bytes(&fit));
+}
+
+#[test]
+fn what_is_rare_is_not_cut() {
+    let config = "activation: {observer: min_max}\n";
+    // Half of the samples have a channel that is large and counts. Those that ranges are chosen on do not show it.
+    let mut x = rows();
+    for (n, mut row) in x.axis_iter_mut(Axis(0)).enumerate() {
+        row[0] = if n % 2 == 1 { 20.0 + row[0] } else { row[0] };
+    }
+    let folder = folder(&products(1.0), &x);
+    let (plain, asked) =
+        (quantize(folder.path(), config, None), quantize(folder.path(), &format!("{config}fit_ranges: true"), None));
+    assert!(sqnr(&asked, &x) > sqnr(&plain, &x) - 0.1, "{} {}", sqnr(&plain, &x), sqnr(&asked, &x));
+    for (name, before) in &plain.plan.activations {
+        let after = asked.plan.activations[name].scale;
+        assert!(
+            after > 0.85 * before.scale || !["x", "h", "f"].contains(&&name[..]),
+            "{name}: {} {after}",
+            before.scale
+        );
+    }
+}
+
+#[test]
+fn cures_without_effect_say_so() {
+    let x = rows();
+    let folder = folder(&products(1.0), &x);
+    let config = "mode: dynamic\nfit_ranges: true\nsplit_concats: true\nabsorb_biases: true\n";
+    let settings = Settings::new(Config::from_yaml(config).unwrap()).unwrap();
+    let job = Job::new(folder.path().join("model.onnx"), folder.path().join("out.onnx"), &settings);
+    let done = pipeline::quantize(&job).unwrap();
+    let idle: Vec<&str> =
+        done.diagnostics.iter().filter(|d| d.code == "settings_without_effect").map(|d| &d.message[..]).collect();
+    for key in ["fit_ranges", "split_concats", "absorb_biases"] {
+        assert!(idle.iter().any(|m| m.starts_with(&format!("no effect of {key}: "))), "{key}: {idle:?}");
+    }
+}
+
+#[test]
+fn fitted_weights_are_no_worse_than_the_nearest_codes() {
+    let x = rows();
+    for seed in 1..4 {
+        let folder = folder(&heads(0.1 * seed as f32), &x);
+        let of = |algorithm: &str| {
+            let done =
+                quantize(folder.path(), &format!("weight: {{algorithm: {algorithm}, per_channel: false}}"), None);
+            let by = |done: &Quantized| {
+                done.plan.nodes.values().filter_map(|n| Some(n.weight.as_ref()?.algorithm.clone())).collect::<Vec<_>>()
+            };
+            (sqnr(&done, &x), by(&done), code(&done, "nearest_is_better").is_some())
+        };
+        let nearest = of("rtn");
+        for algorithm in ["adaround", "mse"] {
+            let (fitted, by, said) = of(algorithm);
+            assert!(fitted > nearest.0 - 0.3, "{seed} {algorithm}: {} {fitted}", nearest.0);
+            // What is rounded otherwise than asked is said.
+            assert_eq!(by.iter().any(|b| b == "rtn"), said, "{seed} {algorithm}: {by:?}");
+        }
+    }
+}
