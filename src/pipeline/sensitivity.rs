@@ -4,12 +4,21 @@ use super::{Job, even_out::prepared_for, quantize, thin};
 use crate::{
     config::{self, Rule},
     diagnostics::Diagnostic,
-    error::{Error, Result},
-    validate::{
-        Reference,
-        sensitivity::{self, Sensitivities},
-    },
+    error::{Error, ErrorKind, Result},
+    runtime::{Runtime, tract::Tract},
+    validate::sensitivity::{self, Sensitivities, Task},
 };
+
+/// What to measure, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    /// The most units: with more, neighbours are measured together.
+    pub most_units: usize,
+    /// The most samples.
+    pub samples: usize,
+    /// With a model for each measurement, also where trials in one model would do.
+    pub one_by_one: bool,
+}
 
 /// What was measured, on how many samples, and what was noticed on the way.
 #[derive(Debug)]
@@ -24,8 +33,8 @@ pub struct Measured {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Makes the plan of a job and measures its units, at most `most`, on at most `samples` samples. Writes nothing.
-pub fn measure_sensitivity(job: &Job<'_>, most: usize, samples: usize) -> Result<Measured> {
+/// Makes the plan of a job and measures its units. Writes nothing.
+pub fn measure_sensitivity(job: &Job<'_>, how: Measure) -> Result<Measured> {
     let settings = job.settings.fastest();
     let q = quantize(&Job { settings: &settings, ..job.clone() })?;
     let Some(data) = &q.dataset else {
@@ -34,13 +43,43 @@ pub fn measure_sensitivity(job: &Job<'_>, most: usize, samples: usize) -> Result
     };
     let unseen = !q.proof_samples.is_empty();
     let mut chosen = if unseen { q.proof_samples.clone() } else { q.samples.clone() };
-    thin(&mut chosen, samples);
+    thin(&mut chosen, how.samples);
     job.progress.step("measure");
-    let reference = Reference::new(job.runtime, &q.original, data, &chosen, &|_, _| ())?;
     let prepared = prepared_for(&q.original, &q.plan)?;
     let progress = |done, total| job.progress.part(done, total);
-    let found = sensitivity::measure(&reference, &prepared, &q.plan, &q.known, &chosen, most, &progress)?;
-    Ok(Measured { found, samples: chosen.len(), held_out: q.held_out && unseen, diagnostics: q.diagnostics })
+    let task = Task {
+        original: &q.original,
+        prepared: &prepared,
+        plan: &q.plan,
+        known: &q.known,
+        data,
+        samples: &chosen,
+        most: how.most_units,
+        progress: &progress,
+    };
+    let mut diagnostics = q.diagnostics;
+    let mut one_by_one = |why: String| {
+        let found = sensitivity::measure_one_by_one(&task, job.runtime)?;
+        let models = 2 * found.units.len() + 1;
+        let text = format!("{models} models were made and run in {}, which takes its time: {why}", job.runtime.name());
+        diagnostics.push(Diagnostic::note("one_by_one", text));
+        Result::Ok(found)
+    };
+    let found = if how.one_by_one {
+        one_by_one("that was asked for".to_owned())?
+    } else if job.runtime.name() != Tract.name() {
+        one_by_one("only the built-in runtime switches roundings while a model runs".to_owned())?
+    } else if !sensitivity::can_be_switched(&prepared, &q.plan) {
+        one_by_one("roundings in subgraphs cannot be switched while a model runs".to_owned())?
+    } else {
+        match sensitivity::measure(&task) {
+            Err(e) if e.kind() == ErrorKind::Runtime => {
+                one_by_one(format!("roundings cannot be switched while it runs ({e})"))?
+            }
+            found => found?,
+        }
+    };
+    Ok(Measured { found, samples: chosen.len(), held_out: q.held_out && unseen, diagnostics })
 }
 
 impl Measured {
