@@ -1,6 +1,6 @@
 //! What each part of a plan does to the answers.
 
-use super::{Job, even_out::prepared_for, quantize, thin};
+use super::{Job, Quantized, even_out::prepared_for, quantize, thin};
 use crate::{
     config::{self, Rule},
     diagnostics::Diagnostic,
@@ -27,8 +27,8 @@ pub struct Measured {
     pub found: Sensitivities,
     /// Samples that they rest on.
     pub samples: usize,
-    /// Whether calibration has not seen these samples.
-    pub held_out: bool,
+    /// How many of these calibration has not seen.
+    pub unseen: usize,
     /// What was noticed.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -41,9 +41,7 @@ pub fn measure_sensitivity(job: &Job<'_>, how: Measure) -> Result<Measured> {
         let help = "give --calibration with typical inputs";
         return Err(Error::data("sensitivity is measured on samples, and there are none").help(help));
     };
-    let unseen = !q.proof_samples.is_empty();
-    let mut chosen = if unseen { q.proof_samples.clone() } else { q.samples.clone() };
-    thin(&mut chosen, how.samples);
+    let (chosen, unseen) = samples(job, &q, how.samples);
     job.progress.step("measure");
     let prepared = prepared_for(&q.original, &q.plan)?;
     let progress = |done, total| job.progress.part(done, total);
@@ -79,7 +77,22 @@ pub fn measure_sensitivity(job: &Job<'_>, how: Measure) -> Result<Measured> {
             found => found?,
         }
     };
-    Ok(Measured { found, samples: chosen.len(), held_out: q.held_out && unseen, diagnostics })
+    Ok(Measured { found, samples: chosen.len(), unseen, diagnostics })
+}
+
+/// At most so many samples, those first that calibration has not seen, and how many of these there are among them.
+fn samples(job: &Job<'_>, q: &Quantized, most: usize) -> (Vec<usize>, usize) {
+    let mut chosen = q.proof_samples.clone();
+    thin(&mut chosen, most);
+    let unseen = if q.held_out { chosen.len() } else { 0 };
+    if job.evaluation.is_some() {
+        return (chosen, unseen);
+    }
+    let mut others: Vec<usize> = q.samples.iter().copied().filter(|s| !chosen.contains(s)).collect();
+    thin(&mut others, most - chosen.len());
+    chosen.extend(others);
+    chosen.sort_unstable();
+    (chosen, unseen)
 }
 
 impl Measured {

@@ -30,20 +30,17 @@ pub struct OutputLoss {
 }
 
 impl OutputLoss {
-    /// One number for it, 0 without loss: the divergence where there are classes, else the noise. Divided by what is lost
-    /// with everything quantized, or what is next to nothing.
-    fn relative(&self, all: &Self) -> f64 {
-        let (own, all, least) = match (self.kl, all.kl) {
-            (Some(own), Some(all)) => (own, all, LEAST_KL),
-            _ => (self.noise, all.noise, LEAST_NOISE),
-        };
-        own / all.max(least)
+    /// One number for what is lost: the divergence where there are classes, else the noise; of outputs of both kinds on one scale.
+    fn weight(&self) -> f64 {
+        self.kl.map_or(self.noise / LITTLE_NOISE, |kl| kl / LITTLE_KL)
     }
 }
 
-/// What is next to nothing beside other outputs: a thousandth of a nat, and 40 dB.
-const LEAST_KL: f64 = 1e-3;
-const LEAST_NOISE: f64 = 1e-4;
+/// What is little: a thousandth of a nat, and 40 dB.
+const LITTLE_KL: f64 = 1e-3;
+const LITTLE_NOISE: f64 = 1e-4;
+/// An output that loses a smaller share of what the worst does counts as if it lost this share: what is lost there matters less.
+const BESIDE: f64 = 0.01;
 
 /// What the labels say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,7 +76,12 @@ pub struct Loss {
 impl Loss {
     /// The most that is lost at one output, as a share of what is lost there with everything quantized.
     pub fn share(&self, all: &Self) -> f64 {
-        self.outputs.iter().zip(&all.outputs).map(|(own, all)| own.relative(all)).fold(0.0, f64::max)
+        let worst = all.outputs.iter().map(OutputLoss::weight).fold(0.0, f64::max);
+        let share = |(own, all): (&OutputLoss, &OutputLoss)| match own.weight() {
+            0.0 => 0.0,
+            own => own / all.weight().max(BESIDE * worst).max(f64::MIN_POSITIVE),
+        };
+        self.outputs.iter().zip(&all.outputs).map(share).fold(0.0, f64::max).min(MOST)
     }
 
     /// The greatest divergence.

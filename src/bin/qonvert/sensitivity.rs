@@ -36,11 +36,14 @@ pub struct Args {
     /// of pictures
     #[arg(long, value_name = "DATA")]
     calibration: PathBuf,
+    /// Data to measure on, instead of the calibration data; with an array `labels`, right answers are counted
+    #[arg(long, value_name = "DATA")]
+    evaluation: Option<PathBuf>,
     /// The most units to measure: with more nodes, neighbours are measured together
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     units: u32,
-    /// The most samples to measure on, of those that calibration keeps back
-    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..))]
+    /// The most samples to measure on; of the calibration data, those first that calibration keeps back
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     measured_samples: u32,
     /// The figures as JSON
     #[arg(long)]
@@ -69,6 +72,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     args.rules.iter().for_each(|path| files.write("--rules", path));
     let job = Job {
         data: Some(args.calibration.clone()),
+        evaluation: args.evaluation.clone(),
         read: ReadOptions { force: args.force },
         files,
         runtime: &*runtime,
@@ -93,9 +97,13 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         crate::print(&format!("{text}\n"))?;
     } else if !common.quiet {
         let samples = count(measured.samples, "sample");
-        let seen = if measured.held_out { "that calibration has not seen" } else { "that calibration has seen, too" };
+        let seen = match measured.unseen {
+            n if n == measured.samples => " that calibration has not seen".to_owned(),
+            0 => " that calibration has seen, too".to_owned(),
+            n => format!(", {n} of them new to calibration"),
+        };
         let mut text = sensitivity::render(&measured.found);
-        text += &format!("measured on {samples} {seen}\n");
+        text += &format!("measured on {samples}{seen}\n");
         measured.diagnostics.iter().for_each(|d| text += &format!("{d}\n"));
         crate::print(&text)?;
     }
