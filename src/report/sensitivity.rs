@@ -24,7 +24,7 @@ pub fn render(found: &Sensitivities) -> String {
         row.push(names(unit));
         row
     }));
-    let mut row = vec!["100 %".to_owned()];
+    let mut row = vec![String::new()];
     row.extend(figures([&found.all; 2], &found.all).into_iter().enumerate().map(|(i, text)| match i % 2 {
         0 => text,
         _ => String::new(),
@@ -98,10 +98,10 @@ fn explained(found: &Sensitivities) -> String {
     };
     let kind = match (all.outputs.iter().any(|o| o.kl.is_some()), all.outputs.iter().any(|o| o.kl.is_none())) {
         (true, false) => "the divergence",
-        (true, true) => "the divergence of an output that holds classes, or the noise of another",
+        (true, true) => "the divergence at an output that holds classes, or the noise at another,",
         _ => "the noise",
     };
-    say(&format!("share: {kind} with this unit quantized alone, beside that with all"));
+    say(&format!("share: {kind} with this unit quantized alone, of the sum of all such, each sample alike"));
     if found.order == Order::Labels {
         say("first come those that lose right answers by the labels, then by share");
     }
@@ -147,7 +147,19 @@ mod tests {
     fn loss(sqnr: Option<f64>, kl: Option<f64>, right: u64) -> Loss {
         let (name, agreement) = ("y".to_owned(), kl.map(|_| 0.985));
         let labels = kl.map(|_| Rights { output: "y".into(), count: 120, original: 100, quantized: right });
-        Loss { sqnr, outputs: vec![OutputLoss { name, sqnr, cosine: 1.0, agreement, kl, noise: 0.0 }], labels }
+        Loss {
+            sqnr,
+            outputs: vec![OutputLoss {
+                name,
+                sqnr,
+                cosine: 1.0,
+                agreement,
+                kl,
+                noise: 0.0,
+                samples: Default::default(),
+            }],
+            labels,
+        }
     }
 
     fn found(nodes: &[&[&str]], kl: Option<f64>) -> Sensitivities {
@@ -169,7 +181,7 @@ mod tests {
             "share      KL  without     SQNR   without    same  without  right  without  nodes",
             " 25 %  0.0123        0  20.0 dB  no noise  98.5 %   98.5 %     -1       +2  a (Conv)",
             " 25 %  0.0123        0  20.0 dB  no noise  98.5 %   98.5 %     -1       +2  b (Conv), c (Conv), d (Conv), 1 more",
-            "100 %  0.0492           18.0 dB            98.5 %              -2           all together: 2 units",
+            "       0.0492           18.0 dB            98.5 %              -2           all together: 2 units",
         ];
         assert_eq!(text.lines().take(4).collect::<Vec<_>>(), want);
         assert!(text.contains("share: the divergence with") && text.contains("of 120, 100 of them right"), "{text}");

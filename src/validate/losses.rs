@@ -1,5 +1,7 @@
 //! What is lost at a model's outputs: noise, and where they hold classes how far the distribution over these has moved.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{
@@ -8,7 +10,11 @@ use super::{
     metrics::{Gathered, numbers},
     noise,
 };
-use crate::{calibrate::observers::exact_sum::ExactSum, error::Result, ir::Model, ir::Tensor};
+use crate::{
+    calibrate::observers::exact_sum::ExactSum,
+    error::Result,
+    ir::{Model, Tensor},
+};
 
 /// What is lost at one output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,6 +33,9 @@ pub struct OutputLoss {
     /// Noise as a share of the power.
     #[serde(skip)]
     pub noise: f64,
+    /// What is lost in each sample: divergence where there are classes, else noise.
+    #[serde(skip)]
+    pub samples: BTreeMap<usize, f64>,
 }
 
 impl OutputLoss {
@@ -39,8 +48,36 @@ impl OutputLoss {
 /// What is little: a thousandth of a nat, and 40 dB.
 const LITTLE_KL: f64 = 1e-3;
 const LITTLE_NOISE: f64 = 1e-4;
-/// An output that loses a smaller share of what the worst does counts as if it lost this share: what is lost there matters less.
+/// An output that loses less than this share of what the worst does counts by so much less: what is lost there matters less.
 const BESIDE: f64 = 0.01;
+
+/// What each of some losses is of their sum, 0 to 1: the most of all outputs. `all` is what is lost with everything together.
+///
+/// A sample counts as much as any other. The few about which a model is in doubt lose a hundred times as much as the rest, whatever
+/// is rounded, so that sums over all would hang on how many of these there are: for a text classifier of 36 units, 32 samples
+/// then rank these as 400 do with a correlation of 0.94 (0.90 in one of twenty draws), and so with 0.97 (0.95).
+pub fn shares(losses: &[Loss], all: &Loss) -> Vec<f64> {
+    let mut found = vec![0f64; losses.len()];
+    let worst = all.outputs.iter().map(OutputLoss::weight).fold(0.0, f64::max);
+    for (k, output) in all.outputs.iter().enumerate() {
+        let of = |loss: &Loss, sample: &usize| loss.outputs.get(k).and_then(|o| o.samples.get(sample)).copied();
+        let mut sums = vec![0f64; losses.len()];
+        let mut counted = 0.0;
+        for sample in output.samples.keys() {
+            let lost: Vec<f64> = losses.iter().map(|l| of(l, sample).unwrap_or(0.0)).collect();
+            let total: f64 = lost.iter().sum();
+            if total > 0.0 {
+                sums.iter_mut().zip(lost).for_each(|(sum, lost)| *sum += lost / total);
+                counted += 1.0;
+            }
+        }
+        let counts = if worst > 0.0 { (output.weight() / (BESIDE * worst)).min(1.0) } else { 1.0 };
+        for (share, sum) in found.iter_mut().zip(sums).filter(|_| counted > 0.0) {
+            *share = share.max(counts * sum / counted);
+        }
+    }
+    found
+}
 
 /// What the labels say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -74,16 +111,6 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// The most that is lost at one output, as a share of what is lost there with everything quantized.
-    pub fn share(&self, all: &Self) -> f64 {
-        let worst = all.outputs.iter().map(OutputLoss::weight).fold(0.0, f64::max);
-        let share = |(own, all): (&OutputLoss, &OutputLoss)| match own.weight() {
-            0.0 => 0.0,
-            own => own / all.weight().max(BESIDE * worst).max(f64::MIN_POSITIVE),
-        };
-        self.outputs.iter().zip(&all.outputs).map(share).fold(0.0, f64::max).min(MOST)
-    }
-
     /// The greatest divergence.
     pub fn kl(&self) -> Option<f64> {
         self.outputs.iter().filter_map(|o| o.kl).max_by(f64::total_cmp)
@@ -111,6 +138,7 @@ struct One {
     answers: u64,
     lost: bool,
     labelled: Labelled,
+    samples: BTreeMap<usize, f64>,
 }
 
 impl Losses {
@@ -149,6 +177,7 @@ impl Losses {
                 agreement: metrics.agreement(),
                 kl: kl.map(|kl| if one.lost { MOST } else { kl.clamp(0.0, MOST) }),
                 noise: noise::share(&metrics),
+                samples: one.samples,
                 name: metrics.name,
             });
         }
@@ -178,6 +207,9 @@ impl One {
             self.labelled.update(sample, [a, b], axis, labels)?;
         }
         let Some(axis) = axis.filter(|&axis| a.dims().get(axis).is_some_and(|&classes| classes > 1)) else {
+            let mut alone = Gathered::default();
+            alone.update(sample, a, b, None)?;
+            self.samples.insert(sample, noise::share(&alone.metrics(String::new())).min(MOST));
             return Ok(());
         };
         if a.dims() != b.dims() {
@@ -187,6 +219,7 @@ impl One {
         self.lost |= !sum.is_finite();
         self.divergence.add(if sum.is_finite() { sum } else { 0.0 });
         self.answers += answers;
+        self.samples.insert(sample, sum.clamp(0.0, MOST));
         Ok(())
     }
 }
@@ -295,10 +328,26 @@ mod tests {
             (None, Some(0.0), Some(1))
         );
         assert!((all.noise() - 0.4).abs() < 1e-9 && (all.sqnr.unwrap() - 3.979).abs() < 1e-3, "{all:?}");
-        assert_eq!((all.share(&all), same.share(&all)), (1.0, 0.0));
-        // Half of the error at the second output alone: a quarter of the noise.
-        assert!((loss(&[1.0, 2.0], &[3.0, 4.5]).share(&all) - 0.25).abs() < 1e-9);
+        // Half of the error at the second output: a quarter of the noise, and nothing at the first.
+        let half = loss(&[1.0, 2.0], &[3.0, 4.5]);
+        let close = |found: Vec<f64>, want: &[f64]| found.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6);
+        let found = shares(&[all.clone(), half.clone(), same.clone()], &all);
+        assert!(close(found.clone(), &[1.0, 0.2, 0.0]), "{found:?}");
+        assert!(close(shares(std::slice::from_ref(&same), &same), &[0.0]));
         let gone = loss(&[f32::NAN, 2.0], &[3.0, 4.0]);
         assert_eq!((gone.sqnr, gone.kl()), (Some(-100.0), Some(MOST)));
+    }
+    #[test]
+    fn each_sample_counts_alike() {
+        let loss = |lost: &[f64]| {
+            let samples = lost.iter().copied().enumerate().collect();
+            let (name, kl) = ("y".to_owned(), Some(lost.iter().sum()));
+            let output = OutputLoss { name, sqnr: None, cosine: 1.0, agreement: None, kl, noise: 0.0, samples };
+            Loss { outputs: vec![output], ..Loss::default() }
+        };
+        // The sum of the first is greater, but only where all lose most; nothing is lost in the last.
+        let losses = [loss(&[60.0, 0.1, 0.1, 0.0]), loss(&[40.0, 0.3, 0.3, 0.0])];
+        let found = shares(&losses, &loss(&[90.0, 0.4, 0.4, 0.0]));
+        assert!((found[0] - 1.1 / 3.0).abs() < 1e-9 && (found.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{found:?}");
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Comparison, Reference,
     compare::of_each_answer,
     compare_with,
-    losses::{Loss, Losses, Rights, reported},
+    losses::{Loss, Losses, Rights, reported, shares},
     trials,
 };
 use crate::{
@@ -75,7 +75,7 @@ pub struct Sensitivity {
     pub nodes: Vec<String>,
     /// Operators of its nodes, in order.
     pub ops: Vec<String>,
-    /// What it alone loses at one output, as a share of what is lost there with everything quantized: the most of all outputs.
+    /// What it alone loses at one output, as a share of what all units lose there, each alone: the most of all outputs. See [`shares`].
     pub share: f64,
     /// With only this unit quantized.
     pub alone: Loss,
@@ -89,7 +89,7 @@ pub struct Sensitivity {
 pub enum Order {
     /// Right answers that are lost, where that is more than chance; then as the next.
     Labels,
-    /// Divergence at outputs that hold classes, noise at others; each as a share of what everything together loses there.
+    /// Divergence at outputs that hold classes, noise at others.
     Loss,
 }
 
@@ -171,10 +171,12 @@ const MEANT: f64 = 0.02;
 fn sorted(task: &Task<'_>, units: &Units, alone: Vec<Loss>, without: Vec<Loss>, all: Loss) -> Sensitivities {
     let label = |n: &NodeId| task.prepared.node_label(*n);
     let op = |n: &NodeId| task.prepared.node(*n).op_type.clone();
-    let each = units.nodes.iter().zip(alone).zip(without).map(|((nodes, alone), without)| Sensitivity {
+    let shares = shares(&alone, &all);
+    let each = units.nodes.iter().zip(shares).zip(alone.into_iter().zip(without));
+    let each = each.map(|((nodes, share), (alone, without))| Sensitivity {
         nodes: nodes.iter().map(label).collect(),
         ops: nodes.iter().map(op).collect(),
-        share: alone.share(&all),
+        share,
         alone,
         without,
     });

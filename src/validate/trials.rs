@@ -90,6 +90,9 @@ fn batches(model: &Model, units: &Units) -> Vec<Range<usize>> {
     found
 }
 
+/// The units of each number that can be chosen.
+type Owners = Vec<BTreeSet<usize>>;
+
 /// Makes models in which the roundings of some units can be switched.
 struct Switchable<'a> {
     task: &'a Task<'a>,
@@ -101,9 +104,9 @@ struct Switchable<'a> {
 
 impl Switchable<'_> {
     /// A model for a batch of units; all others are quantized in it, or float. With the units of each number.
-    fn session(&self, batch: &Range<usize>, others: bool) -> Result<(Box<dyn Session>, Vec<BTreeSet<usize>>)> {
+    fn session(&self, batch: &Range<usize>, others: bool) -> Result<(Box<dyn Session>, Owners)> {
         let Task { prepared, plan, known, data, .. } = *self.task;
-        let mut owners: Vec<BTreeSet<usize>> = Vec::new();
+        let mut owners = Owners::new();
         // Nothing where a rounding is of no unit that is ever quantized here.
         let mut when = |units: &BTreeSet<usize>| {
             let switched: BTreeSet<usize> = units.iter().copied().filter(|u| batch.contains(u)).collect();

@@ -49,7 +49,7 @@ impl Alternatives {
     fn needed(&self, model: &TypedModel, chosen: &Chosen<'_>) -> Vec<bool> {
         let mut needed = vec![false; model.nodes.len()];
         model.outputs.iter().for_each(|o| needed[o.node] = true);
-        for &n in self.order.iter().rev().filter(|&&n| model.node(n).inputs.len() > 0) {
+        for &n in self.order.iter().rev().filter(|&&n| !model.node(n).inputs.is_empty()) {
             if needed[n] {
                 let node = model.node(n);
                 match taken(node, chosen) {
