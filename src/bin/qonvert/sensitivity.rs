@@ -15,14 +15,15 @@ use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args::Schem
 /// Measure what quantizing each node does to the answers of the model
 #[derive(clap::Args)]
 #[command(after_help = "\
-All that the plan rounds is measured at the model's outputs, on samples that calibration has not seen:
-each unit quantized alone, and alone left in float. A unit is an integer node with the values that it
-reads and makes, or float nodes whose weight is stored in 8 bits; nodes that can only be switched
-together are one. SQNR is the signal to noise ratio of the worst output: 20 dB is an error of 10 %, 40
-dB of 1 %. Where outputs hold classes, KL is the divergence of the distribution over these. The most
-harmful come first: by right answers lost where the data have enough labels, else by divergence, else
-by noise. The model runs in the built-in runtime, with roundings switched where integer kernels round;
-with --runtime onnxruntime a model is written and run for each measurement. Nothing of it stays.
+All that the plan rounds is measured at the model's outputs, on samples that calibration has not
+seen: each unit quantized alone, and alone left in float. A unit is an integer node with the
+values that it reads and makes, or float nodes whose weight is stored in 8 bits; nodes that can
+only be switched together are one. SQNR is the signal to noise ratio of the worst output: 20 dB
+is an error of 10 %, 40 dB of 1 %. Where outputs hold classes, KL is the divergence of the
+distribution over these. The most harmful come first: by right answers lost where the data have
+enough labels, else by divergence, else by noise. The model runs in the built-in runtime, with
+roundings switched where integer kernels round; with --runtime onnxruntime a model is written
+and run for each measurement. Nothing of it stays.
 
 Examples:
   qonvert sensitivity model.onnx --calibration data.npz
