@@ -51,7 +51,7 @@ use crate::{
 pub use self::{
     convert::{ConvertJob, convert, convert_model},
     finish::{check_labels, finish, odd_outputs, proof_of, run},
-    sensitivity::{Measured as MeasuredSensitivity, measure_sensitivity},
+    sensitivity::{Measure as MeasureSensitivity, Measured as MeasuredSensitivity, measure_sensitivity},
 };
 
 /// What to do, after the user's words have been resolved.

@@ -235,8 +235,20 @@ fn sensitivity() {
     let found: serde_json::Value = serde_json::from_str(&run.out).unwrap();
     let units = found["units"].as_array().unwrap();
     assert!(units.len() > 1);
-    let sqnr = |i: usize| units[i]["alone"]["sqnr"].as_f64().unwrap_or(f64::INFINITY);
-    assert!((1..units.len()).all(|i| sqnr(i - 1) <= sqnr(i)), "{units:?}");
+    let share = |i: usize| units[i]["share"].as_f64().unwrap();
+    assert!((1..units.len()).all(|i| share(i - 1) >= share(i)) && share(0) > 0.0, "{units:?}");
+    let figure = |loss: &serde_json::Value, name: &str| loss["outputs"][0][name].as_f64();
+    let (all, without) = (&found["all"], &units[0]["without"]);
+    assert!(figure(all, "sqnr").unwrap() < figure(&units[0]["alone"], "sqnr").unwrap());
+    assert!(figure(without, "sqnr").unwrap() > figure(all, "sqnr").unwrap());
+    // As a table, the same in the same order.
+    let table = place.run("sensitivity model.onnx --calibration data.npz");
+    let lines: Vec<&str> = table.out.lines().skip(1).take(units.len() + 1).collect();
+    let name = |i: usize| units[i]["nodes"][0].as_str().unwrap();
+    assert!((0..units.len()).all(|i| lines[i].contains(name(i))), "{}", table.out);
+    assert!(lines[units.len()].contains(&format!("all together: {} units", units.len())), "{}", table.out);
+    let float = place.run("sensitivity model.onnx --calibration data.npz --keep-float * --keep-float-weights");
+    assert!(float.code == 0 && float.out.starts_with("nothing is measured"), "{}", float.out);
     // The rules leave the worst in float.
     let args = "quantize model.onnx -o out.onnx --calibration data.npz --config worst.yaml --dump-plan plan.yaml -q";
     assert_eq!(place.run(args).code, 0);

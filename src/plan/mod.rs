@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 mod names;
 mod regions;
 mod store;
+mod units;
 
 pub use absorb::{ChannelShifts, Clamped, absorb};
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
@@ -31,6 +32,7 @@ pub use names::named_values;
 pub use regions::Regions;
 pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
 pub use store::store_float_weights;
+pub use units::{Readings, Units, form};
 
 use crate::{
     calibrate::Means,

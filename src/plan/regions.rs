@@ -2,21 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Form, Plan, named_values};
+use super::{Form, Plan, Readers, named_values};
 use crate::ir::{Model, NodeId};
 
 /// The integer nodes of a plan and the quantized values that connect them.
+#[derive(Default)]
 pub struct Regions {
     /// In the graph's order: a node, its name in the plan, and the quantized values at it.
-    nodes: Vec<(NodeId, String, BTreeSet<String>)>,
+    pub(super) nodes: Vec<(NodeId, String, BTreeSet<String>)>,
     /// For absorbed nodes: the name in the plan, and the integer node that absorbs it.
     absorbed: BTreeMap<String, NodeId>,
+    /// The integer node that makes a quantized value, by the value's name.
+    pub(super) makers: BTreeMap<String, NodeId>,
+    /// The float nodes that read a stored weight, by the weight's name.
+    pub(super) stored: BTreeMap<String, Vec<NodeId>>,
 }
 
 impl Regions {
     /// Those of a plan. `model` is the one that the plan speaks of.
     pub fn of(model: &Model, plan: &Plan) -> Self {
-        let mut all = Self { nodes: Vec::new(), absorbed: BTreeMap::new() };
+        let mut all = Self::default();
         // Where a value comes from once clamps are gone.
         let mut host: HashMap<String, NodeId> = HashMap::new();
         let named = named_values(model);
@@ -33,6 +38,8 @@ impl Regions {
                     let at = node.inputs().iter().chain(node.outputs()).copied().flatten().map(name);
                     let at = at.filter(|v| plan.activations.contains_key(v)).collect();
                     host.insert(key.clone(), id);
+                    let made = node.outputs().iter().copied().flatten().map(name);
+                    all.makers.extend(made.filter(|v| plan.activations.contains_key(v)).map(|v| (v, id)));
                     all.nodes.push((id, key, at));
                 }
                 Some(Form::Absorbed) => {
@@ -42,9 +49,17 @@ impl Regions {
                     if let Some((_, _, at)) = all.nodes.iter_mut().find(|n| n.0 == owner) {
                         at.extend(plan.activations.contains_key(&key).then(|| key.clone()));
                     }
+                    if plan.activations.contains_key(&key) {
+                        all.makers.insert(key.clone(), owner);
+                    }
                     all.absorbed.insert(key, owner);
                 }
                 _ => {}
+            }
+        }
+        for name in plan.stored_weights.keys() {
+            if let Some(&v) = named.get(name) {
+                all.stored.insert(name.clone(), model.value(v).readers().map(|(n, _)| n).collect());
             }
         }
         all
@@ -75,8 +90,10 @@ impl Regions {
         found.into_values().collect()
     }
 
-    /// The plan with only these nodes in integers.
+    /// The plan with only these nodes in integers, and only those weights stored that they alone read. What a node makes that is
+    /// float now is rounded for integer nodes alone.
     pub fn only(&self, plan: &Plan, group: &[NodeId]) -> Plan {
+        let group: BTreeSet<&NodeId> = group.iter().collect();
         let kept: Vec<_> = self.nodes.iter().filter(|n| group.contains(&n.0)).collect();
         let values: BTreeSet<&String> = kept.iter().flat_map(|n| &n.2).collect();
         let names: BTreeSet<&String> = kept
@@ -84,15 +101,23 @@ impl Regions {
             .map(|n| &n.1)
             .chain(self.absorbed.iter().filter(|(_, owner)| group.contains(owner)).map(|(name, _)| name))
             .collect();
-        let mut out = Plan { target: plan.target.clone(), nodes: plan.nodes.clone(), ..Plan::default() };
+        let mut out = Plan { activations: BTreeMap::new(), stored_weights: BTreeMap::new(), ..plan.clone() };
         for (name, node) in &mut out.nodes {
             if !names.contains(name) && node.becomes != Form::Float {
                 node.becomes = Form::Float;
                 (node.kernel, node.weight) = (None, None);
             }
         }
-        let activations = plan.activations.iter().filter(|(v, _)| values.contains(v));
-        out.activations = activations.map(|(v, a)| (v.clone(), a.clone())).collect();
+        for (name, activation) in plan.activations.iter().filter(|(v, _)| values.contains(v)) {
+            let mut activation = activation.clone();
+            if self.makers.get(name).is_some_and(|maker| !group.contains(maker)) {
+                activation.readers = Readers::Integer;
+            }
+            out.activations.insert(name.clone(), activation);
+        }
+        let stored = plan.stored_weights.iter();
+        let stored = stored.filter(|(w, _)| self.stored.get(*w).is_some_and(|r| r.iter().all(|n| group.contains(n))));
+        out.stored_weights = stored.map(|(w, s)| (w.clone(), s.clone())).collect();
         out
     }
 
@@ -187,5 +212,9 @@ mod tests {
         assert_eq!((of("t"), of("c")), ((Form::Float, None), (Form::Integer, None)));
         let only = regions.only(&plan, &connected[0]);
         assert_eq!(only.integer_nodes(), 2);
+        // What b reads has no integer maker without a.
+        let b = regions.only(&plan, &connected[0][1..]);
+        let readers = |name: &str| b.activations.get(name).map(|a| a.readers);
+        assert_eq!([readers("x"), readers("r"), readers("b")], [None, Some(Readers::Integer), Some(Readers::All)]);
     }
 }

@@ -5,7 +5,7 @@ mod inputs;
 pub mod onnxruntime;
 pub mod tract;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 pub use self::guard::panics_become_errors;
 
@@ -40,15 +40,25 @@ pub trait Session: Send + Sync {
     /// (each once, in no promised order). It is gone after the call: memory does not grow with the number of values.
     fn run_observed(&self, inputs: &[Tensor], observer: &mut Observer<'_>) -> Result<Vec<Tensor>>;
 
-    /// Runs the model once for each [`ALTERNATIVE`] in it, with that one in place and no other. What comes before it is computed
-    /// once for all trials. One whose value is a constant has no trial.
-    fn run_trials(&self, _inputs: &[Tensor], _judge: &mut Judge<'_>) -> Result<()> {
+    /// Runs the model with some [`ALTERNATIVE`]s in place, and once more for each set of others. What comes before the first of a
+    /// set is computed once for all trials. Returns what the model answers with the base. A set all of whose values
+    /// are constants has no trial.
+    fn run_trials(&self, _inputs: &[Tensor], _trials: &Trials, _judge: &mut Judge<'_>) -> Result<Vec<Tensor>> {
         Err(Error::bug("this runtime cannot try alternatives"))
     }
 }
 
-/// The operator of a value that has an alternative: `y = Alternative(x, other)` is `x`, but `other` in the trial whose number its
-/// attribute [`NUMBER`] is. Both have one type and one shape. For models in memory alone; the built-in runtime has it.
+/// Which alternatives are tried.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trials {
+    /// The numbers of those that are in place before any trial.
+    pub base: BTreeSet<usize>,
+    /// For each trial, the numbers of those that are switched: put in place, or taken out of it.
+    pub sets: Vec<Vec<usize>>,
+}
+
+/// The operator of a value that has an alternative: `y = Alternative(x, other)` is `x`, but `other` where the number that its
+/// attribute [`NUMBER`] holds is in place. Both have one type and one shape. For models in memory alone; the built-in runtime has it.
 pub const ALTERNATIVE: &str = "Alternative";
 /// See [`ALTERNATIVE`].
 pub const NUMBER: &str = "number";

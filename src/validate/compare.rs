@@ -20,7 +20,7 @@ use crate::{
         collect::{Progress, for_each_sample},
     },
     error::{Error, Result},
-    ir::Model,
+    ir::{Model, Tensor},
     runtime::Runtime,
 };
 
@@ -93,46 +93,26 @@ pub fn compare_with(
     samples: &[usize],
     progress: &Progress<'_>,
 ) -> Result<Comparison> {
-    check_outputs(&reference.names, quantized)?;
-    in_runnable_form(reference.runtime, quantized, |m| measure(reference, m, samples, progress))
-        .map_err(|e| e.file(Path::new("the quantized model")))
-}
-
-fn check_outputs(names: &[String], quantized: &Model) -> Result<()> {
-    let (a, b) = (names.len(), output_names(quantized).len());
-    if a != b {
-        return Err(Error::data(format!("the models have {a} and {b} outputs: they cannot be compared")));
-    }
-    Ok(())
-}
-
-fn measure(
-    reference: &Reference<'_>,
-    quantized: &Model,
-    samples: &[usize],
-    progress: &Progress<'_>,
-) -> Result<Comparison> {
-    let (names, original, data) = (&reference.names, reference.model, reference.data);
-    let session = reference.runtime.load(quantized, &[])?;
-    let gathered: Vec<Mutex<Gathered>> = names.iter().map(|_| Mutex::default()).collect();
-    let labelled: Vec<Mutex<Labelled>> = names.iter().map(|_| Mutex::default()).collect();
-    let values = original.graph(original.main()).outputs();
-    for_each_sample(samples, progress, |sample| {
-        let inputs = data.sample(sample)?;
-        let measured = session.run(&inputs)?;
-        let labels = data.labels(sample)?.map(|l| Labels::of(&l)).transpose()?;
-        reference.with_answers(sample, &inputs, |answers| {
-            for (k, (a, b)) in answers.iter().zip(&measured).enumerate() {
-                let axis = if a.dtype().is_float() { class_axis(original, values[k], a.rank()) } else { None };
-                lock(&gathered[k]).update(sample, a, b, axis).map_err(|e| e.value(&names[k]))?;
-                if let Some(labels) = &labels {
-                    lock(&labelled[k]).update(sample, [a, b], axis, labels)?;
-                }
+    let names = &reference.names;
+    let values = reference.model.graph(reference.model.main()).outputs();
+    let fresh = || names.iter().map(|_| Mutex::<(Gathered, Labelled)>::default()).collect::<Vec<_>>();
+    let update = |all: &Vec<Mutex<(Gathered, Labelled)>>,
+                  sample,
+                  [answers, measured]: [&[Tensor]; 2],
+                  labels: Option<&Labels>| {
+        for (k, (a, b)) in answers.iter().zip(measured).enumerate() {
+            let axis = if a.dtype().is_float() { class_axis(reference.model, values[k], a.rank()) } else { None };
+            let mut one = lock(&all[k]);
+            one.0.update(sample, a, b, axis).map_err(|e| e.value(&names[k]))?;
+            if let Some(labels) = labels {
+                one.1.update(sample, [a, b], axis, labels)?;
             }
-            Ok(())
-        })
-    })?;
-    let labelled: Vec<(&String, Labelled)> = names.iter().zip(labelled.into_iter().map(into_inner)).collect();
+        }
+        Ok(())
+    };
+    let all = of_each_answer(reference, quantized, samples, progress, fresh, update)?;
+    let (gathered, labelled): (Vec<Gathered>, Vec<Labelled>) = all.into_iter().map(into_inner).unzip();
+    let labelled: Vec<(&String, Labelled)> = names.iter().zip(labelled).collect();
     let accuracy = labelled.iter().find(|(_, l)| l.count > 0 && l.misfit().is_none()).map(|(name, l)| Accuracy {
         output: (*name).clone(),
         count: l.count,
@@ -142,8 +122,42 @@ fn measure(
     let misfits = labelled.iter().filter_map(|(name, l)| l.misfit().map(|m| (*name, m)));
     let misfit = misfits.filter(|_| accuracy.is_none()).min_by_key(|(_, m)| !m.wrong);
     let misfit = misfit.map(|(name, m)| (name.clone(), m));
-    let outputs = gathered.into_iter().map(into_inner).zip(names).map(|(g, name)| g.metrics(name.clone())).collect();
+    let outputs = gathered.into_iter().zip(names).map(|(g, name)| g.metrics(name.clone())).collect();
     Ok(Comparison { samples: samples.len(), outputs, accuracy, misfit })
+}
+
+/// Gathers the answers of both models to each sample, with its labels. The samples are those of the reference or some of them.
+/// Where the model must be brought into another form first, gathering begins anew.
+pub(super) fn of_each_answer<T: Sync>(
+    reference: &Reference<'_>,
+    quantized: &Model,
+    samples: &[usize],
+    progress: &Progress<'_>,
+    fresh: impl Fn() -> T,
+    update: impl Fn(&T, usize, [&[Tensor]; 2], Option<&Labels>) -> Result<()> + Sync,
+) -> Result<T> {
+    check_outputs(&reference.names, quantized)?;
+    let run = |model: &Model| {
+        let session = reference.runtime.load(model, &[])?;
+        let gathered = fresh();
+        for_each_sample(samples, progress, |sample| {
+            let inputs = reference.data.sample(sample)?;
+            let measured = session.run(&inputs)?;
+            let labels = reference.data.labels(sample)?.map(|l| Labels::of(&l)).transpose()?;
+            let labels = labels.as_ref();
+            reference.with_answers(sample, &inputs, |answers| update(&gathered, sample, [answers, &measured], labels))
+        })?;
+        Ok(gathered)
+    };
+    in_runnable_form(reference.runtime, quantized, run).map_err(|e| e.file(Path::new("the quantized model")))
+}
+
+fn check_outputs(names: &[String], quantized: &Model) -> Result<()> {
+    let (a, b) = (names.len(), output_names(quantized).len());
+    if a != b {
+        return Err(Error::data(format!("the models have {a} and {b} outputs: they cannot be compared")));
+    }
+    Ok(())
 }
 
 fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -5,12 +5,16 @@ pub mod check;
 pub mod classes;
 pub mod compare;
 mod labels;
+pub mod losses;
 mod metrics;
 pub mod noise;
 mod parts;
 mod reference;
+mod rounded;
 mod runnable;
 pub mod sensitivity;
+mod switches;
+mod trials;
 
 pub use check::{check, check_interface};
 pub use compare::{Accuracy, Comparison, compare, compare_with};

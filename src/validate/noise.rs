@@ -9,21 +9,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{classes::class_axis, metrics::Gathered};
+use super::{
+    classes::class_axis,
+    metrics::Gathered,
+    rounded::{Carried, Twin},
+    switches::{Switches, When},
+};
 use crate::{
     calibrate::{
         Dataset,
         collect::{Progress, for_each_sample},
     },
     error::{Error, Result},
-    ir::{Model, NodeId, NodeSpec, Place, Tensor, Use, ValueId},
-    passes::{
-        self, Context, Stage,
-        support::{pairs, replace},
-    },
-    plan::{Activation, Form, KnownReads, Plan, Readers, named_values},
-    quant::pack::pack,
-    runtime::{ALTERNATIVE, NUMBER, Runtime, tract::Tract},
+    ir::{Model, NodeId, Tensor, Use, ValueId},
+    plan::{Form, KnownReads, Plan, Readers, form, named_values},
+    runtime::{Runtime, Trials, tract::Tract},
 };
 
 /// What is rounded.
@@ -89,7 +89,7 @@ pub fn measure(
 }
 
 /// Bytes of rounded constants beside those of the model, about, that are in memory at a time.
-const MOST_BYTES: usize = 256 << 20;
+pub(super) const MOST_BYTES: usize = 256 << 20;
 
 fn constant_bytes(model: &Model, source: &Source) -> usize {
     let Some(n) = source.node() else { return 0 };
@@ -108,28 +108,20 @@ fn measure_some(
     let Some(&first) = samples.first() else {
         return Err(Error::data("noise is measured on samples, and there are none"));
     };
-    let constants = match wanted.iter().any(|s| s.node().is_some()) {
-        true => rounded_constants(prepared, plan, known, wanted, &data.sample(first)?)?,
-        false => BTreeMap::new(),
-    };
-    let (model, sources, chosen) = (prepared.clone(), Vec::new(), BTreeMap::new());
-    let mut trials = Trials { prepared, plan, wanted, model, sources, chosen };
-    trials.model.set_opset(ALTERNATIVE, 1);
-    trials.add_nodes(constants)?;
-    trials.add_values()?;
-    let Trials { model, sources, .. } = trials;
+    let (model, sources) = switchable(prepared, plan, known, wanted, &data.sample(first)?)?;
     if sources.is_empty() {
         return Ok(Noise::default());
     }
     let session = Tract.load(&model, &[])?;
     drop(model);
+    let trials = Trials { base: BTreeSet::new(), sets: (0..sources.len()).map(|number| vec![number]).collect() };
     let outputs = prepared.graph(prepared.main()).outputs().to_vec();
     let gathered: Vec<Mutex<Vec<Gathered>>> =
         sources.iter().map(|_| Mutex::new(vec![Gathered::default(); outputs.len()])).collect();
     for_each_sample(samples, progress, |sample| {
         let inputs = data.sample(sample)?;
-        let answers = session.run(&inputs)?;
-        session.run_trials(&inputs, &mut |number, changed| {
+        let answers = session.run_trials(&inputs, &Trials::default(), &mut |_, _| Ok(()))?;
+        let judge = &mut |number: usize, changed: &[Tensor]| {
             let Some(gathered) = gathered.get(number) else { return Err(Error::bug("a trial of no source")) };
             let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
             for (k, (a, b)) in answers.iter().zip(changed).enumerate() {
@@ -137,7 +129,8 @@ fn measure_some(
                 gathered[k].update(sample, a, b, axis)?;
             }
             Ok(())
-        })
+        };
+        session.run_trials(&inputs, &trials, judge).map(drop)
     })?;
     let shares = |of: Mutex<Vec<Gathered>>| {
         let of = of.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -169,158 +162,43 @@ fn whole(metrics: &super::OutputMetrics) -> f64 {
     }
 }
 
-/// The constant inputs of wanted nodes that the plan changes, as the written model computes with them: by node and number of
-/// the input.
-fn rounded_constants(
+/// The model in which the rounding of each source can be chosen, by its number in the list of them.
+fn switchable(
     prepared: &Model,
     plan: &Plan,
     known: &Arc<KnownReads>,
     wanted: &BTreeSet<Source>,
     sample: &[Tensor],
-) -> Result<BTreeMap<NodeId, Vec<(usize, Tensor)>>> {
-    let mut carried_out = prepared.clone();
-    let mut cx = Context { plan: Some(plan.clone()), known: known.clone(), ..Context::default() };
-    for stage in [Stage::Adjust, Stage::Insert] {
-        passes::run_stage(stage, &mut carried_out, &mut cx)?;
-    }
-    let mut found: BTreeMap<NodeId, Vec<(usize, Tensor)>> = BTreeMap::new();
-    let (mut observed, mut places) = (Vec::new(), Vec::new());
-    let alive: BTreeSet<NodeId> = carried_out.nodes(carried_out.main()).into_iter().collect();
-    for id in prepared.nodes(prepared.main()) {
-        let node = prepared.node(id);
-        let asked = wanted.contains(&Source::Node(id)) || wanted.contains(&Source::AtRunTime(id));
-        if !asked || !alive.contains(&id) || carried_out.node(id).op_type != node.op_type {
-            continue;
-        }
-        for (i, now) in carried_out.node(id).inputs().iter().enumerate() {
-            let before = prepared.constant_input(id, i);
-            let Some(now) = *now else { continue };
-            match carried_out.value(now).initializer() {
-                Some(t) if !before.is_some_and(|b| b.same_content(t)) => {
-                    found.entry(id).or_default().push((i, t.clone()))
-                }
-                None if before.is_some() => {
-                    observed.push(now);
-                    places.push((id, i));
-                }
-                _ => {}
-            }
+) -> Result<(Model, Vec<Source>)> {
+    let nodes: BTreeSet<NodeId> = wanted.iter().filter_map(Source::node).collect();
+    let mut constants = match nodes.is_empty() {
+        true => BTreeMap::new(),
+        false => Carried::out(prepared, plan, known)?.constants(prepared, &nodes, sample)?,
+    };
+    let (mut switches, mut sources) = (Switches::new(prepared), Vec::new());
+    for id in prepared.nodes(prepared.main()).into_iter().filter(|n| nodes.contains(n)) {
+        let dynamic = form(prepared, plan, id) == Some(Form::Dynamic);
+        let source = if dynamic { Source::AtRunTime(id) } else { Source::Node(id) };
+        let constants = constants.remove(&id).unwrap_or_default();
+        let changes = prepared.node(id).input(0).is_some() && (dynamic || !constants.is_empty());
+        if changes && wanted.contains(&source) {
+            switches.node(id, Twin { constants, dynamic, kernel: None }, When::Chosen(sources.len()))?;
+            sources.push(source);
         }
     }
-    if observed.is_empty() {
-        return Ok(found);
+    let names = named_values(prepared);
+    for (name, activation) in &plan.activations {
+        let Some(&value) = names.get(name).filter(|v| wanted.contains(&Source::Value(**v))) else { continue };
+        let reads = |used: &Use| match (activation.readers, *used) {
+            (Readers::All, _) => true,
+            (Readers::Integer, Use::Input(n, _)) => form(prepared, plan, n) == Some(Form::Integer),
+            (Readers::Integer, Use::Output(..)) => false,
+        };
+        let uses = prepared.value(value).uses().iter().copied().filter(reads).collect();
+        switches.value(value, activation, &[(When::Chosen(sources.len()), uses)])?;
+        sources.push(Source::Value(value));
     }
-    let session = Tract.load(&carried_out, &observed)?;
-    session.run_observed(sample, &mut |k, value| {
-        let (id, i) = places[k];
-        found.entry(id).or_default().push((i, value.to_tensor()?));
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// The model in which each source has an alternative, and the source of each trial.
-struct Trials<'a> {
-    prepared: &'a Model,
-    plan: &'a Plan,
-    wanted: &'a BTreeSet<Source>,
-    model: Model,
-    sources: Vec<Source>,
-    /// What stands in the place of an output once its node has an alternative.
-    chosen: BTreeMap<ValueId, ValueId>,
-}
-
-impl Trials<'_> {
-    /// Beside each node with other constants, one that has them.
-    fn add_nodes(&mut self, mut constants: BTreeMap<NodeId, Vec<(usize, Tensor)>>) -> Result<()> {
-        for id in self.prepared.nodes(self.prepared.main()) {
-            let dynamic = self.form(id) == Some(Form::Dynamic);
-            let source = if dynamic { Source::AtRunTime(id) } else { Source::Node(id) };
-            let changed = constants.remove(&id).unwrap_or_default();
-            if !self.wanted.contains(&source) {
-                continue;
-            }
-            let node = self.prepared.node(id);
-            let mut inputs = node.inputs().to_vec();
-            let Some(&Some(x)) = inputs.first().filter(|_| dynamic || !changed.is_empty()) else { continue };
-            if dynamic {
-                inputs[0] = Some(pairs::dynamic_pair(&mut self.model, x, Place::Before(id))?);
-            }
-            for (i, tensor) in changed {
-                inputs.resize(inputs.len().max(i + 1), None);
-                inputs[i] = Some(self.model.add_initializer(self.model.main(), "rounded", tensor));
-            }
-            let mut spec = NodeSpec::new(node.op_type.clone()).inputs(inputs).attrs(node.attributes.clone());
-            if let Some(domain) = &node.domain {
-                spec = spec.domain(domain.clone());
-            }
-            for out in node.outputs() {
-                spec = match out {
-                    Some(_) => spec.output("rounded"),
-                    None => spec.output_value(None),
-                };
-            }
-            let twin = self.model.insert(spec, Place::After(id));
-            let others = self.model.node(twin).outputs().to_vec();
-            for (&out, &other) in node.outputs().iter().flatten().zip(others.iter().flatten()) {
-                let chosen = self.add(out, other, Place::After(twin))?;
-                self.prepared.value(out).uses().iter().for_each(|&used| self.model.redirect(used, chosen));
-                self.chosen.insert(out, chosen);
-            }
-            self.sources.push(source);
-        }
-        Ok(())
-    }
-
-    /// Behind each quantized value, its Q/DQ pair.
-    fn add_values(&mut self) -> Result<()> {
-        let names = named_values(self.prepared);
-        for (name, activation) in &self.plan.activations {
-            let Some(&value) = names.get(name).filter(|v| self.wanted.contains(&Source::Value(**v))) else {
-                continue;
-            };
-            let now = self.chosen.get(&value).copied().unwrap_or(value);
-            let pair = self.pair(now, activation)?;
-            let place = replace::behind_maker(&self.model, pair, self.model.main());
-            let chosen = self.add(now, pair, place)?;
-            for &used in self.prepared.value(value).uses() {
-                let reads = match (activation.readers, used) {
-                    (Readers::All, _) => true,
-                    (Readers::Integer, Use::Input(n, _)) => self.form(n) == Some(Form::Integer),
-                    (Readers::Integer, Use::Output(..)) => false,
-                };
-                if reads {
-                    self.model.redirect(used, chosen);
-                }
-            }
-            self.sources.push(Source::Value(value));
-        }
-        Ok(())
-    }
-
-    fn pair(&mut self, x: ValueId, activation: &Activation) -> Result<ValueId> {
-        let graph = self.model.main();
-        let scale = self.model.add_initializer(graph, "scale", Tensor::from_f32(&[], &[activation.scale]));
-        let zero = pack(activation.dtype, &[], &[activation.zero_point])?;
-        let zero = self.model.add_initializer(graph, "zero_point", zero);
-        let spec =
-            |op: &str, x: ValueId| NodeSpec::new(op).inputs([Some(x), Some(scale), Some(zero)]).output("rounded");
-        let place = replace::behind_maker(&self.model, x, graph);
-        let codes = self.model.insert_value(spec("QuantizeLinear", x), place)?;
-        let place = replace::behind_maker(&self.model, codes, graph);
-        self.model.insert_value(spec("DequantizeLinear", codes), place)
-    }
-
-    /// Makes `other` the alternative of `value` in the trial of the next source.
-    fn add(&mut self, value: ValueId, other: ValueId, place: Place) -> Result<ValueId> {
-        let spec = NodeSpec::new(ALTERNATIVE).domain(ALTERNATIVE).inputs([Some(value), Some(other)]);
-        self.model.insert_value(spec.attr(NUMBER, self.sources.len() as i64).output("chosen"), place)
-    }
-
-    fn form(&self, node: NodeId) -> Option<Form> {
-        let out = self.prepared.node(node).outputs().iter().copied().flatten().next()?;
-        self.plan.nodes.get(self.prepared.value(out).name()).map(|n| n.becomes)
-    }
+    Ok((switches.finish()?, sources))
 }
 
 #[cfg(test)]
@@ -332,7 +210,7 @@ mod tests {
             DType,
             testing::{find, model},
         },
-        plan::{NodePlan, Weight},
+        plan::{Activation, NodePlan, Weight},
     };
 
     #[test]

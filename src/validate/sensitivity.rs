@@ -1,16 +1,23 @@
-//! Where the damage comes from: regions of integer nodes quantized alone, and alone left in float, on a few samples.
+//! Where the damage comes from: what a plan rounds, quantized alone and alone left in float, on a few samples.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::{Comparison, Reference, compare_with};
+use super::{
+    Comparison, Reference,
+    compare::of_each_answer,
+    compare_with,
+    losses::{Loss, Losses, Rights, reported, shares},
+    trials,
+};
 use crate::{
-    calibrate::collect::Progress,
+    calibrate::{Dataset, collect::Progress},
     error::Result,
     ir::{Model, NodeId},
     passes::{self, Context, Stage},
-    plan::{KnownReads, Plan, Regions},
+    plan::{KnownReads, Plan, Regions, Units},
+    runtime::Runtime,
 };
 
 /// A region that causes damage.
@@ -61,31 +68,6 @@ pub fn blame(
     Ok(blamed)
 }
 
-/// How the model's answers are, measured at its outputs against the original's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Answers {
-    /// SQNR of the worst output, dB; `None` without noise.
-    pub sqnr: Option<f64>,
-    /// The least share of the same top answers, 0 to 1; `None` where no output holds classes.
-    pub agreement: Option<f64>,
-}
-
-impl Answers {
-    fn of(compared: &Comparison) -> Self {
-        Self { sqnr: reported(worst_sqnr(compared)), agreement: compared.least_agreement() }
-    }
-
-    /// Noise as a share of the signal's power.
-    pub fn noise(&self) -> f64 {
-        self.sqnr.map_or(0.0, noise)
-    }
-}
-
-/// How a model answers these samples.
-pub fn answers(reference: &Reference<'_>, model: &Model, samples: &[usize]) -> Result<Answers> {
-    Ok(Answers::of(&compare_with(reference, model, samples, &|_, _| ())?))
-}
-
 /// What one unit does to the model's answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sensitivity {
@@ -93,70 +75,126 @@ pub struct Sensitivity {
     pub nodes: Vec<String>,
     /// Operators of its nodes, in order.
     pub ops: Vec<String>,
+    /// What it alone loses at one output, as a share of what all units lose there, each alone: the most of all outputs. See [`shares`].
+    pub share: f64,
     /// With only this unit quantized.
-    pub alone: Answers,
+    pub alone: Loss,
     /// With all quantized but this unit.
-    pub without: Answers,
+    pub without: Loss,
+}
+
+/// What units are ordered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Right answers that are lost, where that is more than chance; then as the next.
+    Labels,
+    /// Divergence at outputs that hold classes, noise at others.
+    Loss,
 }
 
 /// All units of a plan, the most harmful first, and the whole plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sensitivities {
+    /// What the units are ordered by.
+    pub order: Order,
     /// With all quantized.
-    pub all: Answers,
-    /// By the noise that each makes alone, then in the order of the graph.
+    pub all: Loss,
+    /// By the harm that each does alone, then in the order of the graph.
     pub units: Vec<Sensitivity>,
 }
 
-/// Measures units of a plan one by one: each with nothing else quantized, and with all else quantized. A unit is an
-/// integer node with the clamps that it absorbs, or neighbours together where there are more than `most` of them. Weights
-/// that are only stored in fewer bits count for the whole plan and for no unit. `prepared` is the model that the plan
-/// speaks of; the samples are of the reference's.
-pub fn measure(
-    reference: &Reference<'_>,
-    prepared: &Model,
-    plan: &Plan,
-    known: &Arc<KnownReads>,
-    samples: &[usize],
-    most: usize,
-    progress: &Progress<'_>,
-) -> Result<Sensitivities> {
-    let graph = Regions::of(prepared, plan);
-    let groups = graph.groups(most);
-    let (steps, mut done) = (2 * groups.len() + 1, 0);
-    let mut answers = |plan: Plan| {
-        let model = quantized(prepared, plan, known)?;
-        let compared = compare_with(reference, &model, samples, &|_, _| ())?;
+/// What is measured, and on what.
+pub struct Task<'a> {
+    /// The model as read.
+    pub original: &'a Model,
+    /// The model that the plan speaks of.
+    pub prepared: &'a Model,
+    /// The plan.
+    pub plan: &'a Plan,
+    /// What its weights are rounded by.
+    pub known: &'a Arc<KnownReads>,
+    /// The data.
+    pub data: &'a Dataset,
+    /// The samples to measure on.
+    pub samples: &'a [usize],
+    /// The most units: with more, neighbours are measured together. See [`Units`].
+    pub most: usize,
+    /// Is told of each step.
+    pub progress: &'a Progress<'a>,
+}
+
+/// Whether all that the plan rounds lies in the main graph, where [`measure`] can switch it.
+pub fn can_be_switched(prepared: &Model, plan: &Plan) -> bool {
+    let units = Units::of(prepared, plan, usize::MAX);
+    units.nodes.iter().flatten().all(|&n| prepared.node(n).graph() == prepared.main())
+}
+
+/// Measures the units of a plan one by one: each with nothing else quantized, and with all else quantized. The prepared model runs
+/// in the built-in runtime with roundings in the places where integer kernels round, and what is the same in two trials is
+/// computed once.
+pub fn measure(task: &Task<'_>) -> Result<Sensitivities> {
+    let units = Units::of(task.prepared, task.plan, task.most);
+    let [alone, without, all] = trials::losses(task, &units)?;
+    Ok(sorted(task, &units, alone, without, all.into_iter().next().unwrap_or_default()))
+}
+
+/// The same with a model for each measurement, written as [`quantized`] does and run by any runtime.
+pub fn measure_one_by_one(task: &Task<'_>, runtime: &dyn Runtime) -> Result<Sensitivities> {
+    let units = Units::of(task.prepared, task.plan, task.most);
+    let reference = Reference::new(runtime, task.original, task.data, task.samples, &|_, _| ())?;
+    let (steps, mut done) = (2 * units.nodes.len() + 1, 0);
+    let mut loss = |plan: Plan| {
+        let model = quantized(task.prepared, plan, task.known)?;
+        let fresh = || Mutex::new(Losses::default());
+        let losses =
+            of_each_answer(&reference, &model, task.samples, &|_, _| (), fresh, |losses, sample, answers, labels| {
+                losses.lock().unwrap_or_else(PoisonError::into_inner).update(task.original, sample, answers, labels)
+            })?;
         done += 1;
-        progress(done, steps);
-        Result::Ok(Answers::of(&compared))
+        (task.progress)(done, steps);
+        Result::Ok(losses.into_inner().unwrap_or_else(PoisonError::into_inner).loss(task.original))
     };
-    let of = |nodes: &[NodeId]| Plan { input_means: plan.input_means.clone(), ..graph.only(plan, nodes) };
-    let all = answers(plan.clone())?;
-    let mut units = Vec::new();
-    for (i, group) in groups.iter().enumerate() {
-        let others = [&groups[..i], &groups[i + 1..]].concat().concat();
-        units.push(Sensitivity {
-            nodes: group.iter().map(|&n| prepared.node_label(n)).collect(),
-            ops: group.iter().map(|&n| prepared.node(n).op_type.clone()).collect(),
-            alone: answers(of(group))?,
-            without: answers(Plan { stored_weights: plan.stored_weights.clone(), ..of(&others) })?,
-        });
+    let all = loss(task.plan.clone())?;
+    let (mut alone, mut without) = (Vec::new(), Vec::new());
+    for i in 0..units.nodes.len() {
+        alone.push(loss(units.only(task.plan, |u| u == i))?);
+        without.push(loss(units.only(task.plan, |u| u != i))?);
     }
+    Ok(sorted(task, &units, alone, without, all))
+}
+
+/// Labels from which on right answers tell units apart, and the share of them that must be lost to be more than chance.
+const ENOUGH: u64 = 100;
+const MEANT: f64 = 0.02;
+
+fn sorted(task: &Task<'_>, units: &Units, alone: Vec<Loss>, without: Vec<Loss>, all: Loss) -> Sensitivities {
+    let label = |n: &NodeId| task.prepared.node_label(*n);
+    let op = |n: &NodeId| task.prepared.node(*n).op_type.clone();
+    let shares = shares(&alone, &all);
+    let each = units.nodes.iter().zip(shares).zip(alone.into_iter().zip(without));
+    let each = each.map(|((nodes, share), (alone, without))| Sensitivity {
+        nodes: nodes.iter().map(label).collect(),
+        ops: nodes.iter().map(op).collect(),
+        share,
+        alone,
+        without,
+    });
+    let lost = |unit: &Sensitivity| {
+        let rights = unit.alone.labels.as_ref().filter(|r| r.count >= ENOUGH);
+        rights.filter(|r| r.lost() as f64 >= MEANT * r.count as f64).map_or(0, Rights::lost)
+    };
+    let mut units: Vec<Sensitivity> = each.collect();
     // The sort is stable: what is equal stays in the order of the graph.
-    units.sort_by(|a, b| b.alone.noise().total_cmp(&a.alone.noise()));
-    Ok(Sensitivities { all, units })
+    units.sort_by(|a, b| lost(b).cmp(&lost(a)).then(b.share.total_cmp(&a.share)));
+    let order = if units.iter().any(|u| lost(u) > 0) { Order::Labels } else { Order::Loss };
+    Sensitivities { order, all, units }
 }
 
 /// SQNR of the worst output, dB: infinite without noise, and its opposite where finite numbers became none.
 fn worst_sqnr(compared: &Comparison) -> f64 {
     let noisy = compared.outputs.iter().map(|o| if o.not_finite > 0 { f64::NEG_INFINITY } else { o.least_sqnr() });
     noisy.filter(|s| !s.is_nan()).fold(f64::INFINITY, f64::min)
-}
-
-/// As reports have it: nothing without noise, and a number where nothing is left of the answers.
-fn reported(sqnr: f64) -> Option<f64> {
-    (sqnr < f64::INFINITY).then_some(sqnr.max(-100.0))
 }
 
 /// Noise as a share of the signal's power.
@@ -196,7 +234,7 @@ mod tests {
         file.finish().unwrap();
         let data = Dataset::open(&path, &InputSpec::of_model(&m).unwrap(), &DatasetOptions::default()).unwrap();
         let all: Vec<usize> = (0..6).collect();
-        let reference = Reference::new(&Tract, &m, &data, &all, &|_, _| ()).unwrap();
+        let known = Arc::default();
         let mut plan = Plan::default();
         for (name, scale) in [("x", 0.1), ("a", 0.004), ("b", 0.004), ("c", 0.25)] {
             let (dtype, zero_point, readers) = (DType::Uint8, if name == "x" { 128 } else { 0 }, Readers::All);
@@ -207,14 +245,31 @@ mod tests {
             let (kernel, weight, reason) = (None, None, None);
             plan.nodes.insert(name.into(), NodePlan { name: None, op, becomes, kernel, weight, reason, fenced: false });
         }
-        let found = measure(&reference, &m, &plan, &Arc::default(), &all, 10, &|_, _| ()).unwrap();
-        assert_eq!(found.units.len(), 3);
+        let task = |most| Task {
+            original: &m,
+            prepared: &m,
+            plan: &plan,
+            known: &known,
+            data: &data,
+            samples: &all,
+            most,
+            progress: &|_, _| (),
+        };
+        let found = measure(&task(10)).unwrap();
+        assert_eq!((found.units.len(), found.order), (3, Order::Loss));
         assert_eq!(found.units[0].nodes, ["c"]);
         // Alone it has nearly all of the noise, and without it next to none is left.
-        let (worst, whole) = (&found.units[0], found.all);
-        assert!(worst.alone.noise() > 0.5 * whole.noise(), "{found:?}");
+        let (worst, whole) = (&found.units[0], &found.all);
+        assert!(worst.alone.noise() > 0.5 * whole.noise() && worst.share > 0.5, "{found:?}");
         assert!(worst.without.noise() < 0.5 * whole.noise(), "{found:?}");
-        assert!(found.units[1].alone.noise() >= found.units[2].alone.noise());
-        assert_eq!(measure(&reference, &m, &plan, &Arc::default(), &all, 1, &|_, _| ()).unwrap().units.len(), 1);
+        assert!(found.units[1].share >= found.units[2].share);
+        // The models that are written tell the same.
+        let written = measure_one_by_one(&task(10), &Tract).unwrap();
+        let close = |a: &Loss, b: &Loss| (a.noise() - b.noise()).abs() <= 1e-4 * a.noise();
+        assert!(close(&found.all, &written.all));
+        for (a, b) in found.units.iter().zip(&written.units) {
+            assert!(a.nodes == b.nodes && close(&a.alone, &b.alone) && close(&a.without, &b.without), "{a:?} {b:?}");
+        }
+        assert_eq!(measure(&task(1)).unwrap().units.len(), 1);
     }
 }

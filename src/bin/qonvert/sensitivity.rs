@@ -6,7 +6,7 @@ use anyhow::Context;
 use qonvert::{
     files,
     onnx_file::ReadOptions,
-    pipeline::{self, Job},
+    pipeline::{self, Job, MeasureSensitivity},
     report::{sensitivity, terminal::count},
 };
 
@@ -15,9 +15,15 @@ use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args::Schem
 /// Measure what quantizing each node does to the answers of the model
 #[derive(clap::Args)]
 #[command(after_help = "\
-Each integer node of the plan is measured at the model's outputs, on samples that calibration has not
-seen: quantized alone, and alone left in float. SQNR is the signal to noise ratio of the worst output:
-20 dB is an error of 10 %, 40 dB of 1 %. The most harmful come first. Nothing of the model is written.
+All that the plan rounds is measured at the model's outputs, on samples that calibration has not
+seen: each unit quantized alone, and alone left in float. A unit is an integer node with the
+values that it reads and makes, or float nodes whose weight is stored in 8 bits; nodes that can
+only be switched together are one. SQNR is the signal to noise ratio of the worst output: 20 dB
+is an error of 10 %, 40 dB of 1 %. Where outputs hold classes, KL is the divergence of the
+distribution over these. The most harmful come first: by right answers lost where the data have
+enough labels, else by divergence, else by noise. The model runs in the built-in runtime, with
+roundings switched where integer kernels round; with --runtime onnxruntime a model is written
+and run for each measurement. Nothing of it stays.
 
 Examples:
   qonvert sensitivity model.onnx --calibration data.npz
@@ -31,11 +37,14 @@ pub struct Args {
     /// of pictures
     #[arg(long, value_name = "DATA")]
     calibration: PathBuf,
+    /// Data to measure on, instead of the calibration data; with an array `labels`, right answers are counted
+    #[arg(long, value_name = "DATA")]
+    evaluation: Option<PathBuf>,
     /// The most units to measure: with more nodes, neighbours are measured together
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     units: u32,
-    /// The most samples to measure on, of those that calibration keeps back
-    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..))]
+    /// The most samples to measure on; of the calibration data, those first that calibration keeps back
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     measured_samples: u32,
     /// The figures as JSON
     #[arg(long)]
@@ -64,6 +73,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     args.rules.iter().for_each(|path| files.write("--rules", path));
     let job = Job {
         data: Some(args.calibration.clone()),
+        evaluation: args.evaluation.clone(),
         read: ReadOptions { force: args.force },
         files,
         runtime: &*runtime,
@@ -71,7 +81,12 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         // No model is written.
         ..Job::new(&args.model, "", &settings)
     };
-    let measured = pipeline::measure_sensitivity(&job, args.units as usize, args.measured_samples as usize);
+    let how = MeasureSensitivity {
+        most_units: args.units as usize,
+        samples: args.measured_samples as usize,
+        one_by_one: false,
+    };
+    let measured = pipeline::measure_sensitivity(&job, how);
     bar.finish();
     let measured = measured?;
     if let Some(path) = &args.rules {
@@ -83,10 +98,13 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         crate::print(&format!("{text}\n"))?;
     } else if !common.quiet {
         let samples = count(measured.samples, "sample");
-        let seen = if measured.held_out { "that calibration has not seen" } else { "that calibration has seen, too" };
+        let seen = match measured.unseen {
+            n if n == measured.samples => " that calibration has not seen".to_owned(),
+            0 => " that calibration has seen, too".to_owned(),
+            n => format!(", {n} of them new to calibration"),
+        };
         let mut text = sensitivity::render(&measured.found);
-        let all = sensitivity::decibel(measured.found.all);
-        text += &format!("all quantized: {all}, on {samples} {seen}\n");
+        text += &format!("measured on {samples}{seen}\n");
         measured.diagnostics.iter().for_each(|d| text += &format!("{d}\n"));
         crate::print(&text)?;
     }

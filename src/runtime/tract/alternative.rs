@@ -15,7 +15,7 @@ pub(super) fn register(register: &mut OnnxOpRegister) {
     });
 }
 
-/// Its first input, unless the trial of this number puts the second in its place.
+/// Its first input, unless the second is in its place where this number is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Alternative {
     pub(super) number: usize,

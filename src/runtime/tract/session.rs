@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     ir::{Model, Tensor, ValueId},
     runtime::{
-        Judge, Observer, Session,
+        Judge, Observer, Session, Trials,
         inputs::{self, Input},
     },
 };
@@ -144,13 +144,14 @@ impl Session for TractSession {
         outputs.iter().map(|t| tensors::from_tract(t)).collect()
     }
 
-    fn run_trials(&self, inputs: &[Tensor], judge: &mut Judge<'_>) -> Result<()> {
-        self.planned(inputs, |plan, fed| {
-            plan.run_trials(fed, &mut |number, outputs| {
+    fn run_trials(&self, inputs: &[Tensor], trials: &Trials, judge: &mut Judge<'_>) -> Result<Vec<Tensor>> {
+        let outputs = self.planned(inputs, |plan, fed| {
+            plan.run_trials(fed, trials, &mut |number, outputs| {
                 let outputs: Vec<Tensor> = outputs.iter().map(|t| tensors::from_tract(t)).collect::<Result<_>>()?;
                 judge(number, &outputs)
             })
-        })
+        })?;
+        outputs.iter().map(|t| tensors::from_tract(t)).collect()
     }
 }
 
