@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::one_or_many;
+use super::{FloatWeights, one_or_many};
 use crate::ir::DType;
 
 /// What some nodes or values shall have otherwise.
@@ -36,6 +36,9 @@ pub struct Rule {
     /// How the weights of the nodes are quantized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<RuleWeight>,
+    /// What becomes of their weights where they stay float. Without it those that a rule keeps in float are left as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub float_weights: Option<FloatWeights>,
 }
 
 /// From where to where: names of values or nodes, written `[from, to]`.

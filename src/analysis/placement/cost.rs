@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     ir::{Model, NodeId, ValueId},
-    ops::Class,
+    ops::{self, Class},
     target::{Convolution, Costs, Target},
 };
 
@@ -151,6 +151,26 @@ fn fuses_in_float(model: &Model, id: NodeId) -> bool {
     let behind_conv =
         |v: ValueId| model.producer(v).is_some_and(|p| model.node(p).is("Conv")) && model.value(v).uses().len() == 1;
     fusable && node.inputs().iter().flatten().any(|&v| behind_conv(v))
+}
+
+/// Time of one run of a node in float.
+pub(super) fn float_time(model: &Model, target: &Target, shapes: &Shapes, id: NodeId) -> f64 {
+    let (node, c) = (model.node(id), &target.costs);
+    if fuses_in_float(model, id) {
+        return 0.0;
+    }
+    let outputs: Vec<ValueId> = node.outputs().iter().copied().flatten().collect();
+    let dims = |v: Option<ValueId>| v.and_then(|v| shapes.dims(v)).unwrap_or_default();
+    match ops::spec(model, id).map(|s| s.class) {
+        // A product of two values that are computed has no integer kernel, but takes its time.
+        Some(Class::Product) if node.is("MatMul") && model.constant_input(id, 1).is_none() => {
+            let (out, depth) = (dims(node.output(0)), dims(node.input(0)).last().copied().unwrap_or(1));
+            let columns = out.last().copied().unwrap_or(1).max(1);
+            c.matrix(out.iter().product::<usize>() / columns, depth, columns).0
+        }
+        Some(class) => node_cost(model, c, shapes, id, class, &outputs).0,
+        None => c.elementwise(outputs.iter().map(|&v| shapes.elements(v)).sum()).0,
+    }
 }
 
 /// How many elements a pooling operator reads in all: output elements times window.

@@ -60,7 +60,7 @@ macro_rules! subcommands {
     };
 }
 
-subcommands! { quantize, calibrate, convert, inspect, kernels, sensitivity, compare, bench }
+subcommands! { quantize, tune, calibrate, convert, inspect, kernels, sensitivity, compare, bench }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
