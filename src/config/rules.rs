@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{FloatWeights, one_or_many};
 use crate::ir::DType;
 
+/// Patterns of a selector that messages name.
+const NAMED: usize = 4;
+
 /// What some nodes or values shall have otherwise.
 ///
 /// Each selector narrows the choice: a node must fit all that are given. Within a list, one fit is enough.
@@ -118,7 +121,10 @@ impl Rule {
         let mut parts = Vec::new();
         for (name, list) in [("nodes", &self.nodes), ("ops", &self.ops), ("values", &self.values)] {
             if !list.is_empty() {
-                parts.push(format!("{name}: {}", list.join(", ")));
+                let named = &list[..list.len().min(NAMED)];
+                let more = list.len() - named.len();
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                parts.push(format!("{name}: {}{more}", named.join(", ")));
             }
         }
         if let Some(Span(from, to)) = &self.between {

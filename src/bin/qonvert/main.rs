@@ -22,7 +22,8 @@ const EXAMPLE: &str = "\
 Example:
   qonvert quantize model.onnx -o model.int8.onnx --calibration data.npz
 
-Exit codes: 0 done; 1 written, but a gate failed or an output is lost; 2 error, nothing written.
+Exit codes: 0 done; 1 written, but a gate failed or an output is lost (tune: nothing is within the
+budgets, and nothing is written); 2 error, nothing written.
 `qonvert help COMMAND` tells more.";
 
 /// What every subcommand takes.

@@ -41,6 +41,13 @@ pub(super) struct Family {
 }
 
 impl Family {
+    /// The noise of a node in integers and of all that it reads and makes.
+    pub(super) fn noise_around(&self, model: &Model, node: NodeId) -> f64 {
+        let n = model.node(node);
+        let values = n.inputs().iter().chain(n.outputs()).flatten().map(|&v| Source::Value(v));
+        self.known.worst(&values.chain([Source::Node(node)]).collect::<Vec<_>>())
+    }
+
     /// Takes note of the point that an allowed noise led to.
     pub(super) fn add(&mut self, allowed: f64, point: usize) {
         self.rungs.push((allowed, point));
@@ -58,21 +65,16 @@ pub(super) fn recipe(lab: &mut Lab<'_>, family: &Family, allowed: f64) -> Result
     let whole = Recipe::whole(&family.form, FloatWeights::Int8);
     let model = lab.prepared;
     let (float, stored_of) = lab.with_planner(&whole, |planner, wishes, _| {
-        let (float, placement, wishes) = kept(planner, family, wishes, allowed);
-        let stored_of = stored(planner, family, &placement, &wishes, allowed)?;
+        let (float, placement) = kept(planner, family, wishes, allowed);
+        let stored_of = stored(planner, family, &placement, allowed)?;
         Ok((float, stored_of))
     })?;
     let float = float.into_iter().map(|n| model.node_label(n)).collect();
     Ok(Recipe { float, stored_of, ..whole })
 }
 
-/// The nodes that go back to float, where the others are placed then, and the wishes that lead there.
-fn kept(
-    planner: &Planner<'_>,
-    family: &Family,
-    wishes: &Wishes,
-    allowed: f64,
-) -> (BTreeSet<NodeId>, Placement, Wishes) {
+/// The nodes that go back to float, and where the others are placed then.
+fn kept(planner: &Planner<'_>, family: &Family, wishes: &Wishes, allowed: f64) -> (BTreeSet<NodeId>, Placement) {
     let model = planner.task.model;
     let with = |float: &BTreeSet<NodeId>| {
         let mut wishes = wishes.clone();
@@ -95,18 +97,17 @@ fn kept(
     };
     let chosen = integer(&priced);
     let mut float: BTreeSet<NodeId> = integer(&family.placed).difference(&chosen).copied().collect();
-    let (mut wished, mut placement) = (with(&float), priced);
+    let mut placement = priced;
     for _ in 0..ROUNDS {
-        placement = planner.place(&wished);
+        placement = planner.place(&with(&float));
         // Without prices, others may join in the place of those that are gone.
         let more: Vec<NodeId> = integer(&placement).difference(&chosen).copied().collect();
         if more.is_empty() {
             break;
         }
         float.extend(more);
-        wished = with(&float);
     }
-    (float, placement, wished)
+    (float, placement)
 }
 
 /// The nodes quantizing at run time that go back to float: prices do not reach these, so those go first that make the most noise for
@@ -136,7 +137,6 @@ fn stored(
     planner: &Planner<'_>,
     family: &Family,
     placement: &Placement,
-    wishes: &Wishes,
     allowed: f64,
 ) -> Result<BTreeMap<String, FloatWeights>> {
     let (model, resolved) = (planner.task.model, planner.task.resolved);
@@ -146,10 +146,7 @@ fn stored(
     // Which weights are stored follows from the placement alone, so any ranges will do.
     let target = &planner.task.job.settings.target;
     let mut plan = plan::decide(model, target, placement, &resolved.scheme, |_, _| Ok(Range::new(-1.0, 1.0)))?;
-    let by_user = |n: NodeId| resolved.wishes.keeps_float(model, n).is_some() && wishes.keep_float.contains_key(&n);
-    plan::store_float_weights(model, &mut plan, &resolved.scheme, |n| {
-        if by_user(n) { resolved.stored_as(model, n) } else { Some(DType::Int8) }
-    });
+    plan::store_float_weights(model, &mut plan, &resolved.scheme, |n| resolved.stored_as(model, n));
     let before: Vec<String> = plan.stored_weights.keys().cloned().collect();
     store_finer(model, &mut plan, placement, &family.known, allowed);
     let names = named_values(model);

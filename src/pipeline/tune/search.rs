@@ -54,6 +54,8 @@ pub(super) struct Search<'s, 'a> {
     pub(super) seen: Vec<usize>,
     pub(super) families: Vec<Family>,
     pub(super) random: Random,
+    /// The recipes that it has tried. The state may know more: what another search, or this one before it was stopped, tried later.
+    pub(super) tried: BTreeSet<Recipe>,
     /// The plan that was made last.
     last: Option<(Recipe, Planned)>,
     end: Option<End>,
@@ -82,6 +84,7 @@ impl<'s, 'a> Search<'s, 'a> {
             seen: Vec::new(),
             families: Vec::new(),
             random: Random(seed),
+            tried: BTreeSet::new(),
             last: None,
             end: None,
             swapped: BTreeSet::new(),
@@ -160,6 +163,7 @@ impl<'s, 'a> Search<'s, 'a> {
 
     /// The point that a recipe makes; `None` where the limits are reached. What `must` be is made all the same.
     pub(super) fn point(&mut self, recipe: Recipe, must: bool) -> Result<Found> {
+        self.tried.insert(recipe.clone());
         if let Some(known) = self.state.find(&recipe) {
             return Ok(self.come_to(known));
         }
@@ -322,8 +326,14 @@ impl<'s, 'a> Search<'s, 'a> {
         if let Some((f, allowed)) = steps::widest_gap(self) {
             self.rung(f, allowed)?;
         }
-        let unswapped = self.front().into_iter().find(|i| !self.swapped.contains(i));
-        if let Some(point) = unswapped {
+        for _ in 0..2 {
+            if let Some(recipe) = steps::one_node_on(self) {
+                self.point(recipe, false)?;
+            }
+        }
+        let unswapped: Vec<usize> = self.front().into_iter().filter(|i| !self.swapped.contains(i)).collect();
+        let near = unswapped.iter().find(|&&i| steps::is_near(self, i));
+        if let Some(&point) = near.or(unswapped.first()) {
             self.swapped.insert(point);
             for stored in self.forms_of_stored() {
                 let recipe = self.state.points[point].recipe.clone();

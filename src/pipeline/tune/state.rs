@@ -75,7 +75,8 @@ impl State {
         let Some(path) = path.filter(|p| p.exists()) else { return Ok(Self::new(identity)) };
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read the state", e))?;
         let help = "choose another file for --state, or remove it to begin anew";
-        let state: Self = serde_json::from_str(&text)
+        // JSON is YAML, too, and this reader gives every number back as it was; the other may be off by its last bit.
+        let state: Self = serde_yaml::from_str(&text)
             .map_err(|e| Error::config(format!("this is no state of qonvert tune: {e}")).file(path).help(help))?;
         if state.version != VERSION {
             let text = format!("is a state of version {}, this qonvert has version {VERSION}", state.version);

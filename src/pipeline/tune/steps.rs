@@ -15,6 +15,9 @@ use crate::{
 
 /// Allowed noises that are nearer to each other than this factor make the same plans.
 const CLOSE: f64 = 1.12;
+/// Points that single nodes are changed of, the best first, and the nodes of each.
+const BEST: usize = 3;
+const NODES: usize = 16;
 
 /// Numbers that look random and are the same for each seed (SplitMix64: G. Steele and others, "Fast Splittable Pseudorandom
 /// Number Generators", 2014).
@@ -80,6 +83,48 @@ pub(super) fn widest_gap(search: &Search<'_, '_>) -> Option<(usize, f64)> {
         }
     }
     widest.map(|(_, f, allowed)| (f, allowed))
+}
+
+/// The best point so far with one node changed: one more in integers where a loss is allowed and left, the quietest first; else one
+/// more in float, the loudest first. What was tried already is passed over.
+pub(super) fn one_node_on(search: &Search<'_, '_>) -> Option<Recipe> {
+    let b = search.budgets;
+    let inside = |&i: &usize| {
+        let f = search.figures(i);
+        b.loss.is_none_or(|most| f.loss <= most)
+            && b.speed.is_none_or(|least| f.estimate >= least)
+            && b.bytes.is_none_or(|most| f.bytes <= most)
+    };
+    let usable = |i: &usize| !search.state.points[*i].recipe.float.contains(EVERYTHING);
+    let mut points: Vec<usize> = search.seen.iter().copied().filter(|i| inside(i) && usable(i)).collect();
+    points.sort_by(|&i, &j| {
+        let (a, c) = (search.figures(i), search.figures(j));
+        let faster = c.estimate.total_cmp(&a.estimate);
+        let nearer = a.loss.total_cmp(&c.loss).then(a.noise.total_cmp(&c.noise));
+        if b.loss.is_some() { faster.then(nearer) } else { nearer.then(faster) }.then(i.cmp(&j))
+    });
+    let model = search.lab.prepared;
+    points.into_iter().take(BEST).find_map(|point| {
+        let recipe = &search.state.points[point].recipe;
+        let family = search.families.iter().find(|f| f.form.ranges == recipe.form.ranges)?;
+        let integer = family.placed.nodes.iter().filter(|(_, d)| d.is_integer()).map(|(n, _)| *n);
+        let back = b.loss.is_some();
+        let mut nodes: Vec<(f64, String)> = integer
+            .map(|n| (family.noise_around(model, n), model.node_label(n)))
+            .filter(|(_, label)| recipe.float.contains(label) == back)
+            .collect();
+        nodes.sort_by(|x, y| x.0.total_cmp(&y.0).then_with(|| x.1.cmp(&y.1)));
+        if !back {
+            nodes.reverse();
+        }
+        let changed = |(_, label): (f64, String)| {
+            let mut recipe = recipe.clone();
+            toggle(&mut recipe.float, &label);
+            recipe.stored_of.remove(&label);
+            recipe
+        };
+        nodes.into_iter().take(NODES).map(changed).find(|recipe| !search.tried.contains(recipe))
+    })
 }
 
 /// A point of the front with something changed by chance.
@@ -151,7 +196,7 @@ fn toggle(float: &mut BTreeSet<String>, label: &str) {
 }
 
 /// Whether a point is not far outside of the budgets.
-fn is_near(search: &Search<'_, '_>, point: usize) -> bool {
+pub(super) fn is_near(search: &Search<'_, '_>, point: usize) -> bool {
     let (b, f) = (search.budgets, search.figures(point));
     b.loss.is_none_or(|most| f.loss <= 2.0 * most)
         && b.speed.is_none_or(|least| f.estimate >= 0.7 * least)
