@@ -21,6 +21,7 @@ mod prices;
 mod promised;
 mod sensitivity;
 mod split;
+pub mod tune;
 
 use std::{
     path::{Path, PathBuf},
@@ -41,7 +42,7 @@ use crate::{
     files::Files,
     ir::{Model, Tensor, ValueId},
     onnx_file::{self, ReadOptions},
-    passes::{self, Context, Stage},
+    passes::{self, Context, Options, Stage},
     plan::{KnownReads, Plan},
     report::Auto,
     runtime::{Runtime, tract::Tract},
@@ -174,10 +175,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     before::check_weights(&files)?;
     clock.step("prepare");
     let mut cx = Context::default();
-    cx.options.keep_stack_traces = job.settings.config.stack_traces == StackTraces::Keep;
-    cx.options.keep_masks = job.settings.config.float_weights == FloatWeights::Keep;
-    let qoperator = job.settings.config.format == Format::Qoperator;
-    cx.options.qoperator = qoperator.then(|| job.settings.target.integer_ops());
+    cx.options = options(job.settings);
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     cx.diagnostics.splice(0..0, before::look_at(&original));
     if let Some(table) = &job.ranges {
@@ -265,6 +263,17 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         promises,
         left,
     })
+}
+
+/// The options of the passes.
+fn options(settings: &Settings) -> Options {
+    let config = &settings.config;
+    Options {
+        keep_stack_traces: config.stack_traces == StackTraces::Keep,
+        keep_masks: config.float_weights == FloatWeights::Keep,
+        qoperator: (config.format == Format::Qoperator).then(|| settings.target.integer_ops()),
+        ..Options::default()
+    }
 }
 
 /// The model in the form that the plan speaks of.

@@ -69,6 +69,7 @@ fn help() {
     let place = Place::new();
     golden!("help", place.run("--help"));
     golden!("help_quantize", place.run("quantize --help"));
+    golden!("help_tune", place.run("tune --help"));
     golden!("help_calibrate", place.run("help calibrate"));
     golden!("help_kernels", place.run("kernels --help"));
     golden!("help_inspect", place.run("inspect --help"));
@@ -322,6 +323,7 @@ fn wrong_words_write_nothing() {
         ("error_preset", "quantize model.onnx -o out.onnx --calibration data.npz --preset int4"),
         ("error_observer", "quantize model.onnx -o out.onnx --calibration data.npz --observer minmax"),
         ("error_smooth", "calibrate model.onnx -o r.yaml --calibration data.npz --smooth"),
+        ("error_size", "tune model.onnx -o out.onnx --calibration data.npz --max-size 8elephants"),
         ("error_cpu", "quantize model.onnx -o out.onnx --calibration data.npz --cpu avx"),
         ("error_agreement", "quantize model.onnx -o out.onnx --calibration data.npz --min-agreement 98"),
         ("error_plan", "quantize model.onnx -o out.onnx --plan typo.yaml"),

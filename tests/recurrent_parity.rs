@@ -470,7 +470,7 @@ fn a_plan_is_made_and_carried_out() {
     let scheme = Scheme { weight: QuantTarget { symmetric: false, ..QuantTarget::WEIGHT }, ..Scheme::default() };
     let made = decide(&model, &target, &placement, &scheme, |_, _| panic!("no value needs a range")).expect("a plan");
     let mut made = Plan::from_yaml(&made.to_yaml().expect("YAML")).expect("it reads what it wrote");
-    store_float_weights(&model, &mut made, &scheme, |_| false);
+    store_float_weights(&model, &mut made, &scheme, |_| Some(DType::Int8));
     let forms: Vec<_> = made.nodes.iter().map(|(name, n)| (name.as_str(), n.becomes)).collect();
     let want = [("e_z", Form::Float), ("t_z", Form::Dynamic), ("y", Form::Dynamic), ("z", Form::Float)];
     assert_eq!(forms, want);

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 pub use self::{
     feeds::{Inputs, from_data, made_up},
-    never_slower::{BUSY, Measured, PutBack, Task, compared_in, put_back},
+    never_slower::{BUSY, Measured, PutBack, Task, compared_in, put_back, speed_in},
     profile::{Kernel, Kind, NodeTime, Profile},
     stats::{Interval, ratio},
     turns::{Limits, in_turns},

@@ -165,6 +165,28 @@ fn labels(task: &Task<'_>, nodes: &[NodeId]) -> Vec<String> {
 /// How many times as fast as the first the second is, in turns. Both are loaded twice, in either order: where their weights
 /// happen to lie can make one copy of a model faster than another for as long as it is loaded.
 pub fn compared_in(runtime: &OnnxRuntime, feeds: &Feeds, first: &Model, second: &Model) -> Result<Interval> {
+    pooled(runtime, feeds, [first, second], LIMITS, true)
+}
+
+/// As [`compared_in`], but for the ratio itself: it does not end when it is clear which of the two is faster. The limits are
+/// those of each of the two times that both are loaded.
+pub fn speed_in(
+    runtime: &OnnxRuntime,
+    feeds: &Feeds,
+    first: &Model,
+    second: &Model,
+    limits: Limits,
+) -> Result<Interval> {
+    pooled(runtime, feeds, [first, second], limits, false)
+}
+
+fn pooled(
+    runtime: &OnnxRuntime,
+    feeds: &Feeds,
+    [first, second]: [&Model; 2],
+    limits: Limits,
+    until_clear: bool,
+) -> Result<Interval> {
     let mut seen = [Vec::new(), Vec::new()];
     for swapped in [false, true] {
         let (mut a, mut b) = (runtime.timed(first, 1, feeds)?, runtime.timed(second, 1, feeds)?);
@@ -178,12 +200,12 @@ pub fn compared_in(runtime: &OnnxRuntime, feeds: &Feeds, first: &Model, second: 
         let enough = |new: &[Vec<f64>]| {
             let [x, y] = pooled(new);
             let r = ratio(&x, &y);
-            new[0].len() >= EARLIEST && (r.low > 1.0 || r.high < 1.0)
+            until_clear && new[0].len() >= EARLIEST && (r.low > 1.0 || r.high < 1.0)
         };
         let new = if swapped {
-            in_turns(&mut [&mut b, &mut a], LIMITS, &enough, &|_, _| ())?
+            in_turns(&mut [&mut b, &mut a], limits, &enough, &|_, _| ())?
         } else {
-            in_turns(&mut [&mut a, &mut b], LIMITS, &enough, &|_, _| ())?
+            in_turns(&mut [&mut a, &mut b], limits, &enough, &|_, _| ())?
         };
         seen = pooled(&new);
     }

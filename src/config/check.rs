@@ -121,7 +121,8 @@ impl Config {
 impl Rule {
     fn check(&self) -> Result<()> {
         let by_node = !self.nodes.is_empty() || !self.ops.is_empty() || self.between.is_some();
-        let for_nodes = self.precision.is_some() || self.force.is_some() || self.weight.is_some();
+        let for_nodes =
+            self.precision.is_some() || self.force.is_some() || self.weight.is_some() || self.float_weights.is_some();
         if !by_node && self.values.is_empty() {
             return Err(Error::config("it selects nothing").help("give it nodes, ops, between or values"));
         }
@@ -129,10 +130,13 @@ impl Rule {
             return Err(Error::config("it selects both nodes and values").help("make two rules of it"));
         }
         if !by_node && for_nodes {
-            return Err(Error::config("precision, force and weight belong to nodes, but it selects values"));
+            return Err(Error::config(
+                "precision, force, weight and float_weights belong to nodes, but it selects values",
+            ));
         }
         if !for_nodes && self.activation.is_none() {
-            return Err(Error::config("it changes nothing").help("give it precision, force, activation or weight"));
+            return Err(Error::config("it changes nothing")
+                .help("give it precision, force, activation, weight or float_weights"));
         }
         if let Some(a) = &self.activation {
             a.dtype.map_or(Ok(()), |d| one_of("activation.dtype", d, ACTIVATIONS))?;
@@ -222,6 +226,7 @@ mod tests {
             ("rules: [{nodes: a}]", "rule 1 (nodes: a): it changes nothing", "precision"),
             ("rules: [{nodes: a, values: b, force: true}]", "both nodes and values", "two rules"),
             ("rules: [{values: b, force: true}]", "belong to nodes", ""),
+            ("rules: [{values: b, float_weights: keep}]", "belong to nodes", ""),
             ("rules: [{values: b, activation: {range: [2, 1]}}]", "range [2, 1]", ""),
         ];
         for (text, message, help) in cases {

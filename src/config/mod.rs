@@ -185,14 +185,27 @@ impl Weight {
 }
 
 /// What becomes of the weights of nodes that stay float.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FloatWeights {
     /// They stay float.
     Keep,
+    /// Stored as float16; the runtime makes them float again when it loads the file.
+    Float16,
     /// Stored as int8; the runtime makes them float again when it loads the file.
     #[default]
     Int8,
+}
+
+impl FloatWeights {
+    /// The type that they are stored in; `None` where they stay as they are.
+    pub fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Keep => None,
+            Self::Float16 => Some(DType::Float16),
+            Self::Int8 => Some(DType::Int8),
+        }
+    }
 }
 
 /// The form in which quantized operators are written.

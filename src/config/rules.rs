@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::one_or_many;
+use super::{FloatWeights, one_or_many};
 use crate::ir::DType;
+
+/// Patterns of a selector that messages name.
+const NAMED: usize = 4;
 
 /// What some nodes or values shall have otherwise.
 ///
@@ -36,6 +39,9 @@ pub struct Rule {
     /// How the weights of the nodes are quantized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<RuleWeight>,
+    /// What becomes of their weights where they stay float. Without it those that a rule keeps in float are left as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub float_weights: Option<FloatWeights>,
 }
 
 /// From where to where: names of values or nodes, written `[from, to]`.
@@ -115,7 +121,10 @@ impl Rule {
         let mut parts = Vec::new();
         for (name, list) in [("nodes", &self.nodes), ("ops", &self.ops), ("values", &self.values)] {
             if !list.is_empty() {
-                parts.push(format!("{name}: {}", list.join(", ")));
+                let named = &list[..list.len().min(NAMED)];
+                let more = list.len() - named.len();
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                parts.push(format!("{name}: {}{more}", named.join(", ")));
             }
         }
         if let Some(Span(from, to)) = &self.between {

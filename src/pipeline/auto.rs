@@ -45,7 +45,7 @@ const JUDGED: usize = 24;
 const CALLED: usize = 96;
 /// The same where the data have labels, and the labelled answers from which on these decide.
 const LABELLED: usize = 256;
-const ENOUGH: u64 = 100;
+pub(super) const ENOUGH: u64 = 100;
 /// Plans that are tried at most.
 const ROUNDS: usize = 8;
 /// What fits and what does not are near enough to stop.
@@ -57,7 +57,7 @@ const USED: f64 = 0.6;
 pub(super) const GAINS: f64 = 0.8;
 
 /// How weights are rounded where to the nearest codes is not good enough.
-const FITTED: &str = "adaround";
+pub(super) const FITTED: &str = "adaround";
 
 /// How much more, dB, a form of the model must keep in its fastest plan for its others to be looked at.
 const AHEAD: f64 = 1.0;
@@ -147,6 +147,30 @@ fn not_measured(error: &Error) -> Diagnostic {
         .help("single roundings are measured in the built-in runtime; name nodes to keep in float with --keep-float")
 }
 
+/// The samples that plans are judged on: those that calibration has not seen, and others where they are few.
+pub(super) fn judged_on(data: &Dataset, classifies: bool, kept_back: &[usize], seen: &[usize]) -> Vec<usize> {
+    let most = match classifies {
+        _ if data.has_labels() => LABELLED,
+        true => CALLED,
+        false => JUDGED,
+    };
+    let mut samples = kept_back.to_vec();
+    thin(&mut samples, most);
+    let mut others = seen.to_vec();
+    thin(&mut others, most - samples.len());
+    samples.extend(others.into_iter().filter(|s| !kept_back.contains(s)));
+    samples.sort_unstable();
+    samples
+}
+
+/// The samples that the single roundings of a plan are measured on.
+pub(super) fn few_of(samples: &[usize], plan: &Plan) -> Vec<usize> {
+    let mut few = samples.to_vec();
+    let trials = plan.activations.len() + plan.nodes.values().filter(|n| n.weight.is_some()).count();
+    thin(&mut few, (TRIALS / trials.max(1)).clamp(FEW.0, FEW.1));
+    few
+}
+
 /// How plans are measured.
 struct Judge<'a> {
     reference: Reference<'a>,
@@ -159,20 +183,8 @@ impl<'a> Judge<'a> {
     /// Judges on samples that calibration has not seen, as far as there are any, and on others where they are few.
     fn new(planner: &Planner<'a>, split: &Split, data: &'a Dataset) -> Result<Self> {
         let task = planner.task;
-        let most = match classifies(task.model, &planner.shapes) {
-            _ if data.has_labels() => LABELLED,
-            true => CALLED,
-            false => JUDGED,
-        };
-        let mut samples = match task.job.evaluation {
-            None => split.validation.clone(),
-            Some(_) => Vec::new(),
-        };
-        thin(&mut samples, most);
-        let mut others = planner.samples.clone();
-        thin(&mut others, most - samples.len());
-        samples.extend(others.into_iter().filter(|s| !split.validation.contains(s)));
-        samples.sort_unstable();
+        let kept_back = if task.job.evaluation.is_none() { &split.validation[..] } else { &[] };
+        let samples = judged_on(data, classifies(task.model, &planner.shapes), kept_back, &planner.samples);
         let reference = Reference::new(task.job.runtime, task.model, data, &samples, &|_, _| ())?;
         let budget = Budget::of(task.model, &planner.shapes, &task.job.settings.config);
         Ok(Self { reference, model: task.model, budget, samples })
@@ -245,9 +257,7 @@ pub(super) struct Search<'s, 'a> {
 
 impl<'s, 'a> Search<'s, 'a> {
     fn new(planner: &'s mut Planner<'a>, judge: &'s Judge<'a>, data: &'s Dataset, plan: &Plan) -> Self {
-        let mut few = planner.samples.clone();
-        let trials = plan.activations.len() + plan.nodes.values().filter(|n| n.weight.is_some()).count();
-        thin(&mut few, (TRIALS / trials.max(1)).clamp(FEW.0, FEW.1));
+        let few = few_of(&planner.samples, plan);
         Self { planner, judge, data, few, known: Noise::default(), narrowed: 0 }
     }
 

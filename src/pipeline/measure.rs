@@ -50,9 +50,9 @@ pub(super) fn measure(
         Ok(model)
     };
     let store_weights = |plan: &mut Plan| {
-        if resolved.store_float_weights {
-            let keep = |n: NodeId| resolved.wishes.keeps_float(prepared, n).is_some();
-            plan::store_float_weights(prepared, plan, &resolved.scheme, keep);
+        if resolved.stores_float_weights() {
+            let stored = |n: NodeId| resolved.stored_as(prepared, n);
+            plan::store_float_weights(prepared, plan, &resolved.scheme, stored);
         }
     };
     let task = bench::Task {

@@ -217,9 +217,9 @@ impl<'a> Planner<'a> {
         if resolved.correct_bias {
             plan.input_means.clone_from(&self.table.input_means);
         }
-        if resolved.store_float_weights {
-            let keep = |n: NodeId| resolved.wishes.keeps_float(model, n).is_some();
-            plan::store_float_weights(model, &mut plan, &resolved.scheme, keep);
+        if resolved.stores_float_weights() {
+            let stored = |n: NodeId| resolved.stored_as(model, n);
+            plan::store_float_weights(model, &mut plan, &resolved.scheme, stored);
         }
         if let Some(algorithm) = self.algorithm {
             plan.round_weights_by(algorithm);
@@ -266,9 +266,9 @@ impl<'a> Planner<'a> {
     }
 
     /// What layers read whose weights will be rounded and whose biases shall be corrected for it.
-    fn layer_inputs(&self, placement: &Placement) -> Vec<(ValueId, Axis)> {
+    pub(super) fn layer_inputs(&self, placement: &Placement) -> Vec<(ValueId, Axis)> {
         let (model, r) = (self.task.model, self.task.resolved);
-        let rounded = |decision: &Decision| r.store_float_weights || decision.is_integer();
+        let rounded = |decision: &Decision| r.stores_float_weights() || decision.is_integer();
         let layers = placement.nodes.iter().filter(|(_, d)| r.correct_bias && rounded(d));
         let input = |&(node, _): &(NodeId, Decision)| {
             let n = model.node(node);

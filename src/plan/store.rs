@@ -1,4 +1,4 @@
-//! Which weights of float nodes are stored in 8 bits.
+//! Which weights of float nodes are stored in 8 or 16 bits.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,10 @@ use crate::{
 /// Below this many elements, codes, scales and the two nodes that compute them back save nothing worth having.
 const SMALLEST: usize = 512;
 
-/// Adds to the plan every weight that only float nodes read, in subgraphs too, and that the plan does not speak of yet. `keep` names the nodes whose weights the
-/// user wants as they are.
-pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, keep: impl Fn(NodeId) -> bool) {
+/// Adds to the plan every weight that only float nodes read, in subgraphs too, and that the plan does not speak of yet. `stored`
+/// is the type that a node's weights shall be stored in, int8 or float16; `None` where the user wants them as they are. What
+/// several nodes read is stored as the most exacting of them has it.
+pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, stored: impl Fn(NodeId) -> Option<DType>) {
     let mut found: BTreeMap<ValueId, StoredWeight> = BTreeMap::new();
     for v in model.value_ids() {
         let value = model.value(v);
@@ -22,7 +23,7 @@ pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, keep
             continue;
         }
         let axes = |(n, i): (NodeId, usize)| {
-            let float = !is_integer(model, plan, n) && !keep(n);
+            let float = !is_integer(model, plan, n) && stored(n).is_some();
             ops::weight_axes(model, n, i, t.rank()).filter(|_| float)
         };
         let mut readers = value.readers();
@@ -30,6 +31,13 @@ pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, keep
         let Some(first) = readers.next().and_then(axes) else { continue };
         // Readers that would want other scales (an embedding that is the output layer too) still share the first one's.
         if !readers.all(|r| axes(r).is_some()) {
+            continue;
+        }
+        let half = value.readers().any(|(n, _)| stored(n) == Some(DType::Float16));
+        if half {
+            if StoredWeight::fits_half(t) {
+                found.insert(v, StoredWeight::half());
+            }
             continue;
         }
         let fits = known::layout(model, node)

@@ -102,6 +102,11 @@ impl Weight {
 }
 
 impl StoredWeight {
+    /// The numbers themselves in float16.
+    pub(super) fn half() -> Self {
+        Self { dtype: DType::Float16, first_axis: 0, last_axis: 0, algorithm: default_algorithm() }
+    }
+
     /// Whether all numbers of a weight are within the range of float16.
     pub fn fits_half(tensor: &Tensor) -> bool {
         tensor.to_f32().is_ok_and(|all| all.iter().all(|v| v.abs() <= half::f16::MAX.to_f32()))

@@ -8,6 +8,7 @@ mod saturation;
 pub mod sensitivity;
 pub mod speed;
 pub mod terminal;
+pub mod tune;
 
 use std::collections::BTreeMap;
 

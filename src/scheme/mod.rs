@@ -67,8 +67,10 @@ pub struct Resolved {
     pub observers: BTreeMap<ValueId, Choice>,
     /// Values whose range is given.
     pub ranges: BTreeMap<ValueId, Range>,
-    /// Store the weights of float nodes in 8 bits.
-    pub store_float_weights: bool,
+    /// What becomes of the weights of float nodes.
+    pub float_weights: FloatWeights,
+    /// The same for single nodes.
+    pub float_weights_of: BTreeMap<NodeId, FloatWeights>,
     /// Correct biases for what rounding the weights shifts.
     pub correct_bias: bool,
     /// What was noticed: rules that speak of nodes which the Prepare passes folded away.
@@ -84,7 +86,8 @@ impl Default for Resolved {
             observer_options: observers::Options::default(),
             observers: BTreeMap::new(),
             ranges: BTreeMap::new(),
-            store_float_weights: true,
+            float_weights: FloatWeights::Int8,
+            float_weights_of: BTreeMap::new(),
             correct_bias: true,
             diagnostics: Vec::new(),
         }
@@ -96,6 +99,19 @@ impl Resolved {
     pub fn choice(&self, value: ValueId) -> Choice {
         let default = Choice { method: self.observer, options: self.observer_options };
         self.observers.get(&value).copied().unwrap_or(default)
+    }
+
+    /// Whether the weights of any float nodes are stored in fewer bits.
+    pub fn stores_float_weights(&self) -> bool {
+        let mut asked = std::iter::once(&self.float_weights).chain(self.float_weights_of.values());
+        asked.any(|w| *w != FloatWeights::Keep)
+    }
+
+    /// The type that the weights of a node are stored in where it stays float; `None` where they are left as they are. Those
+    /// of nodes that rules keep in float are, unless a rule says otherwise.
+    pub fn stored_as(&self, model: &Model, node: NodeId) -> Option<DType> {
+        let kept = || self.wishes.keeps_float(model, node).map(|_| FloatWeights::Keep);
+        self.float_weights_of.get(&node).copied().or_else(kept).unwrap_or(self.float_weights).dtype()
     }
 
     /// What a value is quantized to.
@@ -165,7 +181,7 @@ impl Settings {
             },
             observer: observers::by_name(&a.observer)?,
             observer_options: self.config.calibration.options(),
-            store_float_weights: self.config.float_weights == FloatWeights::Int8,
+            float_weights: self.config.float_weights,
             correct_bias: self.config.bias_correction,
             ..Resolved::default()
         };
@@ -234,6 +250,7 @@ impl Settings {
                 Some(false) => drop(out.wishes.force.remove(&node)),
                 None => {}
             }
+            out.float_weights_of.extend(rule.float_weights.map(|w| (node, w)));
             if let Some(w) = &rule.weight {
                 let default = (out.scheme.weight, out.scheme.per_channel);
                 let (target, per_channel) = out.scheme.weights.entry(node).or_insert(default);

@@ -172,7 +172,11 @@ impl Losses {
             let kl = (one.answers > 0).then(|| one.divergence.value() / one.answers as f64);
             let metrics = one.gathered.metrics(name.to_owned());
             loss.outputs.push(OutputLoss {
-                sqnr: reported(if one.lost || metrics.not_finite > 0 { f64::NEG_INFINITY } else { metrics.least_sqnr() }),
+                sqnr: reported(if one.lost || metrics.not_finite > 0 {
+                    f64::NEG_INFINITY
+                } else {
+                    metrics.least_sqnr()
+                }),
                 cosine: metrics.cosine,
                 agreement: metrics.agreement(),
                 kl: kl.map(|kl| if one.lost { MOST } else { kl.clamp(0.0, MOST) }),

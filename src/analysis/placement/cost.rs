@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     ir::{Model, NodeId, ValueId},
-    ops::Class,
+    ops::{self, Class},
     target::{Convolution, Costs, Target},
 };
 
@@ -235,6 +235,26 @@ fn fused_with(model: &Model, id: NodeId) -> Option<ValueId> {
     let behind_conv =
         |v: &ValueId| model.producer(*v).is_some_and(|p| model.node(p).is("Conv")) && model.value(*v).uses().len() == 1;
     node.inputs().iter().flatten().copied().filter(|_| fusable).find(behind_conv)
+}
+
+/// Time of one run of a node in float.
+pub(super) fn float_time(model: &Model, target: &Target, shapes: &Shapes, id: NodeId) -> f64 {
+    let (node, c) = (model.node(id), &target.costs);
+    if fused_with(model, id).is_some() {
+        return 0.0;
+    }
+    let outputs: Vec<ValueId> = node.outputs().iter().copied().flatten().collect();
+    let dims = |v: Option<ValueId>| v.and_then(|v| shapes.dims(v)).unwrap_or_default();
+    match ops::spec(model, id).map(|s| s.class) {
+        // A product of two values that are computed has no integer kernel, but takes its time.
+        Some(Class::Product) if node.is("MatMul") && model.constant_input(id, 1).is_none() => {
+            let (out, depth) = (dims(node.output(0)), dims(node.input(0)).last().copied().unwrap_or(1));
+            let columns = out.last().copied().unwrap_or(1).max(1);
+            c.matrix(out.iter().product::<usize>() / columns, depth, columns).0
+        }
+        Some(class) => node_cost(model, c, shapes, id, class, &outputs).0,
+        None => c.elementwise(outputs.iter().map(|&v| shapes.elements(v)).sum()).0,
+    }
 }
 
 /// How many elements a pooling operator reads in all: output elements times window.

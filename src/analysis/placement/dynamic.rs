@@ -114,6 +114,13 @@ fn kernel(
     Ok((row.kernel.clone(), target.costs.recurrent.layer(layer)))
 }
 
+/// Time of one run of a recurrent layer in float, by the cost model; `None` for all else.
+pub(super) fn float_time(model: &Model, target: &Target, shapes: &Shapes, id: NodeId) -> Option<f64> {
+    let recurrent = ops::spec(model, id).is_some_and(|s| s.class == Class::Recurrent);
+    let known = recurrent.then(|| Known { shapes, types: types::infer(model), names: HashMap::new() })?;
+    layer(model, &known, id).map(|l| target.costs.recurrent.layer(l).0)
+}
+
 /// The node's row of the target, if nothing speaks against it but costs.
 pub(super) fn row<'t>(
     model: &Model,

@@ -185,6 +185,15 @@ impl Placement {
     }
 }
 
+/// Time of one run of the main graph with all nodes in float, by the cost model, nanoseconds. Unlike the times of a placement it
+/// has the nodes in it that have no integer kernel, as far as the model knows them.
+pub fn float_time(model: &Model, target: &Target, shapes: &Shapes) -> f64 {
+    let time = |id| {
+        dynamic::float_time(model, target, shapes, id).unwrap_or_else(|| cost::float_time(model, target, shapes, id))
+    };
+    model.nodes(model.main()).into_iter().map(time).sum()
+}
+
 /// Places quantization in the main graph. `shapes` come from a run of one sample.
 pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -> Placement {
     let graph = candidates::Candidates::of(model, target, shapes, wishes);

@@ -22,7 +22,8 @@ const EXAMPLE: &str = "\
 Example:
   qonvert quantize model.onnx -o model.int8.onnx --calibration data.npz
 
-Exit codes: 0 done; 1 written, but a gate failed or an output is lost; 2 error, nothing written.
+Exit codes: 0 done; 1 written, but a gate failed or an output is lost (tune: nothing is within the
+budgets, and nothing is written); 2 error, nothing written.
 `qonvert help COMMAND` tells more.";
 
 /// What every subcommand takes.
@@ -60,7 +61,7 @@ macro_rules! subcommands {
     };
 }
 
-subcommands! { quantize, calibrate, convert, inspect, kernels, sensitivity, compare, bench }
+subcommands! { quantize, tune, calibrate, convert, inspect, kernels, sensitivity, compare, bench }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

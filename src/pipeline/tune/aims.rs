@@ -1,0 +1,197 @@
+//! What a tuned model shall keep to: loss, speed and size.
+
+use crate::{
+    error::{Error, Result},
+    report::tune::{Budgets, Figures},
+};
+
+/// What is asked for; any of them, or nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Aims {
+    /// The most loss, as a share: 0.01 is a percent.
+    pub max_loss: Option<f64>,
+    /// How many times as fast as the original at least.
+    pub min_speedup: Option<f64>,
+    /// The most bytes.
+    pub max_size: Option<Size>,
+}
+
+/// How large a model may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Size {
+    /// In bytes, weights in other files counted.
+    Bytes(u64),
+    /// As a share of the original.
+    Share(f64),
+}
+
+/// Units of sizes, of 1000 as reports have them and of 1024.
+const UNITS: [(&str, f64); 10] = [
+    ("", 1.0),
+    ("b", 1.0),
+    ("k", 1e3),
+    ("kb", 1e3),
+    ("m", 1e6),
+    ("mb", 1e6),
+    ("gb", 1e9),
+    ("kib", 1024.0),
+    ("mib", 1_048_576.0),
+    ("gib", 1_073_741_824.0),
+];
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    /// `8MB`, `800kB`, or a share of the original as `30%`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "write a size as 8MB or 800kB, or a share of the original as 30%";
+        let text = text.trim();
+        if let Some(number) = text.strip_suffix('%') {
+            let share = number.trim().parse::<f64>().map_err(|_| example.to_owned())? / 100.0;
+            return match share {
+                s if s > 0.0 && s <= 1.0 => Ok(Self::Share(s)),
+                s => Err(format!("{} % is not above 0 and at most 100 %; {example}", 100.0 * s)),
+            };
+        }
+        let number = text.trim_end_matches(|c: char| c.is_alphabetic());
+        let unit = &text[number.len()..];
+        let known = UNITS.iter().find(|(name, _)| unit.eq_ignore_ascii_case(name));
+        match (number.trim().parse::<f64>(), known) {
+            (Ok(_), None) => Err(format!("there is no unit {unit:?}; {example}")),
+            (Ok(number), Some((_, unit))) => match number * unit {
+                bytes if (1.0..=1e15).contains(&bytes) => Ok(Self::Bytes(bytes as u64)),
+                bytes => Err(format!("{bytes} bytes are no size of a model; {example}")),
+            },
+            (Err(_), _) => Err(example.to_owned()),
+        }
+    }
+}
+
+/// How many times as fast: `2` or `2x`.
+pub fn parse_speedup(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches(['x', 'X']);
+    match number.trim().parse::<f64>() {
+        Ok(times) if times > 0.0 && times <= 1000.0 => Ok(times),
+        Ok(times) => Err(format!("{times} is not above 0 and at most 1000; write 2 for twice as fast")),
+        Err(_) => Err("write how many times as fast as the original, as 2 or 1.5x".to_owned()),
+    }
+}
+
+impl Aims {
+    /// As numbers for an original of so many bytes. Where nothing is asked for, the loss is what the configuration says.
+    pub(super) fn budgets(&self, original_bytes: u64, usual_loss: f64) -> Result<Budgets> {
+        let bytes = self.max_size.map(|s| match s {
+            Size::Bytes(bytes) => bytes,
+            Size::Share(share) => (share * original_bytes as f64) as u64,
+        });
+        if let Some(loss) = self.max_loss.filter(|l| !(*l > 0.0 && *l <= 1.0)) {
+            return Err(Error::config(format!("max_loss is {loss}, must be above 0 and at most 1"))
+                .help("write a share: 0.01 for a percent"));
+        }
+        let nothing = self.max_loss.is_none() && self.min_speedup.is_none() && bytes.is_none();
+        let loss = self.max_loss.or(nothing.then_some(usual_loss));
+        Ok(Budgets { loss, speed: self.min_speedup, bytes })
+    }
+}
+
+/// Which of the three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aim {
+    Loss,
+    Speed,
+    Size,
+}
+
+pub(super) const ALL: [Aim; 3] = [Aim::Loss, Aim::Speed, Aim::Size];
+
+/// Losses are shares with rounding errors.
+const EPS: f64 = 1e-12;
+
+impl Aim {
+    /// How far a point is from the budget: 1 is just within, 2 twice of what is allowed; `None` without a budget.
+    pub(super) fn used(self, budgets: &Budgets, f: &Figures) -> Option<f64> {
+        match self {
+            // A loss of nothing is within any budget, and a budget may be tiny.
+            Self::Loss => budgets
+                .loss
+                .map(|most| if f.loss <= most + EPS { f.loss / most } else { (f.loss / most).max(1.0 + EPS) }),
+            Self::Speed => budgets.speed.map(|least| least / f.speed.max(1e-9)),
+            Self::Size => budgets.bytes.map(|most| f.bytes as f64 / (most as f64).max(1.0)),
+        }
+    }
+
+    /// Whether a point is within the budget.
+    pub(super) fn holds(self, budgets: &Budgets, f: &Figures) -> bool {
+        self.used(budgets, f).is_none_or(|used| used <= 1.0 + EPS)
+    }
+
+    /// The budget that a point would just be within, as its flag.
+    pub(super) fn flag_for(self, f: &Figures) -> String {
+        match self {
+            Self::Loss => format!("--max-loss {}%", up(100.0 * f.loss)),
+            Self::Speed => format!("--min-speedup {}", (f.speed * 100.0).floor() / 100.0),
+            Self::Size => format!("--max-size {}kB", f.bytes.div_ceil(1000)),
+        }
+    }
+}
+
+/// Rounded up to three digits, so that what has it is within.
+fn up(x: f64) -> f64 {
+    if x <= 0.0 {
+        return 0.001;
+    }
+    let unit = 10f64.powf(x.log10().floor() - 2.0);
+    let rounded = (x / unit).ceil() * unit;
+    // Without the digits that a product of tenths brings.
+    format!("{rounded:.6}").parse().unwrap_or(rounded)
+}
+
+/// Whether a point is within all budgets.
+pub(super) fn fits(budgets: &Budgets, f: &Figures) -> bool {
+    ALL.iter().all(|aim| aim.holds(budgets, f))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_speeds() {
+        for (text, size) in [
+            ("8MB", Size::Bytes(8_000_000)),
+            ("1.5 mib", Size::Bytes(1_572_864)),
+            ("800kB", Size::Bytes(800_000)),
+            ("12345", Size::Bytes(12_345)),
+            ("30%", Size::Share(0.3)),
+        ] {
+            assert_eq!(text.parse(), Ok(size), "{text}");
+        }
+        for (text, said) in [
+            ("8 elephants", "no unit \"elephants\"; write a size as 8MB"),
+            ("", "write a size as 8MB"),
+            ("MB", "write a size"),
+            ("0MB", "0 bytes are no size"),
+            ("-3MB", "no size"),
+            ("130%", "at most 100 %"),
+            ("0%", "not above 0"),
+            ("x%", "30%"),
+        ] {
+            let e = text.parse::<Size>().unwrap_err();
+            assert!(e.contains(said), "{text}: {e}");
+        }
+        assert_eq!((parse_speedup("2"), parse_speedup("1.5x")), (Ok(2.0), Ok(1.5)));
+        for bad in ["", "fast", "0", "-1", "nan", "2000x"] {
+            assert!(parse_speedup(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        let nothing = Aims::default().budgets(1000, 0.01).unwrap();
+        assert_eq!(nothing, Budgets { loss: Some(0.01), speed: None, bytes: None });
+        let size = Aims { max_size: Some(Size::Share(0.3)), ..Aims::default() };
+        assert_eq!(size.budgets(1000, 0.01).unwrap(), Budgets { loss: None, speed: None, bytes: Some(300) });
+        assert!(Aims { max_loss: Some(0.0), ..Aims::default() }.budgets(1000, 0.01).is_err());
+        assert!((up(0.12345) - 0.124).abs() < 1e-12 && (up(3.0) - 3.0).abs() < 1e-12);
+    }
+}
