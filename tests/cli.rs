@@ -1,6 +1,7 @@
 //! Golden command lines: what a user types, and what comes out. `INSTA_UPDATE=always cargo test --test cli` accepts changes.
 
 mod cli {
+    mod odd;
     pub mod place;
     mod weights;
 }
@@ -428,45 +429,6 @@ fn what_has_no_effect_is_said() {
     assert!(done.code == 0 && done.out.contains("on 40 samples"), "{}{}", done.out, done.err);
     for gate in ["--min-agreement 98", "--max-drop nan", "--min-sqnr nan"] {
         assert_eq!(place.run(&format!("compare model.onnx out.onnx --data data.npz {gate}")).code, 2, "{gate}");
-    }
-}
-
-#[test]
-fn labels_that_cannot_be_are_an_error() {
-    let place = Place::new();
-    let image = Array4::from_shape_fn((24, 3, 16, 16), |(n, c, y, x)| noise(n as u32, (c * 16 + y) * 16 + x));
-    for (name, labels, shape, says) in [
-        ("labels", (0..24).map(|i| i as f32).collect::<Vec<_>>(), vec![24], "the output has 4 classes"),
-        ("labels", vec![0.5; 24], vec![24], "0.5, which is no whole number"),
-        ("labels", (0..96).map(|i| f32::from(u8::from(i % 4 == i / 4 % 4))).collect(), vec![24, 4], "one-hot"),
-        ("labels", vec![0.0; 7], vec![7], "has 7 labels for 24 samples"),
-        ("labels", vec![0.0; 48], vec![24, 2], "a sample has 2 labels, the output gives 1 answer"),
-        ("y", vec![0.5; 24], vec![24], "accuracy is not measured"),
-        ("labels", (0..24).map(|i| (i % 4) as f32).collect(), vec![24, 1], "24 labelled samples"),
-    ] {
-        let mut npz = NpzWriter::new(fs::File::create(place.path("l.npz")).unwrap());
-        npz.add_array("image", &image).unwrap();
-        npz.add_array(name, &ndarray::ArrayD::from_shape_vec(shape, labels).unwrap()).unwrap();
-        npz.finish().unwrap();
-        let done = place.run("quantize model.onnx -o out.onnx --calibration data.npz --evaluation l.npz");
-        let text = format!("{}{}", done.out, done.err);
-        assert!(text.contains(says), "{says}: {text}");
-    }
-}
-
-#[test]
-fn odd_models_are_named() {
-    let place = Place::new();
-    assert_eq!(place.quantize("-q").code, 0);
-    let again = place.run("quantize out.onnx -o twice.onnx --calibration data.npz");
-    assert!(again.out.contains("the input model is quantized already"), "{}{}", again.out, again.err);
-    let head = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,16,16] image) => (float[N,3,16,16] y) ";
-    for (name, body) in [("nan", "y = Log (image)"), ("all", "z = Sub (image, image) y = Div (z, z)")] {
-        let model = text::parse(&format!("{head} {{ {body} }}")).unwrap();
-        onnx_file::write(&model, &place.path("nan.onnx"), Default::default()).unwrap();
-        let done = place.run("quantize nan.onnx -o out.onnx --calibration data.npz --everywhere");
-        let said = done.out.contains("the original") && done.out.contains("NaN or infinit");
-        assert!(said && !done.out.contains("COLLAPSED"), "{name}: {}{}", done.out, done.err);
     }
 }
 
