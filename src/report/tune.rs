@@ -210,7 +210,7 @@ mod tests {
     fn the_most_faithful_first_and_the_best_marked() {
         let text = table(&tuned());
         let lines: Vec<&str> = text.lines().skip(5).take(2).collect();
-        assert_eq!(lines[0], "  *    1    0.00 %     exact    1.0 kB    1.00x  static, rtn");
+        assert_eq!(lines[0], "  *    1    0.00 %     exact     1.0 kB    1.00x  static, rtn");
         assert_eq!(lines[1], " >*    0    2.00 %   31.0 dB  300 bytes    2.00x  static, rtn");
         assert!(text.contains("2 points, 1 known from before"), "{text}");
     }
