@@ -43,7 +43,7 @@ fn a_search_goes_on_where_it_stopped() {
     assert_eq!((whole.points.len(), whole.known), (16, 0));
     // Some points are better than others, or there would be nothing to choose.
     let front = whole.points.iter().filter(|p| p.front).count();
-    assert!(front >= 3 && front < 16, "{front}");
+    assert!((3..16).contains(&front), "{front}");
     for points in [3, 13] {
         let state = format!("{points}.json");
         let first = tune(&folder, CNN, LOSS, points, &state).unwrap();
