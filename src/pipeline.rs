@@ -174,8 +174,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let original = onnx_file::read_with(&job.model, job.read)?;
     before::check_weights(&files)?;
     clock.step("prepare");
-    let mut cx = Context::default();
-    cx.options = options(job.settings);
+    let mut cx = Context { options: options(job.settings), ..Context::default() };
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     cx.diagnostics.splice(0..0, before::look_at(&original));
     if let Some(table) = &job.ranges {

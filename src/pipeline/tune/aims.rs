@@ -105,7 +105,7 @@ pub(super) enum Aim {
 pub(super) const ALL: [Aim; 3] = [Aim::Loss, Aim::Speed, Aim::Size];
 
 /// Losses are shares with rounding errors.
-const EPS: f64 = 1e-12;
+const EPS: f64 = 1e-10;
 
 impl Aim {
     /// How far a point is from the budget: 1 is just within, 2 twice of what is allowed; `None` without a budget.
@@ -141,7 +141,7 @@ fn up(x: f64) -> f64 {
         return 0.001;
     }
     let unit = 10f64.powf(x.log10().floor() - 2.0);
-    let rounded = (x / unit).ceil() * unit;
+    let rounded = (x / unit - 1e-9).ceil() * unit;
     // Without the digits that a product of tenths brings.
     format!("{rounded:.6}").parse().unwrap_or(rounded)
 }
