@@ -100,7 +100,7 @@ pub(super) fn offers<'t>(
     let readers = |reads| all.iter().filter(|(_, p)| p.reads == reads).count().max(1) as f64;
     let offer = |(id, p): &(NodeId, Product<'t>)| {
         let share = (p.times.integer + p.times.quantize / readers(p.reads)) / p.times.float;
-        (share < 1.0 - LEAST_GAIN).then(|| (*id, Offer { row: p.row, share, reads: p.reads }))
+        (share < 1.0 - LEAST_GAIN).then_some((*id, Offer { row: p.row, share, reads: p.reads }))
     };
     all.iter().filter_map(offer).collect()
 }

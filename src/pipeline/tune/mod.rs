@@ -185,6 +185,10 @@ fn check(tuning: &Tuning<'_>) -> Result<()> {
     let idle = [
         ("never_slower", config.never_slower, "tune measures the speed of every point itself"),
         ("everywhere", config.everywhere, "tune tries by itself what that makes"),
+        ("time_budget", config.time_budget.is_some(), "that is for mode auto; tune has --time-budget"),
+        ("fit_ranges", config.fit_ranges, "tune does not search with it"),
+        ("split_concats", config.split_concats, "tune does not search with it"),
+        ("absorb_biases", config.absorb_biases, "tune does not search with it"),
     ];
     if let Some((key, _, why)) = idle.iter().find(|(_, set, _)| *set) {
         return Err(Error::config(format!("no effect of {key}: {why}")).help(format!("leave {key} out")));
