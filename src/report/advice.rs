@@ -6,6 +6,8 @@ use super::{FloatReason, Report, terminal::count};
 const MOST: usize = 5;
 /// A sample that is answered so much worse than all together, and as badly as this, deserves a look, dB.
 const ODD: (f64, f64) = (12.0, 20.0);
+/// A larger loss is no advice, percent.
+const USEFUL: f64 = 10.0;
 /// What a proof may be under the aim by chance, dB.
 const CHANCE: f64 = 1.5;
 /// Samples from which on one can be called odd.
@@ -22,7 +24,7 @@ pub(super) fn advice(report: &Report) -> Vec<String> {
 fn max_loss(report: &Report, sqnr: Option<f64>) -> Option<String> {
     let auto = report.auto.as_ref()?;
     let percent = 100.0 * auto.max_loss * 10f64.powf((auto.aim - sqnr?) / 20.0);
-    if percent > 50.0 {
+    if percent > USEFUL {
         return None;
     }
     let unit = 10f64.powf((percent.log10() - 1.0).floor());
