@@ -2,8 +2,8 @@
 //! and make all others finer.
 //!
 //! The error is `e'Ge` with the second moments `G` of what the layer reads; see [`super::adaround`], which moves codes under
-//! fixed scales. It is scales for whole weights that gain: with them MobileNet v1 (0.25) goes from 2.3 to 13.4 dB, by log
-//! probabilities. Where each output has its own scale, 8 bits are fine enough that cutting the largest weight off hardly ever
+//! fixed scales. It is scales for whole weights that gain: with them MobileNet v1 (0.25) goes from 12 to 55 % of right answers
+//! (61 % in float). Where each output has its own scale, 8 bits are fine enough that cutting the largest weight off hardly ever
 //! pays.
 //!
 //! Scales are chosen on half of the data, and kept only if they are better on the other half, too.
@@ -25,7 +25,7 @@ use crate::{
 pub const READS: bool = true;
 
 /// Shares of the first scale that are tried: these, and then two rounds of neighbours of the best.
-const TRIED: [f32; 7] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
+const TRIED: [f32; 11] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.14, 0.1];
 /// How far the neighbours are, by round.
 const FINER: [f32; 2] = [0.05, 0.025];
 /// A scale of many outputs is chosen by so many of them, evenly spread.
