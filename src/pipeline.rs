@@ -22,6 +22,7 @@ mod promised;
 mod sensitivity;
 mod split;
 pub mod tune;
+mod weight_only;
 
 use std::{
     path::{Path, PathBuf},
@@ -192,6 +193,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     cx.diagnostics.extend(before::idle_evaluation(job));
     cx.diagnostics.extend(before::idle_calibration(job));
     cx.diagnostics.extend(before::idle_budgets(config).filter(|_| job.plan.is_none()));
+    cx.diagnostics.extend(before::idle_precision(config).filter(|_| job.plan.is_none()));
     if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
         return Err(before::no_data(&job.settings.config));
     }
@@ -209,6 +211,9 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             let samples = dataset.as_ref().map(|d| planner::seen(job, d, &split)).unwrap_or_default();
             let (plan, proof_samples) = (plan.clone(), split.validation);
             Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
+        }
+        None if config.mode == Mode::WeightOnly => {
+            weight_only::plan(job, &model, &resolved, dataset.as_ref(), (samples, split), &mut clock)?
         }
         None => {
             let data = dataset.as_ref();

@@ -124,13 +124,9 @@ const MOVED_CODE: f32 = 8e-3;
 /// A plan that makes the node dynamic which hands out `name`.
 fn plan(name: &str, weight: &Weight) -> Plan {
     let node = NodePlan {
-        name: None,
-        op: "LSTM".to_owned(),
-        becomes: Form::Dynamic,
         kernel: Some("DynamicQuantizeLSTM".to_owned()),
         weight: Some(weight.clone()),
-        reason: None,
-        fenced: false,
+        ..NodePlan::new(None, "LSTM", Form::Dynamic)
     };
     Plan { nodes: BTreeMap::from([(name.to_owned(), node)]), ..Plan::default() }
 }

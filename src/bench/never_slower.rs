@@ -273,7 +273,16 @@ mod tests {
         let mut plan = Plan::default();
         for (name, becomes) in [("a", Form::Integer), ("b", Form::Float), ("c", Form::Integer)] {
             let op = if name == "b" { "Tanh" } else { "Neg" }.to_owned();
-            let node = NodePlan { name: None, op, becomes, kernel: None, weight: None, reason: None, fenced: false };
+            let node = NodePlan {
+                name: None,
+                op,
+                becomes,
+                kernel: None,
+                weight: None,
+                reason: None,
+                fenced: false,
+                few_bits: None,
+            };
             plan.nodes.insert(name.into(), node);
         }
         for v in ["x", "a", "b", "c"] {

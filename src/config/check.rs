@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Activation, Config, Mode, Precision, Rule, duration, suggest};
+use super::{Activation, Config, Mode, Precision, Rule, RuleWeightOnly, duration, suggest};
 use crate::{
     calibrate::observers,
     diagnostics::Diagnostic,
@@ -21,6 +21,18 @@ impl Config {
         one_of("weight.dtype", self.weight.dtype, WEIGHTS)?;
         observer("activation.observer", &self.activation.observer)?;
         algorithm("weight.algorithm", &self.weight.algorithm)?;
+        self.weight_only.check()?;
+        if let Some((i, rule)) =
+            self.rules.iter().enumerate().find(|(_, r)| r.is_integer() && self.mode == Mode::WeightOnly)
+        {
+            let text = format!(
+                "rule {} ({}) wants integers, but in mode weight-only all data stay float",
+                i + 1,
+                rule.selectors()
+            );
+            return Err(Error::config(text)
+                .help("leave the mode out, and make a rule with precision: weight-only for the others"));
+        }
         let c = &self.calibration;
         c.options().check().map_err(|e| Error::config(format!("calibration: {}", e.message())))?;
         if c.samples == Some(0) {
@@ -71,7 +83,7 @@ impl Config {
 impl Config {
     /// Whether anything may need ranges from calibration.
     pub fn needs_data(&self) -> bool {
-        self.mode != Mode::Dynamic || self.rules_need_data()
+        !matches!(self.mode, Mode::Dynamic | Mode::WeightOnly) || self.rules_need_data()
     }
 
     /// Whether a rule needs ranges from calibration.
@@ -106,8 +118,11 @@ impl Config {
             _ => c.averaging != default.averaging,
         };
         let at_run_time = (!self.needs_data() && self.activation != Activation::default()).then(|| {
-            let text = "no effect of activation: with mode: dynamic, data are quantized at run time, to uint8";
-            Diagnostic::warning("settings_without_effect", text)
+            let why = match self.mode {
+                Mode::WeightOnly => "with mode: weight-only, data stay float",
+                _ => "with mode: dynamic, data are quantized at run time, to uint8",
+            };
+            Diagnostic::warning("settings_without_effect", format!("no effect of activation: {why}"))
         });
         let idle = observers::READERS.iter().filter(|(key, method)| changed(key) && !self.uses_observer(method));
         let idle = idle.map(|(key, method)| {
@@ -119,10 +134,15 @@ impl Config {
 }
 
 impl Rule {
+    fn is_integer(&self) -> bool {
+        matches!(self.precision, Some(Precision::Int8 | Precision::Int8Dynamic))
+    }
+
     fn check(&self) -> Result<()> {
         let by_node = !self.nodes.is_empty() || !self.ops.is_empty() || self.between.is_some();
         let for_nodes =
             self.precision.is_some() || self.force.is_some() || self.weight.is_some() || self.float_weights.is_some();
+        let for_nodes = for_nodes || self.weight_only.is_some();
         if !by_node && self.values.is_empty() {
             return Err(Error::config("it selects nothing").help("give it nodes, ops, between or values"));
         }
@@ -148,6 +168,7 @@ impl Rule {
                 return Err(Error::config(format!("range [{lo}, {hi}] is not finite and in order")));
             }
         }
+        self.weight_only.as_ref().map_or(Ok(()), RuleWeightOnly::check)?;
         let Some(w) = &self.weight else { return Ok(()) };
         w.algorithm.as_deref().map_or(Ok(()), |name| algorithm("weight.algorithm", name))?;
         w.dtype.map_or(Ok(()), |d| one_of("weight.dtype", d, WEIGHTS))
@@ -167,7 +188,12 @@ fn observer(key: &str, name: &str) -> Result<()> {
 }
 
 fn algorithm(key: &str, name: &str) -> Result<()> {
-    named(key, ["weight algorithm", "algorithms"], name, weights::ALGORITHMS.iter().map(|a| a.name))
+    named(
+        key,
+        ["weight algorithm", "algorithms"],
+        name,
+        weights::ALGORITHMS.iter().filter(|a| a.round.is_some()).map(|a| a.name),
+    )
 }
 
 fn named(key: &str, [one, all]: [&str; 2], name: &str, names: impl Iterator<Item = &'static str>) -> Result<()> {

@@ -18,7 +18,7 @@ macro_rules! presets {
     };
 }
 
-presets! { "int8", "int8-dynamic", "int8-symmetric", "int8-per-tensor", "int8-reduce-range" }
+presets! { "int8", "int8-dynamic", "int8-symmetric", "int8-per-tensor", "int8-reduce-range", "int4" }
 
 /// A preset may build on another; more than this is a circle.
 const DEEPEST: usize = 8;

@@ -11,11 +11,13 @@ mod one_or_many;
 mod rules;
 pub mod share;
 pub mod suggest;
+mod weight_only;
 
 use serde::{Deserialize, Serialize};
 
 pub use load::rules_yaml;
 pub use rules::{Precision, Rule, RuleActivation, RuleWeight, Span};
+pub use weight_only::{RuleWeightOnly, WeightOnly};
 
 use crate::{
     calibrate::{
@@ -46,6 +48,8 @@ pub struct Config {
     pub activation: Activation,
     /// How weights are quantized.
     pub weight: Weight,
+    /// Mode weight-only, or rules of that precision: how weights are stored.
+    pub weight_only: WeightOnly,
     /// What mode auto may lose, as a share: of the right answers where the data have labels; else see
     /// [`Config::least_sqnr`].
     #[serde(deserialize_with = "share::read")]
@@ -94,6 +98,7 @@ impl Default for Config {
             time_budget: None,
             activation: Activation::default(),
             weight: Weight::default(),
+            weight_only: WeightOnly::default(),
             everywhere: false,
             never_slower: false,
             float_weights: FloatWeights::Int8,
@@ -124,6 +129,9 @@ pub enum Mode {
     Static,
     /// From the data themselves, at run time.
     Dynamic,
+    /// Data stay float; weights are stored in few bits, for kernels that read the codes.
+    #[serde(rename = "weight-only")]
+    WeightOnly,
 }
 
 /// How activations are quantized.

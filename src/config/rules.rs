@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FloatWeights, one_or_many};
+use super::{FloatWeights, RuleWeightOnly, one_or_many};
 use crate::ir::DType;
 
 /// Patterns of a selector that messages name.
@@ -27,7 +27,8 @@ pub struct Rule {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many::strings")]
     pub values: Vec<String>,
 
-    /// Float; or int8 with ranges from calibration, or from run time (`int8-dynamic`).
+    /// Float; int8 with ranges from calibration, or from run time (`int8-dynamic`); or float with weights in few bits
+    /// (`weight-only`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
     /// Quantize wherever there is a kernel, even where that does not pay.
@@ -39,6 +40,9 @@ pub struct Rule {
     /// How the weights of the nodes are quantized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<RuleWeight>,
+    /// How their weights are stored, with `precision: weight-only` or in that mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_only: Option<RuleWeightOnly>,
     /// What becomes of their weights where they stay float. Without it those that a rule keeps in float are left as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub float_weights: Option<FloatWeights>,
@@ -58,6 +62,8 @@ pub enum Precision {
     Int8,
     /// They compute in integers where that pays, on data that are quantized at run time.
     Int8Dynamic,
+    /// They compute on float data, with weights in few bits where there is a kernel that reads the codes.
+    WeightOnly,
 }
 
 /// What differs from [`super::Activation`].

@@ -8,6 +8,8 @@ use crate::ir::Node;
 
 /// The domain of ONNX Runtime's own operators.
 pub const MICROSOFT: &str = "com.microsoft";
+/// The operator of that domain that gathers rows of a table in blocks of codes.
+pub const GATHER_BLOCKS: &str = "GatherBlockQuantized";
 
 /// The operator that computes a float operator with codes, and the order of its inputs.
 #[derive(Debug, Clone, Copy)]

@@ -110,7 +110,7 @@ mod integer;
 mod storage;
 
 pub use clamp::clamp_bounds;
-pub use integer::{IntegerForm, MICROSOFT, Slot, raised_by};
+pub use integer::{GATHER_BLOCKS, IntegerForm, MICROSOFT, Slot, raised_by};
 pub use storage::weight_axes;
 
 macro_rules! ops {

@@ -167,6 +167,7 @@ mod tests {
             weight: Some(weight),
             reason,
             fenced: false,
+            few_bits: None,
         }
     }
 

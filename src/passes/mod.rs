@@ -68,6 +68,8 @@ pub struct Options {
     pub keep_masks: bool,
     /// Recurrent layers whose state is quantized at each step become float ones, which computes something else.
     pub float_state: bool,
+    /// Tables in blocks stay in Q/DQ form, of ONNX's own operators.
+    pub keep_gather_blocks: bool,
 }
 
 impl Default for Options {
@@ -78,6 +80,7 @@ impl Default for Options {
             keep_stack_traces: false,
             keep_masks: false,
             float_state: false,
+            keep_gather_blocks: false,
             qoperator: None,
         }
     }
@@ -108,7 +111,7 @@ macro_rules! passes {
 
 // Order carries meaning: a pass sees what those above it left.
 passes! {
-    Raise: raise_qoperators, raise_dynamic_products, raise_dynamic_lstm, raise_matmul_nbits;
+    Raise: raise_qoperators, raise_dynamic_products, raise_dynamic_lstm, raise_matmul_nbits, raise_gather_blocks;
     Prepare: inline_functions, remove_empty_inputs, eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
         eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
         lift_dims_to_inputs, eliminate_noop, deduplicate_nodes, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
@@ -118,8 +121,9 @@ passes! {
         share_initializers;
     Scale: scale_channels, absorb_biases;
     Adjust: correct_bias;
-    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights;
-    Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits;
+    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights, quantize_weights;
+    Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits,
+        fuse_into_gather_blocks;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Job;
 use crate::{
     calibrate::{Table, dataset},
-    config::{Config, Mode, suggest},
+    config::{Config, Mode, Precision, suggest},
     diagnostics::{Diagnostic, count},
     error::{Error, Result},
     files::{self, Files},
@@ -116,7 +116,9 @@ pub(super) fn no_data(config: &Config) -> Error {
     match config.mode {
         Mode::Auto | Mode::Static => Error::config("static quantization needs calibration data")
             .help(format!("{help}; or --mode dynamic, which needs none")),
-        Mode::Dynamic => Error::config("a rule has precision: int8, which needs calibration data").help(help),
+        Mode::Dynamic | Mode::WeightOnly => {
+            Error::config("a rule has precision: int8, which needs calibration data").help(help)
+        }
     }
 }
 
@@ -129,8 +131,8 @@ pub(super) fn without_data(compared: bool) -> Diagnostic {
         .help("give --calibration with typical inputs: then convolutions compute in integers, too, and what that costs is measured")
 }
 
-/// Settings that a plan leaves without effect.
-pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
+/// Settings that differ from the default.
+fn changed(config: &Config) -> Vec<&'static str> {
     let default = Config::default();
     let keys = [
         ("target", config.target != default.target),
@@ -140,6 +142,7 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
         ("time_budget", config.time_budget != default.time_budget),
         ("activation", config.activation != default.activation),
         ("weight", config.weight != default.weight),
+        ("weight_only", config.weight_only != default.weight_only),
         ("everywhere", config.everywhere != default.everywhere),
         ("bias_correction", config.bias_correction != default.bias_correction),
         ("equalize", config.equalize != default.equalize),
@@ -150,10 +153,41 @@ pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
         ("calibration.samples", config.calibration.samples != default.calibration.samples),
         ("rules", !config.rules.is_empty()),
     ];
-    let idle: Vec<&str> = keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect();
+    keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect()
+}
+
+/// Settings that a plan leaves without effect.
+pub(super) fn beside_a_plan(config: &Config) -> Option<Diagnostic> {
+    let idle = changed(config);
     (!idle.is_empty()).then(|| {
         let text = format!("no effect of {}: the plan already says what is quantized and how", idle.join(", "));
         Diagnostic::warning("settings_without_effect", text).help("edit the plan, or leave it out to make a new one")
+    })
+}
+
+/// Settings of data in integers where all data stay float, and of weights in few bits where nothing asks for those.
+pub(super) fn idle_precision(config: &Config) -> Option<Diagnostic> {
+    const INTEGER: &[&str] = &[
+        "cpu",
+        "weight",
+        "everywhere",
+        "bias_correction",
+        "equalize",
+        "smooth",
+        "absorb_biases",
+        "split_concats",
+        "fit_ranges",
+    ];
+    let by_rule = config.rules.iter().any(|r| r.precision == Some(Precision::WeightOnly));
+    let (idle, why): (&[&str], _) = match config.mode {
+        Mode::WeightOnly => (INTEGER, "in mode weight-only all data stay float"),
+        _ if by_rule => return None,
+        _ => (&["weight_only"], "neither the mode nor a rule is weight-only"),
+    };
+    let idle: Vec<&str> = changed(config).into_iter().filter(|key| idle.contains(key)).collect();
+    (!idle.is_empty()).then(|| {
+        let text = format!("no effect of {}: {why}", idle.join(", "));
+        Diagnostic::warning("settings_without_effect", text)
     })
 }
 
@@ -164,7 +198,12 @@ pub(super) fn idle_budgets(config: &Config) -> Option<Diagnostic> {
     let time = (config.time_budget != default.time_budget).then_some("time_budget");
     let idle: Vec<&str> = loss.into_iter().chain(time).filter(|_| config.mode != Mode::Auto).collect();
     (!idle.is_empty()).then(|| {
-        let (mode, idle) = (if config.mode == Mode::Static { "static" } else { "dynamic" }, idle.join(" and "));
+        let mode = match config.mode {
+            Mode::WeightOnly => "weight-only",
+            Mode::Dynamic => "dynamic",
+            _ => "static",
+        };
+        let idle = idle.join(" and ");
         let text = format!("no effect of {idle}: mode {mode} looks at no answers before it writes the file");
         Diagnostic::warning("settings_without_effect", text)
             .help("leave out mode, and give data; or set a gate, --min-sqnr")

@@ -22,8 +22,7 @@ const SAMPLES: usize = 64;
 
 /// Whether the plan rounds any weight by what its layer reads.
 pub(super) fn asked(plan: &Plan) -> bool {
-    let of_nodes = plan.nodes.values().filter_map(|n| n.weight.as_ref()).map(|w| &w.algorithm);
-    of_nodes.chain(plan.stored_weights.values().map(|s| &s.algorithm)).any(|name| plan::reads(name))
+    plan.algorithms().any(|(_, name)| plan::reads(name))
 }
 
 /// Runs the model on some of the samples to know what layers read. Says which weights get the nearest codes all the same.
@@ -123,10 +122,10 @@ fn is_asked(model: &Model, plan: &Plan, weight: ValueId) -> bool {
     let of_reader = |(node, input): (NodeId, usize)| {
         let out = model.node(node).output(0).filter(|_| input == 1)?;
         let entry = plan.nodes.get(model.value(out).name())?;
-        let computes = matches!(entry.becomes, Form::Integer | Form::Dynamic);
-        entry.weight.as_ref().filter(|_| computes).map(|w| &w.algorithm)
+        let computes = matches!(entry.becomes, Form::Integer | Form::Dynamic | Form::WeightOnly);
+        entry.algorithm().filter(|_| computes)
     };
-    stored.into_iter().chain(value.readers().filter_map(of_reader)).any(|name| plan::reads(name))
+    stored.map(String::as_str).into_iter().chain(value.readers().filter_map(of_reader)).any(|name| plan::reads(name))
 }
 
 fn layer(model: &Model, types: &Types, plan: &Plan, weight: ValueId) -> Option<Layer> {

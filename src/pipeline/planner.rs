@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Clock, Job, Outcome, auto, dynamic, fit, narrow, nearest, split, thin, trace_shapes};
+use super::{Clock, Job, Outcome, auto, dynamic, fit, narrow, nearest, split, thin, trace_shapes, weight_only};
 use crate::{
     analysis::placement::{self, Decision, Placement, Shapes, Wishes},
     calibrate::{
@@ -214,6 +214,7 @@ impl<'a> Planner<'a> {
         }
         let idle = self.idle_observer(&placement, observed.is_empty());
         self.diagnostics.extend(idle.filter(|i| !self.diagnostics.contains(i)));
+        weight_only::add(model, &mut plan, resolved, job, self.task.dataset.is_some());
         if resolved.correct_bias {
             plan.input_means.clone_from(&self.table.input_means);
         }

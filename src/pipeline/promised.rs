@@ -34,7 +34,8 @@ pub(super) fn promises(model: &Model, plan: &Plan) -> Vec<Promise> {
         let kernel = entry.kernel.clone().unwrap_or_else(|| op.clone());
         Some(Promise { node, name: model.node_label(node), op, kernel })
     };
-    let integer = plan.nodes.iter().filter(|(_, n)| matches!(n.becomes, Form::Integer | Form::Dynamic));
+    let integer =
+        plan.nodes.iter().filter(|(_, n)| matches!(n.becomes, Form::Integer | Form::Dynamic | Form::WeightOnly));
     integer.filter_map(promise).collect()
 }
 

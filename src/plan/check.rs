@@ -1,6 +1,6 @@
 //! Whether a plan that was given can be carried out on a model and means what it says.
 
-use super::{Form, NodePlan, Plan, averages, named_values};
+use super::{Form, NodePlan, Plan, averages, few_bits, named_values};
 use crate::{
     analysis::types::{self, Types},
     error::{Error, Result},
@@ -38,9 +38,7 @@ impl Plan {
                 return Err(Error::config(format!("scale is {}, must be above 0", a.scale)).value(name));
             }
         }
-        let stored = self.stored_weights.iter().map(|(name, s)| (name, &s.algorithm));
-        let weights = self.nodes.iter().filter_map(|(name, n)| Some((name, &n.weight.as_ref()?.algorithm)));
-        for (name, algorithm) in stored.chain(weights) {
+        for (name, algorithm) in self.algorithms() {
             weights::by_name(algorithm).map_err(|e| e.value(name))?;
         }
         for (name, s) in &self.stored_weights {
@@ -68,6 +66,10 @@ impl Plan {
                 }
                 Form::Absorbed => self.check_absorbed(model, name, entry, id)?,
                 Form::Dynamic => self.check_dynamic(model, target, name, entry, id)?,
+                Form::WeightOnly => few_bits::refuse(model, target, entry, id).map_err(|e| {
+                    let text = format!("it cannot be weight-only: {}", e.message());
+                    self.wrong(name, entry, &text).help("let the node be float")
+                })?,
                 Form::Float => {}
             }
         }
@@ -240,6 +242,7 @@ mod tests {
             weight,
             reason: None,
             fenced: false,
+            few_bits: None,
         };
         plan.nodes.insert("c".into(), node("Conv", Form::Integer, weight));
         plan.nodes.insert("r".into(), node("Relu", Form::Absorbed, None));

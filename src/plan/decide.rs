@@ -126,6 +126,7 @@ pub fn decide(
             weight: None,
             reason: None,
             fenced: false,
+            few_bits: None,
         };
         match decision {
             Decision::Integer(kernel) => {

@@ -69,7 +69,7 @@ impl Known<'_> {
     /// Rounds the weight; nothing is computed twice.
     pub(super) fn round(&self, algorithm: &str, task: WeightTask<'_>) -> Result<QuantizedWeight> {
         let algorithm = weights::by_name(algorithm)?;
-        let Some(all) = self.all else { return (algorithm.round)(&task) };
+        let Some(all) = self.all else { return algorithm.round(&task) };
         let task = WeightTask { reads: self.reads(), ..task };
         let params = task.params.iter().flat_map(|p| [p.scale.to_bits(), p.zero_point.cast_unsigned()]);
         let key = Key {
@@ -85,7 +85,7 @@ impl Known<'_> {
         if let Some(known) = lock().get(&key) {
             return Ok(known.clone());
         }
-        let rounded = (algorithm.round)(&task)?;
+        let rounded = algorithm.round(&task)?;
         lock().insert(key, rounded.clone());
         Ok(rounded)
     }

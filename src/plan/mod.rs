@@ -8,6 +8,7 @@ mod averages;
 mod check;
 mod decide;
 mod factors;
+mod few_bits;
 mod fragile;
 mod known;
 mod saturation;
@@ -26,6 +27,7 @@ mod units;
 pub use absorb::{ChannelShifts, Clamped, absorb};
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
+pub use few_bits::{BLOCK_SIZES, FewBits, layout as few_bits_layout, weight_of, weights_in_few_bits};
 pub use fragile::{fragile_weights, gated_products};
 pub use known::{Known, KnownReads, layout, reads};
 pub use names::named_values;
@@ -142,6 +144,23 @@ pub struct NodePlan {
     /// Its input is dequantized with a scale for each channel, all the same, so that the runtime leaves the node in float.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,
+    /// How its weight is stored in few bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_bits: Option<FewBits>,
+}
+
+impl NodePlan {
+    /// A node of which only that is known.
+    pub fn new(name: Option<String>, op: &str, becomes: Form) -> Self {
+        let (kernel, weight, reason, few_bits) = (None, None, None, None);
+        Self { name, op: op.to_owned(), becomes, kernel, weight, reason, fenced: false, few_bits }
+    }
+
+    /// The algorithm that its weight is rounded by.
+    pub fn algorithm(&self) -> Option<&str> {
+        let blocks = self.few_bits.as_ref().map(|f| &f.algorithm[..]);
+        self.weight.as_ref().map(|w| &w.algorithm[..]).or(blocks)
+    }
 }
 
 /// What becomes of a node.
@@ -152,6 +171,9 @@ pub enum Form {
     Integer,
     /// It computes in integers, on data that its kernel quantizes at run time.
     Dynamic,
+    /// It computes on float data, with a weight in few bits.
+    #[serde(rename = "weight-only")]
+    WeightOnly,
     /// It vanishes: the quantized value before it saturates where it cuts.
     Absorbed,
     /// It stays.
@@ -215,5 +237,12 @@ impl Plan {
     /// How many nodes compute in integers.
     pub fn integer_nodes(&self) -> usize {
         self.nodes.values().filter(|n| matches!(n.becomes, Form::Integer | Form::Dynamic)).count()
+    }
+
+    /// The algorithms that weights are rounded by.
+    pub fn algorithms(&self) -> impl Iterator<Item = (&str, &str)> {
+        let stored = self.stored_weights.iter().map(|(name, s)| (&name[..], &s.algorithm[..]));
+        let nodes = self.nodes.iter().filter_map(|(name, n)| Some((&name[..], n.algorithm()?)));
+        stored.chain(nodes)
     }
 }

@@ -176,6 +176,7 @@ mod tests {
                 weight: None,
                 reason: None,
                 fenced: false,
+                few_bits: None,
             };
             plan.nodes.insert(name.into(), node);
         }

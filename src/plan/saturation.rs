@@ -134,6 +134,7 @@ mod tests {
             weight: Some(weight),
             reason: None,
             fenced: false,
+            few_bits: None,
         };
         let mut plan = Plan::default();
         plan.nodes.insert("y".into(), entry);

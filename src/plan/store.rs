@@ -63,7 +63,7 @@ fn is_integer(model: &Model, plan: &Plan, node: NodeId) -> bool {
     // Only dynamic nodes stand in subgraphs, and there the name is theirs alone.
     entry.is_some_and(|n| match n.becomes {
         Form::Integer => model.node(node).graph() == model.main(),
-        Form::Dynamic => model.node(node).op_type == n.op,
+        Form::Dynamic | Form::WeightOnly => model.node(node).op_type == n.op,
         Form::Absorbed | Form::Float => false,
     })
 }

@@ -137,6 +137,9 @@ pub struct Nodes {
     pub integer: usize,
     /// Those of them that quantize their data at run time.
     pub dynamic: usize,
+    /// Compute on float data, with weights in few bits.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub weight_only: usize,
     /// Compute in integers or on codes, as the file had them before.
     #[serde(skip_serializing_if = "is_zero")]
     pub already: usize,
@@ -190,6 +193,11 @@ impl Nodes {
                 Form::Integer | Form::Dynamic => {
                     nodes.integer += 1;
                     nodes.dynamic += usize::from(node.becomes == Form::Dynamic);
+                    let kernel = node.kernel.as_deref().unwrap_or(&node.op);
+                    *nodes.kernels.entry(kernel.to_owned()).or_default() += 1;
+                }
+                Form::WeightOnly => {
+                    nodes.weight_only += 1;
                     let kernel = node.kernel.as_deref().unwrap_or(&node.op);
                     *nodes.kernels.entry(kernel.to_owned()).or_default() += 1;
                 }

@@ -101,7 +101,7 @@ pub fn verdict(report: &Report) -> String {
             let failed: Vec<_> = p.gates.iter().filter(|g| !g.passed).map(gate).collect();
             format!("gate failed: {file} is written, but {}", failed.join("; "))
         }
-        Verdict::Unproven | Verdict::Good if report.nodes.integer == 0 => {
+        Verdict::Unproven | Verdict::Good if report.nodes.integer + report.nodes.weight_only == 0 => {
             let smaller = report.size.after * 20 < report.size.before * 19;
             let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
             let why = match report.auto.as_ref().is_some_and(|a| a.floated > 0) {
@@ -173,7 +173,7 @@ fn collapse(out: &mut String, report: &Report) {
 fn nodes(out: &mut String, report: &Report, limit: usize) {
     let n = &report.nodes;
     let integer = n.integer + n.already;
-    let total = integer + n.absorbed + n.float;
+    let total = integer + n.weight_only + n.absorbed + n.float;
     let file = match (n.already, n.integer) {
         (0, _) => String::new(),
         (_, 0) => ", as the file had them".to_owned(),
@@ -182,7 +182,17 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
     };
     let dynamic = if n.dynamic > 0 { format!(" ({} on data quantized at run time)", n.dynamic) } else { String::new() };
     let absorbed = if n.absorbed > 0 { format!(", {} absorbed into them", n.absorbed) } else { String::new() };
-    let text = format!("{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {} stay float", n.float);
+    let kernels: Vec<_> = n.kernels.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let text = match (n.weight_only, integer) {
+        (0, _) => format!("{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {} stay float", n.float),
+        (few, 0) => {
+            format!("{few} of {total} read weights in few bits ({}); {} stay as they are", kernels.join(", "), n.float)
+        }
+        (few, _) => format!(
+            "{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {few} read weights in few bits; {} stay float",
+            n.float
+        ),
+    };
     row(out, "nodes", &text);
     for r in n.reasons.iter().take(limit) {
         row(out, "", &format!("  {} × {}: {}", r.nodes.len(), r.op, r.reason));
@@ -367,6 +377,7 @@ mod tests {
             nodes: Nodes {
                 integer: 48,
                 dynamic: 0,
+                weight_only: 0,
                 already: 0,
                 absorbed: 20,
                 float: 14,

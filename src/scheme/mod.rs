@@ -16,7 +16,7 @@ use crate::{
         Observer,
         observers::{self, Method},
     },
-    config::{self, Config, FloatWeights, Format, Mode, Precision, Rule, suggest},
+    config::{self, Config, FloatWeights, Format, Mode, Precision, Rule, WeightOnly, suggest},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
@@ -71,6 +71,10 @@ pub struct Resolved {
     pub float_weights: FloatWeights,
     /// The same for single nodes.
     pub float_weights_of: BTreeMap<NodeId, FloatWeights>,
+    /// How weights are stored in few bits, of all nodes that can have them where mode weight-only is.
+    pub weight_only: Option<WeightOnly>,
+    /// The same for single nodes.
+    pub weight_only_of: BTreeMap<NodeId, WeightOnly>,
     /// Correct biases for what rounding the weights shifts.
     pub correct_bias: bool,
     /// What was noticed: rules that speak of nodes which the Prepare passes folded away.
@@ -88,6 +92,8 @@ impl Default for Resolved {
             ranges: BTreeMap::new(),
             float_weights: FloatWeights::Int8,
             float_weights_of: BTreeMap::new(),
+            weight_only: None,
+            weight_only_of: BTreeMap::new(),
             correct_bias: true,
             diagnostics: Vec::new(),
         }
@@ -112,6 +118,12 @@ impl Resolved {
     pub fn stored_as(&self, model: &Model, node: NodeId) -> Option<DType> {
         let kept = || self.wishes.keeps_float(model, node).map(|_| FloatWeights::Keep);
         self.float_weights_of.get(&node).copied().or_else(kept).unwrap_or(self.float_weights).dtype()
+    }
+
+    /// How the weight of a node is stored in few bits, if that is asked for.
+    pub fn weight_only(&self, model: &Model, node: NodeId) -> Option<&WeightOnly> {
+        let all = || self.weight_only.as_ref().filter(|_| self.wishes.keeps_float(model, node).is_none());
+        self.weight_only_of.get(&node).or_else(all)
     }
 
     /// What a value is quantized to.
@@ -182,6 +194,7 @@ impl Settings {
             observer: observers::by_name(&a.observer)?,
             observer_options: self.config.calibration.options(),
             float_weights: self.config.float_weights,
+            weight_only: (self.config.mode == Mode::WeightOnly).then(|| self.config.weight_only.clone()),
             correct_bias: self.config.bias_correction,
             ..Resolved::default()
         };
@@ -239,6 +252,11 @@ impl Settings {
                 Some(Precision::Float) => {
                     out.wishes.keep_float.insert(node, format!("rule {} ({}) keeps it float", i + 1, rule.selectors()));
                 }
+                Some(Precision::WeightOnly) => {
+                    out.wishes
+                        .keep_float
+                        .insert(node, format!("rule {} ({}) keeps its data float", i + 1, rule.selectors()));
+                }
                 Some(form) => {
                     out.wishes.keep_float.remove(&node);
                     out.wishes.dynamic_nodes.insert(node, form == Precision::Int8Dynamic);
@@ -251,6 +269,7 @@ impl Settings {
                 None => {}
             }
             out.float_weights_of.extend(rule.float_weights.map(|w| (node, w)));
+            self.store_in_few_bits(out, rule, node);
             if let Some(w) = &rule.weight {
                 let default = (out.scheme.weight, out.scheme.per_channel);
                 let (target, per_channel) = out.scheme.weights.entry(node).or_insert(default);
@@ -259,6 +278,24 @@ impl Settings {
                 target.reduce_range = w.reduce_range.unwrap_or(target.reduce_range);
                 *per_channel = w.per_channel.unwrap_or(*per_channel);
                 out.scheme.algorithms.extend(w.algorithm.clone().map(|name| (node, name)));
+            }
+        }
+    }
+
+    fn store_in_few_bits(&self, out: &mut Resolved, rule: &Rule, node: NodeId) {
+        match rule.precision {
+            Some(Precision::WeightOnly) => {
+                out.weight_only_of.entry(node).or_insert_with(|| self.config.weight_only.clone());
+            }
+            Some(_) => {
+                out.weight_only_of.remove(&node);
+            }
+            None => {}
+        }
+        if let Some(w) = &rule.weight_only {
+            let all = out.weight_only.clone().filter(|_| !out.wishes.keep_float.contains_key(&node));
+            if let Some(now) = out.weight_only_of.get(&node).cloned().or(all) {
+                out.weight_only_of.insert(node, now.with(w));
             }
         }
     }

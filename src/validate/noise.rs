@@ -238,8 +238,16 @@ mod tests {
         };
         for (name, op, weight) in [("a", "Sigmoid", None), ("b", "MatMul", Some(weight))] {
             let (name_, kernel, reason) = (None, None, None);
-            let node =
-                NodePlan { name: name_, op: op.into(), becomes: Form::Integer, kernel, weight, reason, fenced: false };
+            let node = NodePlan {
+                name: name_,
+                op: op.into(),
+                becomes: Form::Integer,
+                kernel,
+                weight,
+                reason,
+                fenced: false,
+                few_bits: None,
+            };
             plan.nodes.insert(name.into(), node);
         }
         let [vx, va, vb] = ["x", "a", "b"].map(|name| find(&m, name));

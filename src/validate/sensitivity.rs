@@ -243,7 +243,10 @@ mod tests {
         for name in ["a", "b", "c"] {
             let (becomes, op) = (Form::Integer, "Sigmoid".to_owned());
             let (kernel, weight, reason) = (None, None, None);
-            plan.nodes.insert(name.into(), NodePlan { name: None, op, becomes, kernel, weight, reason, fenced: false });
+            plan.nodes.insert(
+                name.into(),
+                NodePlan { name: None, op, becomes, kernel, weight, reason, fenced: false, few_bits: None },
+            );
         }
         let task = |most| Task {
             original: &m,

@@ -19,10 +19,11 @@
 use rayon::prelude::*;
 
 use super::{
-    WeightTask,
+    Round, RoundBlocks, WeightTask,
+    blocks::{Blocks, Part},
     moments::{Half, cost},
     mse,
-    rows::{Row, Rows},
+    rows::{Row, Rows, TOGETHER},
     rtn,
 };
 use crate::{
@@ -37,6 +38,24 @@ pub const READS: bool = true;
 const SWEEPS: usize = 40;
 /// A step must gain more than this share of what it would gain at best, so that rounding of the sums makes no endless loop.
 const LEAST_GAIN: f32 = 1e-3;
+
+/// It rounds whole weights and channels.
+pub const ROUND: Option<Round> = Some(round);
+/// It rounds blocks.
+pub const BLOCKS: Option<RoundBlocks> = Some(RoundBlocks { part: in_blocks, solves: false });
+
+/// See the file's documentation: under the scales of [`mse`]. Without data those alone.
+pub fn in_blocks(part: &Part<'_>) -> Result<Blocks> {
+    let mut found = mse::in_blocks(part)?;
+    let Some([first, second]) = part.layer.halves() else { return Ok(found) };
+    let limits = (part.layer.grid.lo, part.layer.grid.hi);
+    let mut rows = part.rows(&found);
+    rows.par_chunks_mut(TOGETHER).for_each(|batch| {
+        fit(batch, first, second, limits);
+    });
+    found.codes = rows.into_iter().flat_map(|row| row.codes).collect();
+    Ok(found)
+}
 
 /// See the file's documentation. Without data it rounds to nearest.
 pub fn round(task: &WeightTask<'_>) -> Result<QuantizedWeight> {
@@ -87,7 +106,13 @@ fn fit(rows: &mut [Row], first: &Half, second: &Half, limits: (i32, i32)) -> usi
 
 /// Moves one code at a time by one step where that lowers the cost, until none does. `slope` is half of the cost's slope
 /// along the errors, and is kept up to date as they are.
-fn descend(row: &mut Row, errors: &mut [f32], halves: &[(&Half, f32)], slope: &mut [f32], limits: (i32, i32)) {
+pub(super) fn descend(
+    row: &mut Row,
+    errors: &mut [f32],
+    halves: &[(&Half, f32)],
+    slope: &mut [f32],
+    limits: (i32, i32),
+) {
     let curve = |j: usize| halves.iter().map(|(half, share)| half.gram.row(j)[j] * share).sum();
     let curve: Vec<f32> = (0..errors.len()).map(curve).collect();
     for _ in 0..SWEEPS {
@@ -95,10 +120,10 @@ fn descend(row: &mut Row, errors: &mut [f32], halves: &[(&Half, f32)], slope: &m
         for j in 0..errors.len() {
             // One step changes the cost by step * (step * curve - 2 * |slope|).
             let step = row.steps[j];
-            if slope[j].abs() <= step * curve[j] * (0.5 + LEAST_GAIN) {
+            if slope[j].abs() <= step.abs() * curve[j] * (0.5 + LEAST_GAIN) {
                 continue;
             }
-            let by = if slope[j] > 0.0 { 1 } else { -1 };
+            let by = if (slope[j] > 0.0) == (step > 0.0) { 1 } else { -1 };
             let code = row.codes[j] + by;
             if code < limits.0 || code > limits.1 || row.saturates(j, code) {
                 continue;

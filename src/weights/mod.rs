@@ -1,13 +1,17 @@
-//! How weights are rounded to codes. One file for each algorithm: `round(&WeightTask) -> Result<QuantizedWeight>`.
+//! How weights are rounded to codes. One file for each algorithm: `ROUND`, a function that rounds whole weights and channels,
+//! for integer kernels, and `BLOCKS`, one that rounds [`blocks`] of few bits; it has one of them or both.
 //!
 //! Some algorithms look at what the layer computes rather than at the weight alone. What they need of the layer's inputs is
 //! in [`Reads`]; without it they round to nearest.
 
+pub mod blocks;
+mod factor;
 mod gram;
 mod moments;
 mod rows;
 
 pub use self::{
+    blocks::{BlockedWeight, Blocks, Grid, Layer, Part},
     gram::Gram,
     moments::{Layout, Moments, Reads},
 };
@@ -36,14 +40,34 @@ pub struct WeightTask<'a> {
     pub reads: Option<&'a Reads>,
 }
 
+/// Rounds whole weights or channels.
+pub type Round = fn(&WeightTask<'_>) -> Result<QuantizedWeight>;
+/// Rounds blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct RoundBlocks {
+    /// Rounds some outputs of a layer.
+    pub part: fn(&Part<'_>) -> Result<Blocks>,
+    /// Whether it asks for the second moments in solved form.
+    pub solves: bool,
+}
+
 /// An algorithm.
 pub struct Algorithm {
     /// The file's name, which is also its name on the command line and in YAML.
     pub name: &'static str,
     /// Whether it looks at what the layer reads.
     pub reads: bool,
-    /// Carries it out.
-    pub round: fn(&WeightTask<'_>) -> Result<QuantizedWeight>,
+    /// Rounds weights for integer kernels, if it does.
+    pub round: Option<Round>,
+    /// Rounds blocks of few bits, if it does.
+    pub blocks: Option<RoundBlocks>,
+}
+
+impl Algorithm {
+    /// Rounds a weight for an integer kernel.
+    pub fn round(&self, task: &WeightTask<'_>) -> Result<QuantizedWeight> {
+        (self.round.unwrap_or(rtn::round))(task)
+    }
 }
 
 macro_rules! weights {
@@ -51,15 +75,20 @@ macro_rules! weights {
         $(pub mod $name;)*
 
         /// Every algorithm.
-        pub const ALGORITHMS: &[Algorithm] =
-            &[$(Algorithm { name: stringify!($name), reads: $name::READS, round: $name::round }),*];
+        pub const ALGORITHMS: &[Algorithm] = &[$(
+            Algorithm { name: stringify!($name), reads: $name::READS, round: $name::ROUND, blocks: $name::BLOCKS },
+        )*];
     };
 }
 
-weights! { rtn, mse, adaround }
+weights! { rtn, mse, adaround, hqq, gptq }
 
 /// The algorithm that is used where none is named.
 pub const DEFAULT: &str = "rtn";
+/// The one that needs no data and is best then, for blocks.
+pub const MSE: &str = "mse";
+/// The one that is best for blocks where there are data.
+pub const GPTQ: &str = "gptq";
 
 /// The algorithm of this name.
 pub fn by_name(name: &str) -> Result<&'static Algorithm> {

@@ -18,11 +18,13 @@ pub struct SchemeArgs {
     /// YAML file with presets, types and rules for single layers; `--dump-config` writes one to start from
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<PathBuf>,
-    /// What to start from: int8 (the default), int8-dynamic, int8-symmetric, int8-per-tensor, int8-reduce-range, or a file
+    /// What to start from: int8 (the default), int8-dynamic, int8-symmetric, int8-per-tensor, int8-reduce-range, int4, or
+    /// a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     pub preset: Option<String>,
     /// auto (the default): as static, but what costs too much of the answers stays float, and without data as dynamic;
-    /// static: ranges of data come from calibration; dynamic: from the data themselves at run time
+    /// static: ranges of data come from calibration; dynamic: from the data themselves at run time; weight-only: data stay float,
+    /// weights are stored in few bits
     #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Configuration")]
     pub mode: Option<Mode>,
     /// What mode auto may lose: of the right answers where the data have labels, else in terms of noise: 1% (the default) is
@@ -67,9 +69,18 @@ pub struct SchemeArgs {
     #[arg(long, help_heading = "Scheme")]
     pub per_tensor: bool,
     /// How weights are rounded: rtn (to the nearest codes), mse (with the scales that cost the outputs least) or adaround (up
-    /// or down, as the outputs want it); the last two look at calibration data
+    /// or down, as the outputs want it), the last two by calibration data; in few bits also hqq and gptq (the default with data)
     #[arg(long, value_name = "NAME", help_heading = "Scheme")]
     pub weight_algorithm: Option<String>,
+    /// Mode weight-only: bits of a weight: 8, 4 (the default) or 2
+    #[arg(long, value_name = "N", help_heading = "Weights in few bits")]
+    pub bits: Option<usize>,
+    /// Mode weight-only: weights that share a scale: 16, 32 (the default), 64, 128 or 256
+    #[arg(long, value_name = "N", help_heading = "Weights in few bits")]
+    pub block_size: Option<usize>,
+    /// Mode weight-only: a zero point for each block, too
+    #[arg(long, help_heading = "Weights in few bits")]
+    pub zero_points: bool,
     /// Mirror the ranges of activations around 0
     #[arg(long, help_heading = "Scheme")]
     pub symmetric: bool,
@@ -175,7 +186,13 @@ impl SchemeArgs {
         set(&mut config.calibration.percentile, self.percentile);
         set(&mut config.activation.dtype, self.activation_type);
         set(&mut config.weight.dtype, self.weight_type);
-        set(&mut config.weight.algorithm, self.weight_algorithm.clone());
+        match config.mode {
+            Mode::WeightOnly => set(&mut config.weight_only.algorithm, self.weight_algorithm.clone()),
+            _ => set(&mut config.weight.algorithm, self.weight_algorithm.clone()),
+        }
+        set(&mut config.weight_only.bits, self.bits);
+        set(&mut config.weight_only.block_size, self.block_size);
+        config.weight_only.symmetric &= !self.zero_points;
         config.weight.per_channel &= !self.per_tensor;
         config.activation.symmetric |= self.symmetric;
         config.weight.reduce_range |= self.reduce_range;
@@ -239,7 +256,8 @@ fn mode(name: &str) -> Result<Mode, String> {
         "auto" => Ok(Mode::Auto),
         "static" => Ok(Mode::Static),
         "dynamic" => Ok(Mode::Dynamic),
-        _ => Err("write auto, static or dynamic".to_owned()),
+        "weight-only" => Ok(Mode::WeightOnly),
+        _ => Err("write auto, static, dynamic or weight-only".to_owned()),
     }
 }
 

@@ -1,0 +1,117 @@
+//! Weights in few bits, for kernels that read the codes.
+
+use serde::{Deserialize, Serialize};
+
+use super::suggest;
+use crate::{
+    error::{Error, Result},
+    ir::DType,
+    plan::{BLOCK_SIZES, FewBits},
+    weights,
+};
+
+/// The algorithm that suits the data: see [`WeightOnly::few_bits`].
+pub const AUTO: &str = "auto";
+/// Bits that kernels take.
+const BITS: &[usize] = &[2, 4, 8];
+
+/// How weights are stored of nodes that compute on float data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WeightOnly {
+    /// Bits of a code: 2, 4 or 8.
+    pub bits: usize,
+    /// Weights along the depth that share a scale: 16, 32, 64, 128 or 256.
+    pub block_size: usize,
+    /// Zero is the middle code of all blocks, and needs no place.
+    pub symmetric: bool,
+    /// How they are rounded: rtn, mse, hqq, adaround, gptq, or auto.
+    pub algorithm: String,
+}
+
+impl Default for WeightOnly {
+    fn default() -> Self {
+        Self { bits: 4, block_size: 32, symmetric: true, algorithm: AUTO.to_owned() }
+    }
+}
+
+/// What differs from [`WeightOnly`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuleWeightOnly {
+    /// Bits of a code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits: Option<usize>,
+    /// Weights along the depth that share a scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<usize>,
+    /// Zero is the middle code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symmetric: Option<bool>,
+    /// How they are rounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
+}
+
+impl WeightOnly {
+    /// The same with what differs.
+    #[must_use]
+    pub fn with(&self, rule: &RuleWeightOnly) -> Self {
+        Self {
+            bits: rule.bits.unwrap_or(self.bits),
+            block_size: rule.block_size.unwrap_or(self.block_size),
+            symmetric: rule.symmetric.unwrap_or(self.symmetric),
+            algorithm: rule.algorithm.clone().unwrap_or_else(|| self.algorithm.clone()),
+        }
+    }
+
+    /// As the plan says it. Algorithm `auto` is `gptq` where there are data and `mse` where there are none.
+    pub fn few_bits(&self, data: bool) -> FewBits {
+        let dtype = match (self.bits, self.symmetric) {
+            (2, true) => DType::Int2,
+            (2, false) => DType::Uint2,
+            (8, true) => DType::Int8,
+            (8, false) => DType::Uint8,
+            (_, true) => DType::Int4,
+            (_, false) => DType::Uint4,
+        };
+        let best = if data { weights::GPTQ } else { weights::MSE };
+        let algorithm = if self.algorithm == AUTO { best.to_owned() } else { self.algorithm.clone() };
+        FewBits { dtype, block_size: self.block_size, symmetric: self.symmetric, algorithm }
+    }
+
+    /// Refuses what no kernel takes.
+    pub(super) fn check(&self) -> Result<()> {
+        RuleWeightOnly {
+            bits: Some(self.bits),
+            block_size: Some(self.block_size),
+            symmetric: None,
+            algorithm: Some(self.algorithm.clone()),
+        }
+        .check()
+    }
+}
+
+impl RuleWeightOnly {
+    /// Refuses what no kernel takes.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(bits) = self.bits.filter(|b| !BITS.contains(b)) {
+            return Err(Error::config(format!("weight_only.bits is {bits}, must be 2, 4 or 8")));
+        }
+        if let Some(size) = self.block_size.filter(|s| !BLOCK_SIZES.contains(s)) {
+            let sizes: Vec<String> = BLOCK_SIZES.iter().map(ToString::to_string).collect();
+            let text = format!("weight_only.block_size is {size}, must be one of {}", sizes.join(", "));
+            return Err(Error::config(text));
+        }
+        let Some(name) = self.algorithm.as_deref() else { return Ok(()) };
+        let all = weights::ALGORITHMS.iter().filter(|a| a.blocks.is_some()).map(|a| a.name);
+        let names: Vec<&str> = std::iter::once(AUTO).chain(all).collect();
+        if names.contains(&name) {
+            return Ok(());
+        }
+        let close = suggest::closest(name, names.iter().copied());
+        let hint = close.first().map(|c| format!("did you mean {c:?}? ")).unwrap_or_default();
+        Err(Error::config(format!("weight_only.algorithm: no algorithm for few bits is called {name:?}"))
+            .help(format!("{hint}algorithms: {}", names.join(", "))))
+    }
+}
