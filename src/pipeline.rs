@@ -276,6 +276,7 @@ fn options(settings: &Settings) -> Options {
         keep_stack_traces: config.stack_traces == StackTraces::Keep,
         keep_masks: config.float_weights == FloatWeights::Keep,
         qoperator: (config.format == Format::Qoperator).then(|| settings.target.integer_ops()),
+        seen_through: settings.target.seen_through.clone(),
         ..Options::default()
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
-    if cx.options.keep_gather_blocks {
+    if cx.options.onnx_only {
         return Ok(0);
     }
     let mut fused = 0;

@@ -68,8 +68,11 @@ pub struct Options {
     pub keep_masks: bool,
     /// Recurrent layers whose state is quantized at each step become float ones, which computes something else.
     pub float_state: bool,
-    /// Tables in blocks stay in Q/DQ form, of ONNX's own operators.
-    pub keep_gather_blocks: bool,
+    /// Nothing is fused into operators of other domains that is not there already, whatever the runtime makes of the Q/DQ form.
+    pub onnx_only: bool,
+    /// Operators that the runtime looks through for a QuantizeLinear: with one of them behind it, a product whose weight has few
+    /// bits stays float unless it is written as the kernel's own operator.
+    pub seen_through: Vec<String>,
 }
 
 impl Default for Options {
@@ -80,7 +83,8 @@ impl Default for Options {
             keep_stack_traces: false,
             keep_masks: false,
             float_state: false,
-            keep_gather_blocks: false,
+            onnx_only: false,
+            seen_through: Vec::new(),
             qoperator: None,
         }
     }

@@ -7,12 +7,12 @@
 //! after:  y = Gemm(x, DequantizeLinear<axis = 0, block_size = 32>(w_quantized, w_scale), b)
 //! ```
 //!
-//! DequantizeLinear has blocks from opset 21 (25 for 2 bits), which the model is converted to unless the QOperator format is
-//! asked for, which needs none (see [`super::fuse_into_matmul_nbits`]).
+//! DequantizeLinear has blocks from opset 21 (25 for 2 bits), which the model is converted to unless all of them become operators
+//! that need none (see [`super::fuse_into_matmul_nbits`]).
 
 use std::collections::HashMap;
 
-use super::{Context, convert_opset, raise_matmul_nbits::needed_opset, support::convert::convert};
+use super::{Context, convert_opset, fuse_into_gather_blocks, fuse_into_matmul_nbits, raise_matmul_nbits::needed_opset, support::convert::convert};
 use crate::{
     error::{Error, Result},
     ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
@@ -41,20 +41,30 @@ fn quantize_all(model: &mut Model, plan: &Plan, cx: &mut Context) -> Result<usiz
     if found.is_empty() {
         return Ok(0);
     }
-    let pairs = found.iter().filter(|(id, _)| !model.node(**id).is("Gather"));
-    let opset = pairs.map(|(_, how)| needed_opset(how.dtype.bits())).max();
-    if let Some(opset) = opset.filter(|_| cx.options.qoperator.is_none())
-        && model.opset("").unwrap_or(1) < opset
-    {
-        convert_opset::convert_to(model, opset, cx)?;
-    }
     let nodes: Vec<NodeId> = model.nodes_below(model.main()).into_iter().filter(|n| found.contains_key(n)).collect();
     let mut rounder = Rounder { model, known: &cx.known, rounded: HashMap::new() };
     for &id in &nodes {
         let (label, op) = (rounder.model.node_label(id), rounder.model.node(id).op_type.clone());
         rounder.quantize(id, &found[&id]).map_err(|e| e.node(label, op))?;
     }
+    // What needs no Q/DQ form needs no newer opset.
+    fuse_into_matmul_nbits::run(model, cx)?;
+    fuse_into_gather_blocks::run(model, cx)?;
+    if let Some(opset) = needed(model).filter(|&opset| model.opset("").unwrap_or(1) < opset) {
+        convert_opset::convert_to(model, opset, cx)?;
+    }
     Ok(nodes.len())
+}
+
+/// The opset that the blocks of a model ask for.
+fn needed(model: &Model) -> Option<i64> {
+    let bits = |id: NodeId| {
+        let node = model.node(id);
+        let codes =
+            node.input(0).filter(|_| node.is("DequantizeLinear") && node.int("block_size").is_some_and(|b| b > 0))?;
+        Some(needed_opset(model.value(codes).constant()?.dtype().bits()))
+    };
+    model.all_nodes().into_iter().filter_map(bits).max()
 }
 
 struct Rounder<'a> {
@@ -88,7 +98,8 @@ impl Rounder<'_> {
     }
 
     fn rounded(&mut self, id: NodeId, value: ValueId, how: &FewBits, outs_first: bool) -> Result<[Option<ValueId>; 3]> {
-        let graph = self.model.value(value).graph();
+        // Where the node is: ONNX Runtime makes no kernel in a branch of what stands outside of it.
+        let graph = self.model.node(id).graph();
         let key = (how.dtype, how.block_size, how.symmetric, how.algorithm.clone(), outs_first);
         if let Some(&found) = self.rounded.get(&(value, graph, key.clone())) {
             return Ok(found);

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Not where the QOperator format is asked for, in which they are already. Needs opset 21 (25 for 2 bits), which the model is
-//! converted to; where that cannot be, the node stays. The inverse of [`super::fuse_into_matmul_nbits`].
+//! converted to; where that cannot be, the node stays. So do weights whose Q/DQ form ONNX Runtime computes wrongly, where only
+//! ONNX's own operators are asked for. The inverse of [`super::fuse_into_matmul_nbits`].
 
 use super::{
     Context, convert_opset,
@@ -46,7 +47,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             continue;
         }
         match sizes(node).filter(|s| is_plain(model, id, s)) {
-            Some(sizes) if sizes.bits == 2 && sizes.n % 4 != 0 => uneven.push(model.node_label(id)),
+            Some(sizes) if sizes.is_uneven() && cx.options.onnx_only => uneven.push(model.node_label(id)),
             Some(sizes) => found.push((id, sizes)),
             None => odd.push(model.node_label(id)),
         }

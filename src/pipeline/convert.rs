@@ -65,7 +65,8 @@ impl<'a> ConvertJob<'a> {
 pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut Context) -> Result<Model> {
     let mut model = original.clone();
     cx.options.float_state = format == Format::Qdq;
-    cx.options.keep_gather_blocks = format == Format::Qdq;
+    cx.options.onnx_only = format == Format::Qdq;
+    cx.options.seen_through.clone_from(&target.seen_through);
     cx.options.qoperator = (format == Format::Qoperator).then(|| target.integer_ops());
     passes::raise(&mut model, cx)?;
     // What is quantized at run time has integer operators in both.

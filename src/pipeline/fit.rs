@@ -14,7 +14,7 @@ use crate::{
     ir::{Model, NodeId, ValueId},
     passes::support::linear::Linear,
     plan::{self, Form, KnownReads, Plan},
-    weights::{Layout, Reads},
+    weights::{self, Layout, Reads},
 };
 
 /// Samples that are looked at, at most, evenly spread over the data.
@@ -33,6 +33,12 @@ pub(super) fn know(
     data: Option<(&Dataset, &[usize])>,
 ) -> Result<(Arc<KnownReads>, Vec<Diagnostic>)> {
     let Some((data, samples)) = data.filter(|(_, samples)| !samples.is_empty()) else {
+        // Scales of blocks are chosen by the weights alone then, which is no less than what was asked for.
+        let blocks = plan.nodes.values().filter(|n| n.becomes == Form::WeightOnly);
+        let blocks = blocks.filter(|n| n.algorithm() == Some(weights::MSE)).count();
+        if plan.algorithms().filter(|(_, name)| plan::reads(name)).count() == blocks {
+            return Ok((Arc::default(), Vec::new()));
+        }
         let text = "weights are rounded to the nearest codes: the algorithm that is asked for looks at what layers read, and \
                     there is no calibration data";
         let help = "give --calibration with typical inputs, or leave --weight-algorithm out";

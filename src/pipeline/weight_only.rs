@@ -41,6 +41,6 @@ pub(super) fn plan(
 
 /// Gives float nodes the weights in few bits that mode or rules ask for.
 pub(super) fn add(model: &Model, plan: &mut Plan, resolved: &Resolved, job: &Job<'_>, data: bool) {
-    let wanted = |id: NodeId| resolved.weight_only(model, id).map(|w| w.few_bits(data));
+    let wanted = |id: NodeId| resolved.weight_only(model, id).map(|w| w.few_bits(model.node(id).is("Gather"), data));
     plan::weights_in_few_bits(model, plan, &job.settings.target, wanted);
 }

@@ -78,9 +78,12 @@ pub struct SchemeArgs {
     /// Mode weight-only: weights that share a scale: 16, 32 (the default), 64, 128 or 256
     #[arg(long, value_name = "N", help_heading = "Weights in few bits")]
     pub block_size: Option<usize>,
-    /// Mode weight-only: a zero point for each block, too
+    /// Mode weight-only: bits of tables that rows are gathered from: 8 (the default), 4 or 2
+    #[arg(long, value_name = "N", help_heading = "Weights in few bits")]
+    pub table_bits: Option<usize>,
+    /// Mode weight-only: no zero points, all blocks have 0 in the middle of their codes
     #[arg(long, help_heading = "Weights in few bits")]
-    pub zero_points: bool,
+    pub no_zero_points: bool,
     /// Mirror the ranges of activations around 0
     #[arg(long, help_heading = "Scheme")]
     pub symmetric: bool,
@@ -192,7 +195,8 @@ impl SchemeArgs {
         }
         set(&mut config.weight_only.bits, self.bits);
         set(&mut config.weight_only.block_size, self.block_size);
-        config.weight_only.symmetric &= !self.zero_points;
+        set(&mut config.weight_only.table_bits, self.table_bits);
+        config.weight_only.symmetric |= self.no_zero_points;
         config.weight.per_channel &= !self.per_tensor;
         config.activation.symmetric |= self.symmetric;
         config.weight.reduce_range |= self.reduce_range;

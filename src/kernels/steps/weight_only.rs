@@ -54,6 +54,9 @@ fn conditions(s: &Scratch, scalars: &Scalars, n: NodeId, d: NodeId, row: &Weight
     if node.float("alpha").unwrap_or(1.0) != 1.0 || node.float("beta").unwrap_or(1.0) != 1.0 {
         return Err(format!("{} has no form with alpha or beta", row.kernel));
     }
+    if let Some(op) = looked_through(s, n) {
+        return Err(format!("the runtime looks through the {op} behind it for a QuantizeLinear"));
+    }
     let codes = from.input(0).filter(|&v| s.is_constant(v)).ok_or("its weight is not a constant")?;
     let dtype = s.dtype(codes).ok_or("the type of its codes is not known")?;
     if !row.bits.contains(&dtype.bits()) || !dtype.is_integer() {
@@ -79,6 +82,16 @@ fn conditions(s: &Scratch, scalars: &Scalars, n: NodeId, d: NodeId, row: &Weight
         return Err(wrong_axis(axis, row));
     }
     Ok(())
+}
+
+/// The clamp behind a product that the runtime looks through, and finds none of the conversions that it looks for.
+fn looked_through(s: &Scratch, n: NodeId) -> Option<String> {
+    let (reader, _) = s.m.sole_reader(s.m.node(n).output(0)?)?;
+    let node = s.m.node(reader);
+    let seen = s.target.seen_through.iter().any(|op| node.is(op));
+    let out = node.output(0).filter(|&v| seen && !s.m.value(v).is_graph_output())?;
+    let quantized = s.m.value(out).readers().all(|(r, _)| s.is_quantize(r));
+    (!quantized).then(|| node.op_type.clone())
 }
 
 fn wrong_axis(axis: i64, row: &WeightOnly) -> String {
