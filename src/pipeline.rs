@@ -234,6 +234,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         measure::measure(job, [&original, &model], &resolved, data, &cx, &mut outcome, &mut clock)?;
     cx.diagnostics.extend(noticed);
     clock.step("rewrite");
+    cx.options.stream_weights = dataset.is_none() && evaluation.is_none();
     let promises = promised::promises(&model, &outcome.plan);
     let left = already::left(&model, &outcome.plan, &job.settings.target);
     cx.plan = Some(outcome.plan);
@@ -281,9 +282,18 @@ fn options(settings: &Settings) -> Options {
     }
 }
 
+/// With more bytes of weights than this, a model is not brought into memory.
+const LARGE: usize = 1 << 30;
+/// The largest weight of such a model that is changed before it is quantized.
+const LARGEST_FOLDED: usize = 1 << 22;
+
 /// The model in the form that the plan speaks of.
 pub fn prepare(original: &Model, cx: &mut Context) -> Result<Model> {
     let mut model = original.clone();
+    let weights = model.value_ids().into_iter().filter_map(|v| model.value(v).initializer());
+    if weights.map(Tensor::byte_len).sum::<usize>() > LARGE {
+        cx.options.largest_folded = LARGEST_FOLDED;
+    }
     // Placement and the built-in runtime know the Q/DQ form, whatever is written in the end.
     let qoperator = cx.options.qoperator.take();
     passes::raise(&mut model, cx)?;

@@ -137,6 +137,11 @@ impl Tensor {
         &self.data
     }
 
+    /// Whether its elements are computed when they are asked for, which may take long.
+    pub fn is_deferred(&self) -> bool {
+        matches!(self.data, TensorData::Deferred(_))
+    }
+
     /// Bytes that the elements take; for strings the sum of their lengths.
     pub fn byte_len(&self) -> usize {
         match &self.data {

@@ -11,6 +11,7 @@ use super::Context;
 use crate::{
     error::Result,
     ir::{DType, Model, Tensor},
+    onnx_file,
 };
 
 /// See the module's documentation.
@@ -20,8 +21,12 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
         let Some(t) = model.value(v).constant().filter(|t| t.dtype() == DType::Float) else { continue };
         // Bit patterns, so that nothing is computed with the slow numbers: an exponent of zero with a mantissa.
         let denormal = |w: &[u8]| w[3] & 0x7f == 0 && w[2] & 0x80 == 0 && (w[0] | w[1] | w[2]) != 0;
+        if t.is_deferred() {
+            continue;
+        }
         let bytes = t.bytes()?;
         if !bytes.chunks_exact(4).any(denormal) {
+            onnx_file::release(&bytes);
             continue;
         }
         let mut flushed = bytes.to_vec();

@@ -11,7 +11,7 @@
 
 use super::{
     Context,
-    support::{pairs::import, replace::insert_instead},
+    support::{lazy, pairs::import, replace::insert_instead},
 };
 use crate::{
     error::{Error, Result},
@@ -87,7 +87,7 @@ impl Table {
         let (Some(codes), zeros) = (constant(self.codes), self.zeros.and_then(constant)) else { return Ok(()) };
         let graph = model.value(self.codes).graph();
         let base = model.value(self.codes).name().trim_end_matches("_quantized").to_owned();
-        let (mut data, mut zero) = (self.codes, self.zeros);
+        let (mut data, mut scales, mut zero) = (self.codes, self.scales, self.zeros);
         if self.bits != 4 {
             let signed = matches!(codes.dtype(), DType::Int2 | DType::Int8);
             // Without zero points, codes without a sign mean what they are; here the middle stands for 0 then.
@@ -98,14 +98,23 @@ impl Table {
                     Some(pack::pack(codes.dtype(), &scale_dims(model, self.scales), &zero_codes(model, self.scales))?)
                 }
             };
-            data = model.add_initializer(graph, &format!("{base}_Q{}", self.bits), in_bytes(&codes, self.bits)?);
-            let zeros = zeros.map(|z| in_bytes(&z, self.bits)).transpose()?;
+            let bits = self.bits;
+            let packed = |t: &Tensor| {
+                let dims = vec![t.dims()[0], t.dims()[1].div_ceil(8 / bits)];
+                lazy::followed(t, DType::Uint8, dims, move |t| in_bytes(t, bits))
+            };
+            data = model.add_initializer(graph, &format!("{base}_Q{bits}"), packed(&codes)?);
+            let zeros = zeros.map(|z| packed(&z)).transpose()?;
+            // Beside the codes, so that all of it is written at one time.
+            if let Some(t) = constant_of(model, scales) {
+                scales = model.add_initializer(graph, &format!("{base}_scales"), t);
+            }
             zero = zeros.map(|z| model.add_initializer(graph, &format!("{base}_zero_points"), z));
         }
         let outputs = model.take_outputs(id);
         let mut spec = NodeSpec::new(GATHER_BLOCKS)
             .domain(MICROSOFT)
-            .inputs([Some(data), model.node(id).input(1), Some(self.scales)])
+            .inputs([Some(data), model.node(id).input(1), Some(scales)])
             .inputs(zero.map(Some))
             .attr("gather_axis", 0i64)
             .attr("quantize_axis", 1i64)
@@ -121,6 +130,10 @@ impl Table {
     }
 }
 
+fn constant_of(model: &Model, v: ValueId) -> Option<Tensor> {
+    model.value(v).constant().cloned()
+}
+
 fn scale_dims(model: &Model, scales: ValueId) -> Vec<usize> {
     model.value(scales).constant().map(|t| t.dims().to_vec()).unwrap_or_default()
 }
@@ -131,6 +144,9 @@ fn zero_codes(model: &Model, scales: ValueId) -> Vec<i32> {
 
 /// Codes of 2 or 8 bits as the operator takes them: bytes without a sign, each row beginning at one.
 fn in_bytes(t: &Tensor, bits: usize) -> Result<Tensor> {
+    if t.dtype() == DType::Uint8 {
+        return Ok(t.clone());
+    }
     let shift = if matches!(t.dtype(), DType::Int2 | DType::Int8) { 1 << (bits - 1) } else { 0 };
     let &[rows, columns] = t.dims() else { return Err(Error::bug("a table is no matrix")) };
     let per_byte = 8 / bits;

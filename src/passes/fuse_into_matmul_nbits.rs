@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use super::{
     Context,
     raise_matmul_nbits::{ACCURACY_LEVEL, OP},
-    support::{pairs::import, replace::insert_instead},
+    support::{lazy, pairs::import, replace::insert_instead},
 };
 use crate::{
     error::Result,
@@ -133,8 +133,19 @@ impl Blocked {
         let [weight, scales, zeros] = match known {
             Some(&(found, _, _)) => found,
             None => {
-                let (weight, zeros) = sizes.packed(&tensor, zero_points.as_ref())?;
-                let packed = sizes.packed_scales(&scales)?;
+                let [weight_dims, zero_dims] = sizes.packed_dims();
+                let (weight, zeros) = match &zero_points {
+                    Some(z) if tensor.is_deferred() => {
+                        let zeros = lazy::followed(z, DType::Uint8, zero_dims, move |z| sizes.packed_zero_points(z))?;
+                        (
+                            lazy::followed(&tensor, DType::Uint8, weight_dims, move |t| sizes.packed_codes(t))?,
+                            Some(zeros),
+                        )
+                    }
+                    _ => sizes.packed(&tensor, zero_points.as_ref())?,
+                };
+                let packed_dims = vec![sizes.n, sizes.blocks()];
+                let packed = lazy::followed(&scales, DType::Float, packed_dims, move |s| sizes.packed_scales(s))?;
                 let mut add = |suffix: String, t: Tensor| model.add_initializer(graph, &format!("{base}_{suffix}"), t);
                 let weight = add(format!("Q{}", sizes.bits), weight);
                 let packed = add("scales".to_owned(), packed);

@@ -57,6 +57,8 @@ pub struct Context {
 pub struct Options {
     /// Folding may add at most this many bytes of constants to the model (a large `ConstantOfShape` stays a node).
     pub fold_growth_limit: usize,
+    /// Weights of more bytes than this are not changed: what is changed is in memory, and no window of the file any more.
+    pub largest_folded: usize,
     /// Weights that are also graph inputs become constants, also in files (IR version 4 and above) where callers may
     /// feed other values.
     pub eliminate_initializer_inputs: bool,
@@ -73,18 +75,22 @@ pub struct Options {
     /// Operators that the runtime looks through for a QuantizeLinear: with one of them behind it, a product whose weight has few
     /// bits stays float unless it is written as the kernel's own operator.
     pub seen_through: Vec<String>,
+    /// Nothing runs the model, so weights in few bits can be rounded when they are written.
+    pub stream_weights: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             fold_growth_limit: 1 << 20,
+            largest_folded: usize::MAX,
             eliminate_initializer_inputs: true,
             keep_stack_traces: false,
             keep_masks: false,
             float_state: false,
             onnx_only: false,
             seen_through: Vec::new(),
+            stream_weights: false,
             qoperator: None,
         }
     }

@@ -12,13 +12,21 @@
 
 use std::collections::HashMap;
 
-use super::{Context, convert_opset, fuse_into_gather_blocks, fuse_into_matmul_nbits, raise_matmul_nbits::needed_opset, support::convert::convert};
+use super::{
+    Context, convert_opset, fuse_into_gather_blocks, fuse_into_matmul_nbits,
+    raise_matmul_nbits::needed_opset,
+    support::{convert::convert, lazy},
+};
 use crate::{
     error::{Error, Result},
-    ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, TensorData, ValueId},
+    onnx_file,
     plan::{self, FewBits, Form, KnownReads, Plan, named_values},
     weights::{self, BlockedWeight, Layer},
 };
+
+/// Weights of more bytes than this, all together, are rounded when they are written, if nothing else needs them.
+const LARGEST: usize = 1 << 28;
 
 /// See the module's documentation. Without a plan there is nothing to do.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
@@ -42,7 +50,9 @@ fn quantize_all(model: &mut Model, plan: &Plan, cx: &mut Context) -> Result<usiz
         return Ok(0);
     }
     let nodes: Vec<NodeId> = model.nodes_below(model.main()).into_iter().filter(|n| found.contains_key(n)).collect();
-    let mut rounder = Rounder { model, known: &cx.known, rounded: HashMap::new() };
+    let sizes = nodes.iter().filter_map(|&id| model.value(plan::weight_of(model, id)?).constant());
+    let deferred = cx.options.stream_weights && sizes.map(Tensor::byte_len).sum::<usize>() > LARGEST;
+    let mut rounder = Rounder { model, known: &cx.known, deferred, rounded: HashMap::new() };
     for &id in &nodes {
         let (label, op) = (rounder.model.node_label(id), rounder.model.node(id).op_type.clone());
         rounder.quantize(id, &found[&id]).map_err(|e| e.node(label, op))?;
@@ -70,6 +80,8 @@ fn needed(model: &Model) -> Option<i64> {
 struct Rounder<'a> {
     model: &'a mut Model,
     known: &'a KnownReads,
+    /// Weights are rounded when they are written.
+    deferred: bool,
     /// Codes, scales and zero points of weights, by how they are quantized and whether they lie as `[outs, depth]`.
     rounded: HashMap<(ValueId, GraphId, FewBitsKey), [Option<ValueId>; 3]>,
 }
@@ -108,15 +120,37 @@ impl Rounder<'_> {
         let layout = plan::few_bits_layout(self.model, id).ok_or_else(|| Error::config("its weight is no matrix"))?;
         let tensor = self.model.value(value).constant().cloned();
         let tensor = tensor.ok_or_else(|| Error::config("its weight is not constant"))?;
-        let known = self.known.of(&name);
-        let layer = Layer::new(layout, how.block_size, how.grid()?, known.reads());
-        let rounded = layer.round(&tensor, weights::by_name(&how.algorithm)?, outs_first)?;
-        let BlockedWeight { codes, scales, zeros } = rounded;
-        let mut add = |suffix: &str, t: Tensor| self.model.add_initializer(graph, &format!("{name}_{suffix}"), t);
-        let codes = Some(add("quantized", codes));
-        let scales = Some(add("scale", scales));
-        let zeros = zeros.map(|z| add("zero_point", z));
-        self.rounded.insert((value, graph, key), [codes, scales, zeros]);
-        Ok([codes, scales, zeros])
+        let grid = how.grid()?;
+        let [codes, scales, zeros] = match self.deferred {
+            true => {
+                let (block, algorithm) = (how.block_size, how.algorithm.clone());
+                let like = Layer::new(layout, block, grid, None).like(outs_first);
+                let at = name.clone();
+                lazy::deferred(like, move || {
+                    let layer = Layer::new(layout, block, grid, None);
+                    round(&layer, &tensor, &algorithm, outs_first).map_err(|e| e.value(&at))
+                })?
+            }
+            false => {
+                let known = self.known.of(&name);
+                let layer = Layer::new(layout, how.block_size, grid, known.reads());
+                let BlockedWeight { codes, scales, zeros } = round(&layer, &tensor, &how.algorithm, outs_first)?;
+                [Some(codes), Some(scales), zeros]
+            }
+        };
+        let mut add = |suffix: &str, t: Option<Tensor>| {
+            t.map(|t| self.model.add_initializer(graph, &format!("{name}_{suffix}"), t))
+        };
+        let found = [add("quantized", codes), add("scale", scales), add("zero_point", zeros)];
+        self.rounded.insert((value, graph, key), found);
+        Ok(found)
     }
+}
+
+fn round(layer: &Layer<'_>, tensor: &Tensor, algorithm: &str, outs_first: bool) -> Result<BlockedWeight> {
+    let rounded = layer.round(tensor, weights::by_name(algorithm)?, outs_first)?;
+    if let TensorData::Bytes(bytes) = tensor.data() {
+        onnx_file::release(bytes);
+    }
+    Ok(rounded)
 }

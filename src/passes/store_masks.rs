@@ -26,7 +26,8 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     for v in model.value_ids() {
         let value = model.value(v);
         let Some(t) = value.constant().filter(|t| t.dtype() == DType::Float && t.len() >= SMALLEST) else { continue };
-        if value.graph() != model.main() || value.uses().is_empty() || value.is_graph_output() {
+        // What is computed when it is written is no mask.
+        if t.is_deferred() || value.graph() != model.main() || value.uses().is_empty() || value.is_graph_output() {
             continue;
         }
         let (dims, bytes) = (t.dims().to_vec(), t.bytes()?);

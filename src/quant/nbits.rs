@@ -9,6 +9,9 @@ use crate::{
     quant::pack::{pack, unpack},
 };
 
+/// Rows of codes that are packed at a time.
+const STRIP: usize = 32;
+
 /// Sizes of one such weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NBits {
@@ -72,10 +75,14 @@ impl NBits {
         let per_byte = 8 / self.bits;
         let mask = (1i32 << self.bits) - 1;
         let mut packed = vec![0u8; self.n * column];
-        for (j, bytes) in packed.chunks_exact_mut(column).enumerate() {
-            for i in 0..column * per_byte {
-                let code = if i < rows { codes[i * self.n + j] } else { fill };
-                bytes[i / per_byte] |= ((code & mask) << (i % per_byte * self.bits)) as u8;
+        // Some rows at a time, so that what is read of them lies together.
+        for from in (0..column * per_byte).step_by(STRIP) {
+            let to = (from + STRIP).min(column * per_byte);
+            for (j, bytes) in packed.chunks_exact_mut(column).enumerate() {
+                for i in from..to {
+                    let code = if i < rows { codes[i * self.n + j] } else { fill };
+                    bytes[i / per_byte] |= ((code & mask) << (i % per_byte * self.bits)) as u8;
+                }
             }
         }
         packed
@@ -122,6 +129,25 @@ impl NBits {
     /// The inverse of [`NBits::codes`] and [`NBits::zero_points`]: the packed weight and, unless the codes have a sign and
     /// no zero points, the packed zero points.
     pub fn packed(&self, codes: &Tensor, zero_points: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
+        let weight = self.packed_codes(codes)?;
+        let signed = self.dtypes().is_some_and(|(signed, _)| signed == codes.dtype());
+        let zeros = match (zero_points, signed) {
+            (Some(z), true) if unpack(z)?.iter().all(|&z| z == 0) => None,
+            (Some(z), _) => Some(self.packed_zero_points(z)?),
+            // Without zero points, codes without a sign mean what they are.
+            (None, false) => Some(self.zeros()?),
+            (None, true) => None,
+        };
+        Ok((weight, zeros))
+    }
+
+    /// The dims of the packed weight and of its zero points, both of uint8.
+    pub fn packed_dims(&self) -> [Vec<usize>; 2] {
+        [vec![self.n, self.blocks(), self.block * self.bits / 8], vec![self.n * self.zero_point_bytes()]]
+    }
+
+    /// The inverse of [`NBits::codes`].
+    pub fn packed_codes(&self, codes: &Tensor) -> Result<Tensor> {
         let Some((signed, unsigned)) = self.dtypes() else { return Err(self.wrong_bits()) };
         let is_signed = codes.dtype() == signed;
         if codes.dims() != [self.k, self.n] || !(is_signed || codes.dtype() == unsigned) {
@@ -132,21 +158,28 @@ impl NBits {
                 codes.dims()
             )));
         }
-        let shift = if is_signed { self.middle() } else { 0 };
-        let shifted = |t: &Tensor| -> Result<Vec<i32>> { Ok(unpack(t)?.into_iter().map(|c| c + shift).collect()) };
-        let weight = self.gather(&shifted(codes)?, self.k, self.column_bytes(), self.middle());
-        let dims = vec![self.n, self.blocks(), self.block * self.bits / 8];
-        let zeros = match (zero_points, is_signed) {
-            (Some(z), _) => Some(shifted(z)?),
-            // Without zero points, codes without a sign mean what they are.
-            (None, false) => Some(vec![0; self.blocks() * self.n]),
-            (None, true) => None,
-        };
-        let column = self.zero_point_bytes();
-        let zeros = zeros.filter(|z| !(is_signed && z.iter().all(|&z| z == self.middle())));
-        let pack_zeros =
-            |z: Vec<i32>| Tensor::new(DType::Uint8, vec![self.n * column], self.gather(&z, self.blocks(), column, 0));
-        Ok((Tensor::new(DType::Uint8, dims, weight)?, zeros.map(pack_zeros).transpose()?))
+        let weight = self.gather(&self.shifted(codes)?, self.k, self.column_bytes(), self.middle());
+        let [dims, _] = self.packed_dims();
+        Tensor::new(DType::Uint8, dims, weight)
+    }
+
+    /// The inverse of [`NBits::zero_points`]; they may have a sign.
+    pub fn packed_zero_points(&self, zero_points: &Tensor) -> Result<Tensor> {
+        let codes = self.shifted(zero_points)?;
+        let [_, dims] = self.packed_dims();
+        Tensor::new(DType::Uint8, dims, self.gather(&codes, self.blocks(), self.zero_point_bytes(), 0))
+    }
+
+    fn zeros(&self) -> Result<Tensor> {
+        let [_, dims] = self.packed_dims();
+        Tensor::new(DType::Uint8, dims, vec![0u8; self.n * self.zero_point_bytes()])
+    }
+
+    /// Codes, as those without a sign that stand for the same.
+    fn shifted(&self, codes: &Tensor) -> Result<Vec<i32>> {
+        let signed = self.dtypes().is_some_and(|(signed, _)| signed == codes.dtype());
+        let shift = if signed { self.middle() } else { 0 };
+        Ok(unpack(codes)?.into_iter().map(|c| c + shift).collect())
     }
 
     fn checked(&self, packed: &Tensor, bytes: usize) -> Result<(DType, DType)> {

@@ -116,6 +116,15 @@ impl<'a> Layer<'a> {
         a.iter().zip(&b).map(|(a, b)| a + b).collect()
     }
 
+    /// Types and dims of the parts of the rounded weight.
+    pub fn like(&self, outs_first: bool) -> [Option<(DType, Vec<usize>)>; 3] {
+        let dims =
+            |along: usize| if outs_first { vec![self.layout.outs, along] } else { vec![along, self.layout.outs] };
+        let dtype = self.grid.target.dtype;
+        let zeros = (self.grid.zero != Some(0)).then(|| (dtype, dims(self.blocks())));
+        [Some((dtype, dims(self.layout.depth))), Some((DType::Float, dims(self.blocks()))), zeros]
+    }
+
     /// Rounds the whole weight; `outs_first` says in which order the codes shall lie. Errors: the weight has numbers that
     /// are not finite, or another count than the layout asks for.
     pub fn round(&self, weight: &Tensor, algorithm: &Algorithm, outs_first: bool) -> Result<BlockedWeight> {
@@ -161,11 +170,16 @@ impl Whole {
         let bits = layer.grid.target.dtype.bits();
         let (per_byte, mask) = (8 / bits.min(8), ((1u32 << bits) - 1) as u8);
         let many = outs.len();
-        // In the order in which they will lie.
-        let places = (0..many * depth).map(|i| if outs_first { (i / depth, i % depth) } else { (i % many, i / many) });
-        for (o, j) in places {
-            let at = if outs_first { (outs.start + o) * depth + j } else { j * all + outs.start + o };
-            self.codes[at / per_byte] |= (found.codes[o * depth + j] as u8 & mask) << (at % per_byte * bits);
+        let mut put = |at: usize, code: i32| self.codes[at / per_byte] |= (code as u8 & mask) << (at % per_byte * bits);
+        if outs_first {
+            found.codes.iter().enumerate().for_each(|(i, &code)| put(outs.start * depth + i, code));
+        } else {
+            for from in (0..depth).step_by(LINES) {
+                for o in 0..many {
+                    let codes = &found.codes[o * depth + from..o * depth + depth.min(from + LINES)];
+                    codes.iter().enumerate().for_each(|(i, &code)| put((from + i) * all + outs.start + o, code));
+                }
+            }
         }
         for (o, b) in (0..many).flat_map(|o| (0..blocks).map(move |b| (o, b))) {
             let at = if outs_first { (outs.start + o) * blocks + b } else { b * all + outs.start + o };
@@ -208,12 +222,20 @@ impl Numbers32 {
         Ok(Self { bytes: weight.bytes()?, dtype: weight.dtype() })
     }
 
-    fn at(&self, i: usize) -> f32 {
-        let two = || [self.bytes[2 * i], self.bytes[2 * i + 1]];
+    /// Numbers that stand one behind the other.
+    fn run(&self, from: usize, into: &mut [f32]) {
+        let size = self.dtype.bits() / 8;
+        let bytes = &self.bytes[from * size..(from + into.len()) * size];
         match self.dtype {
-            DType::Float16 => half::f16::from_le_bytes(two()).to_f32(),
-            DType::Bfloat16 => half::bf16::from_le_bytes(two()).to_f32(),
-            _ => self.bytes.get(4 * i..4 * i + 4).map_or(0.0, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            DType::Float16 => into.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(x, b)| {
+                *x = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+            }),
+            DType::Bfloat16 => into.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(x, b)| {
+                *x = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
+            }),
+            _ => into.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(x, b)| {
+                *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }),
         }
     }
 
@@ -221,13 +243,27 @@ impl Numbers32 {
     fn rows(&self, layout: Layout, outs: Range<usize>) -> Vec<f32> {
         let (many, depth) = (outs.len(), layout.depth);
         let mut rows = vec![0f32; many * depth];
-        for i in 0..many * depth {
-            let (o, j) = if layout.depth_first { (i % many, i / many) } else { (i / depth, i % depth) };
-            rows[o * depth + j] = self.at(layout.place(outs.start + o, j));
+        if !layout.depth_first {
+            self.run(outs.start * depth, &mut rows);
+            return rows;
+        }
+        // A few rows of the weight at a time, so that what is written lies together.
+        let mut lines = vec![0f32; LINES * many];
+        for from in (0..depth).step_by(LINES) {
+            let count = LINES.min(depth - from);
+            for (i, line) in lines.chunks_exact_mut(many).take(count).enumerate() {
+                self.run((from + i) * layout.outs + outs.start, line);
+            }
+            for (o, row) in rows.chunks_exact_mut(depth).enumerate() {
+                row[from..from + count].iter_mut().enumerate().for_each(|(i, w)| *w = lines[i * many + o]);
+            }
         }
         rows
     }
 }
+
+/// Rows of a weight that are turned at a time.
+const LINES: usize = 16;
 
 impl Part<'_> {
     /// Each output's weights.
@@ -279,19 +315,37 @@ pub fn code(w: f32, per_step: f32, zero: i32, grid: Grid) -> i32 {
     whole as i32 + zero
 }
 
+/// Numbers that are added up side by side.
+const LANES: usize = 8;
+
 /// What the nearest codes are off, squared and added up; each weight counts as much as it matters.
 pub fn error(values: &[f32], matters: &[f32], scale: f32, zero: i32, grid: Grid) -> f32 {
     let per_step = 1.0 / scale;
     let (lo, hi) = ((grid.lo - zero) as f32, (grid.hi - zero) as f32);
     let off = |w: f32| {
-        let whole = ((w * per_step).clamp(lo, hi) + TO_WHOLE) - TO_WHOLE;
+        let whole = ((w * per_step).max(lo).min(hi) + TO_WHOLE) - TO_WHOLE;
         let e = w - whole * scale;
         e * e
     };
-    match matters.is_empty() {
-        true => values.iter().map(|&w| off(w)).sum(),
-        false => values.iter().zip(matters).map(|(&w, m)| off(w) * m).sum(),
-    }
+    let mut sums = [0f32; LANES];
+    let values = values.chunks_exact(LANES);
+    let rest = values.remainder();
+    let last = if matters.is_empty() {
+        for chunk in values {
+            sums.iter_mut().zip(chunk).for_each(|(sum, &w)| *sum += off(w));
+        }
+        rest.iter().map(|&w| off(w)).sum::<f32>()
+    } else {
+        let matters = matters.chunks_exact(LANES);
+        let beside = matters.remainder();
+        for (chunk, m) in values.zip(matters) {
+            for ((sum, &w), m) in sums.iter_mut().zip(chunk).zip(m) {
+                *sum += off(w) * m;
+            }
+        }
+        rest.iter().zip(beside).map(|(&w, m)| off(w) * m).sum()
+    };
+    sums.iter().sum::<f32>() + last
 }
 
 /// Scales and zero points to begin with. Symmetric codes have one more on the negative side: either the weight of the greatest

@@ -33,7 +33,7 @@ const FINER: [f32; 2] = [0.05, 0.025];
 const MOST_OUTPUTS: usize = 64;
 
 /// Shares of a block's first scale that are tried.
-const OF_BLOCKS: [f32; 12] = [1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8, 0.75, 0.7, 0.62, 0.54, 0.45];
+const OF_BLOCKS: [f32; 8] = [1.0, 0.96, 0.92, 0.88, 0.83, 0.77, 0.68, 0.52];
 /// Times that a block's scale is fitted to the codes that it gave.
 const FITS: usize = 2;
 
@@ -60,12 +60,13 @@ pub(super) fn choose(values: &[f32], matters: &[f32], grid: Grid) -> (f32, i32) 
             best = found;
         }
     };
+    let all = values.iter().fold(Range::new(0.0, 0.0), |r, &w| Range::new(r.lo.min(w), r.hi.max(w)));
     for &(scale, zero) in &starts[..one] {
         for share in OF_BLOCKS {
             match grid.zero {
                 Some(_) => take((scale * share, zero)),
                 // A range that is cut at one end has another zero point.
-                None => cut(values, share, grid).into_iter().for_each(&mut take),
+                None => cut(all, share, grid).into_iter().for_each(&mut take),
             }
         }
     }
@@ -81,11 +82,12 @@ pub(super) fn choose(values: &[f32], matters: &[f32], grid: Grid) -> (f32, i32) 
 }
 
 /// Ranges of which both ends, or one, are brought nearer to 0.
-fn cut(values: &[f32], share: f32, grid: Grid) -> [(f32, i32); 3] {
-    let all = values.iter().fold(Range::new(0.0, 0.0), |r, &w| r.union(Range::new(w, w)));
+fn cut(all: Range, share: f32, grid: Grid) -> [(f32, i32); 3] {
     [(share, share), (share, 1.0), (1.0, share)].map(|(lo, hi)| {
-        let params = grid.target.params(Range::new(all.lo * lo, all.hi * hi));
-        params.map_or((0.0, 0), |p| (p.scale, p.zero_point))
+        let (lo, hi) = (all.lo * lo, all.hi * hi);
+        let scale = (hi - lo) / (grid.hi - grid.lo) as f32;
+        let zero = grid.lo as f32 - lo / scale;
+        (scale, (zero.round() as i32).clamp(grid.lo, grid.hi))
     })
 }
 

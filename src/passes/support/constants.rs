@@ -11,17 +11,19 @@ use crate::{
 #[derive(Debug)]
 pub struct Growth {
     left: usize,
+    /// Constants of more bytes than this are left as they are: a changed one is in memory, not in the file.
+    largest: usize,
 }
 
 impl Growth {
     /// What the options allow one run of one pass.
     pub fn new(cx: &Context) -> Self {
-        Self { left: cx.options.fold_growth_limit }
+        Self { left: cx.options.fold_growth_limit, largest: cx.options.largest_folded }
     }
 
     /// For changes that were counted before.
     pub fn unlimited() -> Self {
-        Self { left: usize::MAX }
+        Self { left: usize::MAX, largest: usize::MAX }
     }
 
     /// Whether `bytes` more are allowed; if so they are taken.
@@ -33,12 +35,18 @@ impl Growth {
         enough
     }
 
+    /// Whether a constant is too large to be changed at all.
+    pub fn forbids(&self, t: &Tensor) -> bool {
+        t.byte_len() > self.largest
+    }
+
     /// Whether input `i` of a node can get another constant in place of the one it reads: freely where nothing else
     /// reads that one, otherwise the old one stays and the new one counts as growth.
     pub fn allows(&mut self, model: &Model, node: NodeId, i: usize) -> bool {
         let Some(v) = model.node(node).input(i) else { return true };
         let value = model.value(v);
-        value.uses().len() == 1 || self.take(value.initializer().map_or(0, Tensor::byte_len))
+        let bytes = value.initializer().map_or(0, Tensor::byte_len);
+        bytes <= self.largest && (value.uses().len() == 1 || self.take(bytes))
     }
 }
 

@@ -233,6 +233,9 @@ impl Linear {
             return self.shift(model, &by.out_shift);
         }
         let Some(w) = model.constant_input(self.node, 1).cloned() else { return Ok(false) };
+        if growth.forbids(&w) {
+            return Ok(false);
+        }
         let at = self.channels(w.dims());
         let old = w.to_f32()?;
         let mut bias = self.bias(model)?;

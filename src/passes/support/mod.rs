@@ -3,6 +3,7 @@
 pub mod clamp;
 pub mod constants;
 pub mod convert;
+pub mod lazy;
 pub mod linear;
 pub mod pairs;
 pub mod permute;
