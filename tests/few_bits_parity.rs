@@ -177,3 +177,50 @@ fn shared_weights_and_branches() {
     let (signal, noise) = theirs.iter().zip(&float).fold((0.0, 0.0), |(s, n), (a, b)| (s + b * b, n + (a - b).powi(2)));
     assert!(noise < 0.03 * signal, "{noise} of {signal}");
 }
+
+/// Nets that were trained to two or three numbers: a sixteenth of their weights' size or less, and not a bit of the answer changes.
+#[test]
+fn trained_signs_are_kept_exactly() {
+    for (name, bits) in [("binary", 1), ("ternary", 2)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("models/digits_{name}.onnx"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("out.onnx");
+        let config = Config { mode: Mode::WeightOnly, ..Config::default() };
+        let settings = Settings::new(config).expect("settings");
+        pipeline::run(&Job::new(&path, &out, &settings)).unwrap_or_else(|e| panic!("{e}"));
+        let (before, after) = (onnx_file::read(&path).expect("it reads"), onnx_file::read(&out).expect("it reads"));
+        // Biases, and a convolution of a few weights, are not packed.
+        let large = |m: &Model| -> usize {
+            let tensors = m.value_ids().into_iter().filter_map(|v| m.value(v).initializer());
+            tensors.filter(|t| t.rank() == 2).map(Tensor::byte_len).sum()
+        };
+        assert!(large(&before) >= 14 * large(&after), "{name}: {} to {}", large(&before), large(&after));
+        let (small, whole) = (fs_len(&out), fs_len(&path));
+        assert!(small * (20 / bits) < whole, "{name}: {small} of {whole}");
+        let image = Random(4).tensor(&[3, 1, 8, 8], 1.0);
+        let ours = |m: &Model| {
+            Tract.load(m, &[]).and_then(|s| s.run(&[image.clone()])).unwrap_or_else(|e| panic!("{e}")).remove(0)
+        };
+        assert!(ours(&after).same_content(&ours(&before)), "{name}");
+        let theirs = |m: &Model| {
+            let bytes = onnx_file::to_bytes(m).expect("it encodes");
+            Some(ort_try_run(&bytes, &[("image", image.clone())], true)?.unwrap_or_else(|e| panic!("{e}")).remove(0))
+        };
+        let Some(float) = theirs(&before) else { return };
+        assert!(theirs(&after).expect("it ran before").same_content(&float), "{name}");
+        // Nothing is left of the unpacking once the file is loaded.
+        let optimized = folder.path().join("optimized.onnx");
+        assert!(ort_optimize(&onnx_file::to_bytes(&after).expect("it encodes"), &optimized));
+        let optimized = onnx_file::read(&optimized).expect("it reads");
+        assert!(
+            !optimized
+                .all_nodes()
+                .iter()
+                .any(|&n| ["BitShift", "Mod", "Mul"].contains(&&optimized.node(n).op_type[..]))
+        );
+    }
+}
+
+fn fs_len(path: &Path) -> usize {
+    std::fs::metadata(path).expect("a file").len() as usize
+}

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use load::rules_yaml;
 pub use rules::{Precision, Rule, RuleActivation, RuleWeight, Span};
-pub use weight_only::{RuleWeightOnly, WeightOnly};
+pub use weight_only::{Others, RuleWeightOnly, WeightOnly};
 
 use crate::{
     calibrate::{

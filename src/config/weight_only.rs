@@ -6,21 +6,25 @@ use super::{FloatWeights, suggest};
 use crate::{
     error::{Error, Result},
     ir::DType,
-    plan::{BLOCK_SIZES, FewBits},
+    plan::{BLOCK_SIZES, FewBits, PackedWeight},
     weights,
 };
 
 /// The algorithm that suits the data: see [`WeightOnly::few_bits`].
 pub const AUTO: &str = "auto";
 /// Bits that kernels take.
-const BITS: &[usize] = &[2, 4, 8];
+const BITS: &[usize] = &[1, 2, 4, 8];
+/// Bits of tables.
+const TABLE_BITS: &[usize] = &[2, 4, 8];
 
 /// How weights are stored of nodes that compute on float data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WeightOnly {
-    /// Bits of a code: 2, 4 or 8.
+    /// Bits of a code: 8, 4, 2, or 1 for a sign times a scale (which kernels read as codes of 2 bits).
     pub bits: usize,
+    /// Codes of 2 bits are -1, 0 and 1 only, by the rule of ternary networks.
+    pub ternary: bool,
     /// The same of tables that rows are gathered from. They are a small part of most models, and no kernel gets faster by less:
     /// two language models lose 2 to 10 % less with 8 bits than with 4.
     pub table_bits: usize,
@@ -33,18 +37,45 @@ pub struct WeightOnly {
     pub algorithm: String,
     /// What becomes of weights whose codes no kernel reads, of convolutions for example: they become float again when the runtime
     /// loads the file. In mode weight-only this stands for `float_weights`, unless that is `keep`.
-    pub others: FloatWeights,
+    pub others: Others,
+}
+
+/// What becomes of weights whose codes no kernel reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Others {
+    /// They stay float.
+    Keep,
+    /// Stored as float16.
+    #[default]
+    Float16,
+    /// Stored as int8.
+    Int8,
+    /// Stored in as many bits as those that kernels read.
+    Bits,
+}
+
+impl Others {
+    /// The same, as it is for weights of float nodes in other modes.
+    pub fn float_weights(self) -> FloatWeights {
+        match self {
+            Self::Keep => FloatWeights::Keep,
+            Self::Float16 => FloatWeights::Float16,
+            Self::Int8 | Self::Bits => FloatWeights::Int8,
+        }
+    }
 }
 
 impl Default for WeightOnly {
     fn default() -> Self {
         Self {
             bits: 4,
+            ternary: false,
             table_bits: 8,
             block_size: 32,
             symmetric: false,
             algorithm: AUTO.to_owned(),
-            others: FloatWeights::Float16,
+            others: Others::Float16,
         }
     }
 }
@@ -73,7 +104,8 @@ impl WeightOnly {
     pub fn with(&self, rule: &RuleWeightOnly) -> Self {
         Self {
             bits: rule.bits.unwrap_or(self.bits),
-            table_bits: rule.bits.unwrap_or(self.table_bits),
+            ternary: self.ternary && rule.bits.is_none_or(|bits| bits == 2),
+            table_bits: rule.bits.map_or(self.table_bits, |bits| bits.max(2)),
             block_size: rule.block_size.unwrap_or(self.block_size),
             symmetric: rule.symmetric.unwrap_or(self.symmetric),
             algorithm: rule.algorithm.clone().unwrap_or_else(|| self.algorithm.clone()),
@@ -84,6 +116,10 @@ impl WeightOnly {
     /// As the plan says it. Algorithm `auto` is `gptq` where there are data and `mse` where there are none.
     pub fn few_bits(&self, table: bool, data: bool) -> FewBits {
         let bits = if table { self.table_bits } else { self.bits };
+        if let Some(algorithm) = self.signs().filter(|_| !table) {
+            let (dtype, algorithm) = (DType::Int2, algorithm.to_owned());
+            return FewBits { dtype, block_size: self.block_size, symmetric: true, algorithm };
+        }
         let dtype = match (bits, self.symmetric) {
             (2, true) => DType::Int2,
             (2, false) => DType::Uint2,
@@ -97,9 +133,32 @@ impl WeightOnly {
         FewBits { dtype, block_size: self.block_size, symmetric: self.symmetric, algorithm }
     }
 
+    /// The algorithm that makes signs of weights, or signs and zeros.
+    fn signs(&self) -> Option<&'static str> {
+        match self.ternary {
+            true => Some("ternary"),
+            false => (self.bits == 1).then_some("binary"),
+        }
+    }
+
+    /// How a weight of so many elements is packed that no kernel reads; `None` where it is stored otherwise.
+    pub fn packed(&self, elements: usize, rows: usize) -> Option<PackedWeight> {
+        if self.others != Others::Bits || self.bits == 8 {
+            return None;
+        }
+        let depth = elements.checked_div(rows)?;
+        let block_size = if depth.is_multiple_of(self.block_size) { self.block_size } else { depth };
+        let algorithm = self.signs().unwrap_or(weights::MSE).to_owned();
+        Some(PackedWeight { bits: if self.ternary { 2 } else { self.bits }, block_size, algorithm })
+    }
+
     /// Refuses what no kernel takes.
     pub(super) fn check(&self) -> Result<()> {
-        if !BITS.contains(&self.table_bits) {
+        if self.ternary && ![2, WeightOnly::default().bits].contains(&self.bits) {
+            let text = format!("weight_only.ternary is set beside {} bits", self.bits);
+            return Err(Error::config(text).help("ternary weights have 2 bits: leave bits out"));
+        }
+        if !TABLE_BITS.contains(&self.table_bits) {
             return Err(Error::config(format!("weight_only.table_bits is {}, must be 2, 4 or 8", self.table_bits)));
         }
         RuleWeightOnly {
@@ -116,7 +175,7 @@ impl RuleWeightOnly {
     /// Refuses what no kernel takes.
     pub(super) fn check(&self) -> Result<()> {
         if let Some(bits) = self.bits.filter(|b| !BITS.contains(b)) {
-            return Err(Error::config(format!("weight_only.bits is {bits}, must be 2, 4 or 8")));
+            return Err(Error::config(format!("weight_only.bits is {bits}, must be 8, 4, 2 or 1")));
         }
         if let Some(size) = self.block_size.filter(|s| !BLOCK_SIZES.contains(s)) {
             let sizes: Vec<String> = BLOCK_SIZES.iter().map(ToString::to_string).collect();
@@ -124,7 +183,8 @@ impl RuleWeightOnly {
             return Err(Error::config(text));
         }
         let Some(name) = self.algorithm.as_deref() else { return Ok(()) };
-        let all = weights::ALGORITHMS.iter().filter(|a| a.blocks.is_some()).map(|a| a.name);
+        let signs = ["binary", "ternary"];
+        let all = weights::ALGORITHMS.iter().filter(|a| a.blocks.is_some() && !signs.contains(&a.name)).map(|a| a.name);
         let names: Vec<&str> = std::iter::once(AUTO).chain(all).collect();
         if names.contains(&name) {
             return Ok(());

@@ -131,7 +131,8 @@ passes! {
         share_initializers;
     Scale: scale_channels, absorb_biases;
     Adjust: correct_bias;
-    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights, quantize_weights;
+    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, pack_weights, store_weights,
+        quantize_weights;
     Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits,
         fuse_into_gather_blocks;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;

@@ -31,6 +31,12 @@ pub(super) fn plan(
     let placement = Placement { nodes: model.nodes(model.main()).iter().map(float).collect(), ..Placement::default() };
     let unasked = |_, _| Err(Error::bug("no value is quantized in this mode"));
     let mut plan = plan::decide(model, target, &placement, &resolved.scheme, unasked)?;
+    plan::pack_weights(model, &mut plan, |node, t| {
+        // What a kernel may read is not packed for loading.
+        let read = target.weight_only.iter().any(|row| model.node(node).is(&row.op)) && t.rank() == 2;
+        let how = resolved.weight_only(model, node).filter(|_| !read)?;
+        how.packed(t.len(), t.dims().first().copied().unwrap_or(1))
+    });
     add(model, &mut plan, resolved, job, dataset.is_some());
     if resolved.stores_float_weights() {
         plan::store_float_weights(model, &mut plan, &resolved.scheme, |n| resolved.stored_as(model, n));

@@ -47,6 +47,18 @@ impl Plan {
                 return Err(Error::config(text).value(name));
             }
         }
+        for (name, p) in &self.packed_weights {
+            if !matches!(p.bits, 1 | 2 | 4) || p.block_size == 0 {
+                let text = format!(
+                    "a packed weight has 1, 2 or 4 bits and blocks, the plan says {} and {}",
+                    p.bits, p.block_size
+                );
+                return Err(Error::config(text).value(name));
+            }
+            if weights::by_name(&p.algorithm).map_err(|e| e.value(name))?.blocks.is_none() {
+                return Err(Error::config(format!("{} does not round blocks", p.algorithm)).value(name));
+            }
+        }
         let (names, types) = (named_values(model), types::infer(model));
         for (name, entry) in &self.nodes {
             // Names that the model does not have are reported where the plan is carried out.

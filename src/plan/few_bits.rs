@@ -55,6 +55,18 @@ pub fn weights_in_few_bits(
         if plan.nodes.get(key).is_some_and(|n| n.becomes != Form::Float) {
             continue;
         }
+        let weight = weight_of(model, id).map(|v| model.value(v).name());
+        if let Some(packed) = weight.and_then(|name| plan.packed_weights.get(name)) {
+            let text = format!(
+                "its weight has {} numbers only, and is packed in {} without loss",
+                packed.bits + 1,
+                bits(packed.bits)
+            );
+            if let Some(entry) = plan.nodes.get_mut(key) {
+                entry.reason = Some(text);
+            }
+            continue;
+        }
         match check(model, target, id, &how) {
             None => {}
             Some(Ok((row, how))) => {
@@ -124,6 +136,10 @@ pub(super) fn check<'t>(
         how.algorithm = weights::MSE.to_owned();
         Ok((row, how))
     })())
+}
+
+fn bits(count: usize) -> String {
+    if count == 1 { "1 bit".to_owned() } else { format!("{count} bits") }
 }
 
 /// How the weight of a node lies: its outputs, or the rows of a table, and what is cut into blocks.

@@ -11,6 +11,7 @@ mod factors;
 mod few_bits;
 mod fragile;
 mod known;
+mod packed;
 mod saturation;
 mod smooth;
 mod weights;
@@ -31,6 +32,7 @@ pub use few_bits::{BLOCK_SIZES, FewBits, layout as few_bits_layout, weight_of, w
 pub use fragile::{fragile_weights, gated_products};
 pub use known::{Known, KnownReads, layout, reads};
 pub use names::named_values;
+pub use packed::{PackedWeight, exactly as packed_exactly, pack_weights};
 pub use regions::Regions;
 pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
 pub use store::store_float_weights;
@@ -70,6 +72,9 @@ pub struct Plan {
     /// Weights of float nodes that are stored in fewer bits and become float again when the runtime loads the file.
     #[serde(default)]
     pub stored_weights: BTreeMap<String, StoredWeight>,
+    /// Weights of float nodes that are packed in bytes, and become float again when the runtime loads the file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub packed_weights: BTreeMap<String, PackedWeight>,
     /// What layers with weights read, on average: their biases are corrected by it for what rounding the weights shifts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub input_means: BTreeMap<String, Means>,

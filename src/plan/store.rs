@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Form, Plan, Scheme, StoredWeight, known, weights};
+use super::{Form, Plan, Scheme, StoredWeight, known, packed, weights};
 use crate::{
     ir::{DType, Model, NodeId, ValueId},
     ops,
@@ -11,15 +11,18 @@ use crate::{
 /// Below this many elements, codes, scales and the two nodes that compute them back save nothing worth having.
 const SMALLEST: usize = 512;
 
-/// Adds to the plan every weight that only float nodes read, in subgraphs too, and that the plan does not speak of yet. `stored`
+/// Adds to the plan every weight that only float nodes read, in subgraphs too, and that the plan does not speak of yet; those that
+/// have two or three numbers only are packed. `stored`
 /// is the type that a node's weights shall be stored in, int8 or float16; `None` where the user wants them as they are. What
 /// several nodes read is stored as the most exacting of them has it.
 pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, stored: impl Fn(NodeId) -> Option<DType>) {
+    packed::pack_exactly(model, plan, |n| stored(n).is_some());
     let mut found: BTreeMap<ValueId, StoredWeight> = BTreeMap::new();
     for v in model.value_ids() {
         let value = model.value(v);
         let Some(t) = value.constant() else { continue };
-        if t.dtype() != DType::Float || t.len() < SMALLEST || value.is_graph_output() {
+        let packed = plan.packed_weights.contains_key(value.name());
+        if packed || t.dtype() != DType::Float || t.len() < SMALLEST || value.is_graph_output() {
             continue;
         }
         let axes = |(n, i): (NodeId, usize)| {
@@ -57,7 +60,7 @@ pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, stor
 }
 
 /// Whether the plan quantizes the node's weights for an integer kernel.
-fn is_integer(model: &Model, plan: &Plan, node: NodeId) -> bool {
+pub(super) fn is_integer(model: &Model, plan: &Plan, node: NodeId) -> bool {
     let out = model.node(node).outputs().iter().copied().flatten().next();
     let entry = out.and_then(|v| plan.nodes.get(model.value(v).name()));
     // Only dynamic nodes stand in subgraphs, and there the name is theirs alone.

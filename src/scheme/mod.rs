@@ -194,7 +194,9 @@ impl Settings {
             observer: observers::by_name(&a.observer)?,
             observer_options: self.config.calibration.options(),
             float_weights: match (self.config.mode, self.config.float_weights) {
-                (Mode::WeightOnly, FloatWeights::Int8 | FloatWeights::Float16) => self.config.weight_only.others,
+                (Mode::WeightOnly, FloatWeights::Int8 | FloatWeights::Float16) => {
+                    self.config.weight_only.others.float_weights()
+                }
                 (_, float_weights) => float_weights,
             },
             weight_only: (self.config.mode == Mode::WeightOnly).then(|| self.config.weight_only.clone()),

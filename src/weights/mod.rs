@@ -81,7 +81,7 @@ macro_rules! weights {
     };
 }
 
-weights! { rtn, mse, adaround, hqq, gptq }
+weights! { rtn, mse, adaround, hqq, gptq, binary, ternary }
 
 /// The algorithm that is used where none is named.
 pub const DEFAULT: &str = "rtn";

@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Mode, Rule, StackTraces, share},
+    config::{Config, FloatWeights, Format, Mode, Others, Rule, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -72,9 +72,12 @@ pub struct SchemeArgs {
     /// or down, as the outputs want it), the last two by calibration data; in few bits also hqq and gptq (the default with data)
     #[arg(long, value_name = "NAME", help_heading = "Scheme")]
     pub weight_algorithm: Option<String>,
-    /// Mode weight-only: bits of a weight: 8, 4 (the default) or 2
+    /// Mode weight-only: bits of a weight: 8, 4 (the default), 2, or 1 (a sign times a scale)
     #[arg(long, value_name = "N", help_heading = "Weights in few bits")]
     pub bits: Option<usize>,
+    /// Mode weight-only: weights are -1, 0 or 1 times a scale, in 2 bits
+    #[arg(long, help_heading = "Weights in few bits", conflicts_with = "bits")]
+    pub ternary: bool,
     /// Mode weight-only: weights that share a scale: 16, 32 (the default), 64, 128 or 256
     #[arg(long, value_name = "N", help_heading = "Weights in few bits")]
     pub block_size: Option<usize>,
@@ -93,7 +96,8 @@ pub struct SchemeArgs {
     /// Keep nodes in float: a name, a glob ("*/head/*") or a /regular expression/; may be given often
     #[arg(long, value_name = "GLOB", help_heading = "Scheme")]
     pub keep_float: Vec<String>,
-    /// Quantize wherever there is an integer kernel, even where that makes the model slower
+    /// Quantize wherever there is an integer kernel, even where that makes the model slower; mode weight-only: store all weights
+    /// in few bits, also those whose codes no kernel reads (they become float when the model is loaded)
     #[arg(long, help_heading = "Scheme")]
     pub everywhere: bool,
     /// Keep the weights of float nodes as they are, instead of storing them as int8
@@ -194,13 +198,17 @@ impl SchemeArgs {
             _ => set(&mut config.weight.algorithm, self.weight_algorithm.clone()),
         }
         set(&mut config.weight_only.bits, self.bits);
+        config.weight_only.ternary |= self.ternary;
         set(&mut config.weight_only.block_size, self.block_size);
+        if config.mode == Mode::WeightOnly && self.everywhere {
+            config.weight_only.others = Others::Bits;
+        }
         set(&mut config.weight_only.table_bits, self.table_bits);
         config.weight_only.symmetric |= self.no_zero_points;
         config.weight.per_channel &= !self.per_tensor;
         config.activation.symmetric |= self.symmetric;
         config.weight.reduce_range |= self.reduce_range;
-        config.everywhere |= self.everywhere;
+        config.everywhere |= self.everywhere && config.mode != Mode::WeightOnly;
         if self.keep_float_weights {
             config.float_weights = FloatWeights::Keep;
         }
