@@ -139,6 +139,51 @@ fn other_forms() {
     assert!(!place.path("x.onnx").exists());
 }
 
+/// A table and two products, of random weights.
+fn language_model(place: &Place) {
+    let floats = |seed: u32, count: usize| {
+        let all: Vec<String> = (0..count).map(|i| format!("{:e}", 0.1 * noise(seed, i))).collect();
+        all.join(",")
+    };
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (int64[N,4] ids) => (float[N,4,48] logits)
+         <float[30,64] table = {{{}}}, float[64,64] w = {{{}}}, float[64,48] head = {{{}}}> {{
+            [embed] rows = Gather(table, ids) [up] a = MatMul(rows, w) [act] b = Relu(a) [out] logits = MatMul(b, head) }}",
+        floats(1, 30 * 64),
+        floats(2, 64 * 64),
+        floats(3, 64 * 48)
+    );
+    onnx_file::write(&text::parse(&text).unwrap(), &place.path("lm.onnx"), Default::default()).unwrap();
+    let mut npz = NpzWriter::new(fs::File::create(place.path("ids.npz")).unwrap());
+    npz.add_array("ids", &Array::from_shape_fn((40, 4), |(i, j)| ((i * 7 + j * 3) % 30) as i64)).unwrap();
+    npz.finish().unwrap();
+}
+
+#[test]
+fn weights_in_few_bits() {
+    let place = Place::new();
+    language_model(&place);
+    golden!("weight_only", place.run("quantize lm.onnx -o out.onnx --mode weight-only --dump-plan plan.yaml"));
+    golden!("weight_only_with_data", place.run("quantize lm.onnx -o data.onnx --preset int4 --calibration ids.npz"));
+    let done = place.run("quantize lm.onnx -o again.onnx --plan plan.yaml");
+    assert!(done.code == 0 && place.bytes("again.onnx") == place.bytes("out.onnx"), "{}", done.err);
+    fs::write(place.path("rules.yaml"), "rules: [{nodes: out, precision: weight-only, weight_only: {bits: 8}}]")
+        .unwrap();
+    golden!("weight_only_by_rule", place.run("quantize lm.onnx -o rule.onnx --mode dynamic --config rules.yaml"));
+    golden!(
+        "weight_only_idle",
+        place.run("quantize lm.onnx -o idle.onnx --mode weight-only --bits 2 --per-tensor --smooth")
+    );
+    for (name, flags) in [
+        ("error_bits", "--mode weight-only --bits 3"),
+        ("error_block_size", "--mode weight-only --block-size 48"),
+        ("error_few_bits_algorithm", "--mode weight-only --weight-algorithm gpqt"),
+        ("error_few_bits_idle", "--bits 4 --mode dynamic"),
+    ] {
+        golden!(name, place.run(&format!("quantize lm.onnx -o no.onnx {flags}")));
+    }
+}
+
 #[test]
 fn data_quantized_at_run_time() {
     let place = Place::new();
@@ -321,7 +366,7 @@ fn wrong_words_write_nothing() {
         ("error_over_input", "quantize model.onnx -o model.onnx --calibration data.npz"),
         ("error_unknown_key", "quantize model.onnx -o out.onnx --calibration data.npz --config typo.yaml"),
         ("error_rule", "quantize model.onnx -o out.onnx --calibration data.npz --config rule.yaml"),
-        ("error_preset", "quantize model.onnx -o out.onnx --calibration data.npz --preset int4"),
+        ("error_preset", "quantize model.onnx -o out.onnx --calibration data.npz --preset int5"),
         ("error_observer", "quantize model.onnx -o out.onnx --calibration data.npz --observer minmax"),
         ("error_smooth", "calibrate model.onnx -o r.yaml --calibration data.npz --smooth"),
         ("error_size", "tune model.onnx -o out.onnx --calibration data.npz --max-size 8elephants"),

@@ -152,10 +152,11 @@ fn gate(g: &super::Gate) -> String {
 fn collapse(out: &mut String, report: &Report) {
     let Some(c) = report.proof.as_ref().and_then(|p| p.collapse.as_ref()) else { return };
     if c.regions.is_empty() {
-        let _ = writeln!(
-            out,
-            "  no region causes it alone; try another observer, more samples, or check the calibration data"
-        );
+        let try_this = match report.nodes.weight_only {
+            0 => "try another observer, more samples, or check the calibration data",
+            _ => "try more bits, smaller blocks, calibration data, or weight_only.others: float16 if it is bits",
+        };
+        let _ = writeln!(out, "  no region causes it alone; {try_this}");
         return;
     }
     let _ = writeln!(out, "  SQNR with one region quantized alone ({}):", count(c.samples, "sample"));
@@ -186,7 +187,9 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
     let text = match (n.weight_only, integer) {
         (0, _) => format!("{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {} stay float", n.float),
         (few, 0) => {
-            format!("{few} of {total} read weights in few bits ({}); {} stay as they are", kernels.join(", "), n.float)
+            let rest =
+                if n.float == 1 { "1 stays as it is".to_owned() } else { format!("{} stay as they are", n.float) };
+            format!("{few} of {total} read weights in few bits ({}); {rest}", kernels.join(", "))
         }
         (few, _) => format!(
             "{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {few} read weights in few bits; {} stay float",

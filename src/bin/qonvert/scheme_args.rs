@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Mode, Others, Rule, StackTraces, share},
+    config::{Config, FloatWeights, Format, Mode, Others, Precision, Rule, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -157,7 +157,25 @@ impl SchemeArgs {
             let text = format!("--percentile has no effect: the observer is {}", config.activation.observer);
             return Err(Error::config(text).help("add --observer percentile, or leave --percentile out").into());
         }
+        if let Some(flag) = self.idle_bits(&config) {
+            let text = format!("{flag} has no effect: neither the mode nor a rule is weight-only");
+            return Err(Error::config(text).help(format!("add --mode weight-only, or leave {flag} out")).into());
+        }
         Ok(Settings::new(config)?)
+    }
+
+    /// A flag of weights in few bits where nothing has them.
+    fn idle_bits(&self, config: &Config) -> Option<&'static str> {
+        let given = [
+            (self.bits.is_some(), "--bits"),
+            (self.ternary, "--ternary"),
+            (self.block_size.is_some(), "--block-size"),
+            (self.table_bits.is_some(), "--table-bits"),
+            (self.no_zero_points, "--no-zero-points"),
+        ];
+        let by_rule = config.rules.iter().any(|r| r.precision == Some(Precision::WeightOnly));
+        let asked = config.mode == Mode::WeightOnly || by_rule;
+        given.into_iter().find(|(given, _)| *given && !asked).map(|(_, flag)| flag)
     }
 
     /// The files that these flags name.
