@@ -13,6 +13,7 @@ mod even_out;
 mod finish;
 mod fit;
 mod gate;
+mod halves;
 mod measure;
 mod narrow;
 mod nearest;
@@ -161,6 +162,9 @@ pub struct Quantized {
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
 pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let config = &job.settings.config;
+    if let Some(dtype) = config.precision.half() {
+        return halves::quantize(job, dtype);
+    }
     if config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data() {
         let settings = job.settings.with_mode(Mode::Dynamic);
         let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;

@@ -118,7 +118,7 @@ passes! {
         share_initializers;
     Scale: scale_channels, absorb_biases;
     Adjust: correct_bias;
-    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights;
+    Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, store_weights, convert_to_halves;
     Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
 }

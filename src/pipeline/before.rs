@@ -9,10 +9,11 @@ use crate::{
     diagnostics::{Diagnostic, count},
     error::{Error, Result},
     files::{self, Files},
-    ir::Model,
+    ir::{DType, Model},
     onnx_file,
     passes::convert_opset,
     runtime::onnxruntime::OnnxRuntime,
+    target::Target,
 };
 
 /// Refuses what would fail or destroy something after the work.
@@ -127,6 +128,19 @@ pub(super) fn without_data(compared: bool) -> Diagnostic {
     let blind = if compared { "" } else { "; the answers are not compared with the original's" };
     Diagnostic::note("without_data", format!("{text}{blind}"))
         .help("give --calibration with typical inputs: then convolutions compute in integers, too, and what that costs is measured")
+}
+
+/// What is left to do without data, for 16-bit floats.
+pub(super) fn half_without_data(dtype: DType) -> Diagnostic {
+    let text = format!("there are no data: what overflows in {dtype} is judged by constants and operators alone");
+    Diagnostic::note("without_data", text)
+        .help("give --calibration with typical inputs: then values decide, and fewer nodes stay in 32 bits")
+}
+
+/// How fast 16-bit floats are in the target.
+pub(super) fn half_speed(target: &Target, dtype: DType) -> Option<Diagnostic> {
+    let text = target.half(dtype).speed?;
+    Some(Diagnostic::note("half_speed", format!("{dtype} in {}: {text}", target.name)))
 }
 
 /// Settings that a plan leaves without effect.

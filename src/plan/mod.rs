@@ -9,6 +9,7 @@ mod check;
 mod decide;
 mod factors;
 mod fragile;
+mod halves;
 mod known;
 mod saturation;
 mod smooth;
@@ -27,6 +28,7 @@ pub use absorb::{ChannelShifts, Clamped, absorb};
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
 pub use fragile::{fragile_weights, gated_products};
+pub use halves::{HalfTask, Halves, decide_halves, half_values};
 pub use known::{Known, KnownReads, layout, reads};
 pub use names::named_values;
 pub use regions::Regions;
@@ -68,6 +70,9 @@ pub struct Plan {
     /// Weights of float nodes that are stored in fewer bits and become float again when the runtime loads the file.
     #[serde(default)]
     pub stored_weights: BTreeMap<String, StoredWeight>,
+    /// Which 16-bit floats nodes compute in, or store their weights in, where the model is brought into them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halves: Option<Halves>,
     /// What layers with weights read, on average: their biases are corrected by it for what rounding the weights shifts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub input_means: BTreeMap<String, Means>,
@@ -77,7 +82,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredWeight {
-    /// Type of the codes: int8, or float16 for the numbers themselves, without scales.
+    /// Type of the codes: int8, or float16 or bfloat16 for the numbers themselves, without scales.
     pub dtype: DType,
     /// There is a scale for each index of the axes from this one …
     pub first_axis: usize,
@@ -154,6 +159,8 @@ pub enum Form {
     Dynamic,
     /// It vanishes: the quantized value before it saturates where it cuts.
     Absorbed,
+    /// It computes in 16-bit floats; see [`Plan::halves`].
+    Half,
     /// It stays.
     Float,
 }

@@ -1,0 +1,259 @@
+//! Brings nodes into 16-bit floats, as the plan says: constants converted, Casts where 16 and 32 bits meet, one for each value.
+//!
+//! ```text
+//! before: y = Conv(x, w); z = Exp(y)
+//! after:  x_float16 = Cast(x); y_float16 = Conv(x_float16, w_float16); y = Cast(y_float16); z = Exp(y)
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Context;
+use crate::{
+    analysis::types::{self, Types},
+    error::Result,
+    ir::{AttrValue, DType, Model, NodeId, NodeSpec, Place, Shape, Type, Use, ValueId, types::TypeKind},
+    ops,
+    passes::support::replace::behind_maker,
+    plan::{Form, Halves, Plan, named_values},
+    quant::halves::converted,
+};
+
+/// See the module's documentation.
+pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let Some(plan) = cx.plan.take() else { return Ok(0) };
+    let done = plan.halves.as_ref().map_or(Ok(0), |halves| {
+        let mut change = Change::new(model, &plan, halves);
+        change.constants()?;
+        change.nodes()?;
+        change.borders()?;
+        if halves.io {
+            change.ends()?;
+        }
+        Ok(change.done)
+    });
+    cx.plan = Some(plan);
+    done
+}
+
+struct Change<'a> {
+    model: &'a mut Model,
+    halves: &'a Halves,
+    types: Types,
+    /// The nodes in 16 bits.
+    nodes: Vec<NodeId>,
+    is_half: BTreeSet<NodeId>,
+    limited: BTreeMap<ValueId, f32>,
+    done: usize,
+}
+
+impl<'a> Change<'a> {
+    fn new(model: &'a mut Model, plan: &Plan, halves: &'a Halves) -> Self {
+        let (types, names) = (types::infer(model), named_values(model));
+        let half = |n: &NodeId| {
+            let outputs = model.node(*n).outputs().iter().copied().flatten();
+            let first = outputs.take(1).find(|&v| names.get(model.value(v).name()) == Some(&v));
+            let entry = first.and_then(|v| plan.nodes.get(model.value(v).name()));
+            // A second run finds them changed already.
+            let floats = model.node(*n).inputs().iter().chain(model.node(*n).outputs()).flatten();
+            let is_float = |v: &ValueId| types.dtype(*v) == Some(DType::Float);
+            entry.is_some_and(|e| e.becomes == Form::Half && e.op == model.node(*n).op_type)
+                && floats.copied().any(|v| is_float(&v))
+        };
+        let nodes: Vec<NodeId> = model.all_nodes().into_iter().filter(half).collect();
+        let is_half = nodes.iter().copied().collect();
+        let limited = halves.limited.iter().filter_map(|(name, &bound)| Some((*names.get(name)?, bound))).collect();
+        Self { model, halves, types, nodes, is_half, limited, done: 0 }
+    }
+
+    fn is_float(&self, v: ValueId) -> bool {
+        self.types.dtype(v) == Some(DType::Float)
+    }
+
+    /// Whether a node reads a float in 16 bits there.
+    fn reads_half(&self, n: NodeId, i: usize) -> bool {
+        self.is_half.contains(&n) && !ops::always_float(self.model, n, i)
+    }
+
+    fn half_name(&mut self, v: ValueId) -> String {
+        format!("{}_{}", self.model.value(v).name(), self.halves.dtype)
+    }
+
+    fn cast(&self, x: ValueId, to: DType) -> NodeSpec {
+        NodeSpec::new("Cast").input(x).attr("to", i64::from(to.to_onnx()))
+    }
+
+    fn ty(&self, v: ValueId, dtype: DType) -> Option<Type> {
+        let shape: Option<Shape> = self.model.value(v).shape().cloned();
+        self.model.value(v).ty.as_ref().map(|_| Type::tensor(dtype, shape))
+    }
+
+    /// Constants that nodes of 16 bits read.
+    fn constants(&mut self) -> Result<()> {
+        for v in self.model.value_ids() {
+            let value = self.model.value(v);
+            let Some(tensor) = value.constant().filter(|t| t.dtype() == DType::Float).cloned() else { continue };
+            let readers: Vec<(NodeId, usize)> = value.readers().collect();
+            let half: Vec<_> = readers.iter().copied().filter(|&(n, i)| self.reads_half(n, i)).collect();
+            if half.is_empty() {
+                continue;
+            }
+            let bound = self.limited.get(&v).copied();
+            let made = converted(&tensor, self.halves.dtype, bound).map_err(|e| e.value(self.model.value(v).name()))?;
+            if half.len() == readers.len() && !self.model.value(v).is_graph_output() {
+                self.model.value_mut(v).ty = None;
+                self.model.set_initializer(v, Some(made));
+            } else {
+                let name = self.half_name(v);
+                let graph = self.model.value(v).graph();
+                let other = self.model.add_initializer(graph, &name, made);
+                half.into_iter().for_each(|(n, i)| self.model.set_input(n, i, Some(other)));
+            }
+            self.done += 1;
+        }
+        Ok(())
+    }
+
+    /// What nodes say of the type that they make.
+    fn nodes(&mut self) -> Result<()> {
+        let number = i64::from(self.halves.dtype.to_onnx());
+        let float = i64::from(DType::Float.to_onnx());
+        for &n in &self.nodes {
+            let node = self.model.node(n);
+            let makes = node.output(0).is_some_and(|v| self.types.dtype(v) == Some(DType::Float));
+            let bound = node.output(0).and_then(|v| self.limited.get(&v)).copied();
+            let attribute = ops::type_attribute(&node.op_type).filter(|_| makes);
+            let shape_fill = node.is("ConstantOfShape") || node.is("Constant");
+            let mut said = false;
+            for a in &mut self.model.node_mut(n).attributes {
+                match &mut a.value {
+                    AttrValue::Int(i) if attribute.is_some_and(|(name, _)| name == a.name) => {
+                        said = true;
+                        if *i == float {
+                            *i = number;
+                        }
+                    }
+                    AttrValue::Tensor(t) if shape_fill && t.tensor.dtype() == DType::Float => {
+                        said = true;
+                        t.tensor = converted(&t.tensor, self.halves.dtype, bound)?;
+                    }
+                    _ => {}
+                }
+            }
+            let default = attribute.filter(|(_, float)| *float && !said).map(|(name, _)| name);
+            if let Some(name) = default {
+                self.model.node_mut(n).attributes.push(crate::ir::Attr::new(name, number));
+            }
+            if shape_fill && !said {
+                let zero = crate::ir::Tensor::from_f32(&[1], &[0.0]);
+                let zero = converted(&zero, self.halves.dtype, None)?;
+                self.model.node_mut(n).attributes.push(crate::ir::Attr::new("value", zero));
+            }
+            self.done += 1;
+        }
+        Ok(())
+    }
+
+    /// Casts: behind nodes of 16 bits for those that read 32, and the other way.
+    fn borders(&mut self) -> Result<()> {
+        let half = self.halves.dtype;
+        for v in self.model.value_ids() {
+            if !self.is_float(v) || self.model.value(v).constant().is_some() {
+                continue;
+            }
+            let value = self.model.value(v);
+            let graph = value.graph();
+            let made_half = value.producer().is_some_and(|(n, _)| self.is_half.contains(&n));
+            let readers: Vec<(NodeId, usize)> = value.readers().collect();
+            let (in_half, in_float): (Vec<_>, Vec<_>) =
+                readers.into_iter().partition(|&(n, i)| self.reads_half(n, i));
+            if !made_half {
+                if in_half.is_empty() {
+                    continue;
+                }
+                let (name, ty) = (self.half_name(v), self.ty(v, half));
+                let place = behind_maker(self.model, v, graph);
+                let cast = self.model.insert_value(self.cast(v, half).typed_output(name, ty), place)?;
+                in_half.into_iter().for_each(|(n, i)| self.model.set_input(n, i, Some(cast)));
+                continue;
+            }
+            let outputs: Vec<Use> =
+                self.model.value(v).uses().iter().copied().filter(|u| matches!(u, Use::Output(..))).collect();
+            if !in_float.is_empty() || !outputs.is_empty() {
+                let (name, ty) = (format!("{}_float", self.model.value(v).name()), self.ty(v, DType::Float));
+                let place = behind_maker(self.model, v, graph);
+                let cast = self.model.insert_value(self.cast(v, DType::Float).typed_output(name, ty), place)?;
+                in_float.into_iter().for_each(|(n, i)| self.model.set_input(n, i, Some(cast)));
+                if !outputs.is_empty() {
+                    self.model.take_output_name(v, cast);
+                    outputs.into_iter().for_each(|used| self.model.redirect(used, cast));
+                    let spare = self.half_name(cast);
+                    let spare = self.model.fresh_name(&spare);
+                    self.model.rename(v, &spare);
+                }
+            }
+            if let Some(ty) = self.ty(v, half) {
+                self.model.value_mut(v).ty = Some(ty);
+            }
+        }
+        Ok(())
+    }
+
+    /// The model's own inputs and outputs in 16 bits: the Casts there go, or change sides.
+    fn ends(&mut self) -> Result<()> {
+        let (half, main) = (self.halves.dtype, self.model.main());
+        for v in self.model.graph(main).inputs().to_vec() {
+            if !self.is_float(v) || self.model.value(v).initializer().is_some() {
+                continue;
+            }
+            set_dtype(self.model, v, half);
+            let readers: Vec<(NodeId, usize)> = self.model.value(v).readers().collect();
+            let (casts, others): (Vec<_>, Vec<_>) = readers.into_iter().partition(|&(n, _)| {
+                let node = self.model.node(n);
+                node.is("Cast") && node.int("to") == Some(i64::from(half.to_onnx())) && node.graph() == main
+            });
+            for (cast, _) in casts {
+                if let Some(made) = self.model.node(cast).output(0)
+                    && self.model.replace_all_uses(made, v)
+                {
+                    self.model.remove_node(cast);
+                }
+            }
+            if !others.is_empty() {
+                let name = format!("{}_float", self.model.value(v).name());
+                let wide = self.model.insert_value(self.cast(v, DType::Float).output(name), Place::Start(main))?;
+                others.into_iter().for_each(|(n, i)| self.model.set_input(n, i, Some(wide)));
+            }
+        }
+        for (i, v) in self.model.graph(main).outputs().to_vec().into_iter().enumerate() {
+            let dtype = self.model.value(v).dtype().or_else(|| self.types.dtype(v));
+            if dtype != Some(DType::Float) || self.model.value(v).is_input() {
+                continue;
+            }
+            let maker = self.model.producer(v);
+            let before = maker.filter(|&n| self.model.node(n).is("Cast")).and_then(|n| self.model.node(n).input(0));
+            let before = before.filter(|&x| {
+                let value = self.model.value(x);
+                value.producer().is_some_and(|(n, _)| self.is_half.contains(&n)) && !value.is_graph_output()
+            });
+            let narrow = match before {
+                Some(x) => x,
+                None => {
+                    let name = self.half_name(v);
+                    let place = behind_maker(self.model, v, main);
+                    self.model.insert_value(self.cast(v, half).output(name), place)?
+                }
+            };
+            self.model.take_output_name(v, narrow);
+            self.model.redirect(Use::Output(main, i), narrow);
+            set_dtype(self.model, narrow, half);
+        }
+        Ok(())
+    }
+}
+
+/// Changes the element type that is declared.
+fn set_dtype(model: &mut Model, v: ValueId, to: DType) {
+    if let Some(TypeKind::Tensor { dtype, .. }) = model.value_mut(v).ty.as_mut().map(|t| &mut t.kind) {
+        *dtype = Some(to);
+    }
+}
