@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Clock, Job, Quantized, before, options, planner, prepare};
+use super::{Clock, Job, Quantized, before, options, planner, prepare, thin};
 use crate::{
     analysis::placement::Wishes,
     calibrate::{
@@ -21,6 +21,9 @@ use crate::{
 };
 
 use super::measure::STAGES;
+
+/// The most samples to look at values on: magnitudes are known after few.
+const LOOKED_AT: usize = 64;
 
 /// Reads, prepares, looks at values, decides and rewrites; writes nothing.
 pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
@@ -47,10 +50,11 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
     cx.diagnostics.extend(before::idle_calibration(job));
-    let (samples, split) = match &dataset {
+    let (mut samples, split) = match &dataset {
         Some(data) => planner::samples(job, data, &mut cx.diagnostics)?,
         None => (Vec::new(), Split::default()),
     };
+    thin(&mut samples, LOOKED_AT);
     let plan = match &job.plan {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;

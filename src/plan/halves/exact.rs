@@ -29,7 +29,7 @@ pub(super) fn look(work: &mut Work<'_>) {
         let Some(x) = node.input(0).filter(|&x| work.is_float(x)) else { continue };
         let counts = node.is("Cast") && node.output(0).and_then(|v| work.types.dtype(v)).is_some_and(DType::is_integer);
         let turns = ["Sin", "Cos", "Tan"].iter().any(|op| node.is(op))
-            && work.task.seen.get(&x).is_none_or(|seen| seen.largest() > SMALL_ANGLE);
+            && work.seen(x).is_none_or(|seen| seen.largest() > SMALL_ANGLE);
         if counts {
             keep_before(work, n, x, "counts: its numbers become indices or sizes");
         } else if turns {

@@ -63,7 +63,7 @@ pub struct HalfTask<'a> {
     pub io: bool,
     /// Nodes that are to stay as they are.
     pub wishes: &'a Wishes,
-    /// What data show of values; empty without data.
+    /// What data show of [`half_values`]; empty without data.
     pub seen: &'a BTreeMap<ValueId, Rounding>,
 }
 
@@ -89,13 +89,22 @@ fn short(x: f32) -> String {
     }
 }
 
-/// The values of a model that may become 16-bit floats and that a runtime can show: floats of the main graph that no constant
-/// holds.
+/// The values of a model to look at: floats of the main graph that no constant holds. Nodes that only move numbers have those
+/// of their input.
 pub fn half_values(model: &Model) -> Vec<ValueId> {
     let types = types::infer(model);
     let inputs = model.required_inputs().into_iter();
     let made = model.nodes(model.main()).into_iter().flat_map(|n| model.node(n).outputs().to_vec()).flatten();
-    inputs.chain(made).filter(|&v| types.dtype(v) == Some(DType::Float)).collect()
+    let looked_at = |v: &ValueId| types.dtype(*v) == Some(DType::Float) && moved_from(model, *v).is_none();
+    inputs.chain(made).filter(looked_at).collect()
+}
+
+/// The value whose numbers a value has some of, where its node only moves them.
+fn moved_from(model: &Model, v: ValueId) -> Option<ValueId> {
+    const COPIES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather", "Expand", "Split", "Tile"];
+    let n = model.producer(v)?;
+    let copies = model.node(n).graph() == model.main() && COPIES.iter().any(|op| model.node(n).is(op));
+    model.node(n).input(0).filter(|&x| copies && model.value(x).initializer().is_none())
 }
 
 /// Makes the plan.
@@ -184,6 +193,14 @@ impl<'a> Work<'a> {
 
     fn model(&self) -> &'a Model {
         self.task.model
+    }
+
+    /// What data show of a value.
+    fn seen(&self, mut v: ValueId) -> Option<&'a Rounding> {
+        while let Some(x) = moved_from(self.model(), v) {
+            v = x;
+        }
+        self.task.seen.get(&v)
     }
 
     fn is_float(&self, v: ValueId) -> bool {

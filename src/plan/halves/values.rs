@@ -20,7 +20,8 @@ const UNEVEN: f64 = 8.0;
 pub(super) fn look(work: &mut Work<'_>) {
     let (model, dtype) = (work.model(), work.task.dtype);
     let most = largest(dtype);
-    for (&v, seen) in work.task.seen {
+    for v in model.value_ids() {
+        let Some(seen) = work.seen(v).filter(|_| work.is_float(v)) else { continue };
         // A mask may be as low as it likes.
         let top = if work.masked.contains(&v) { seen.highest } else { seen.largest() };
         if top * RESERVE > most {
@@ -150,7 +151,7 @@ fn summed(work: &Work<'_>, n: NodeId, lengths: Option<[usize; 2]>) -> Option<usi
 /// The greatest sum that an operator may come to on the way, by what was seen of its input.
 fn largest_sum(work: &Work<'_>, n: NodeId) -> Option<f64> {
     let node = work.model().node(n);
-    let seen = |v: ValueId| work.task.seen.get(&v);
+    let seen = |v: ValueId| work.seen(v);
     let x: &Rounding = seen(node.input(0)?)?;
     let y = seen(node.output(0)?)?;
     let top = f64::from(x.largest());
