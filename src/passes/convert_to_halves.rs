@@ -143,7 +143,7 @@ impl<'a> Change<'a> {
             if let Some(name) = default {
                 self.model.node_mut(n).attributes.push(crate::ir::Attr::new(name, number));
             }
-            if shape_fill && !said {
+            if shape_fill && !said && self.model.node(n).is("ConstantOfShape") {
                 let zero = crate::ir::Tensor::from_f32(&[1], &[0.0]);
                 let zero = converted(&zero, self.halves.dtype, None)?;
                 self.model.node_mut(n).attributes.push(crate::ir::Attr::new("value", zero));
@@ -164,8 +164,7 @@ impl<'a> Change<'a> {
             let graph = value.graph();
             let made_half = value.producer().is_some_and(|(n, _)| self.is_half.contains(&n));
             let readers: Vec<(NodeId, usize)> = value.readers().collect();
-            let (in_half, in_float): (Vec<_>, Vec<_>) =
-                readers.into_iter().partition(|&(n, i)| self.reads_half(n, i));
+            let (in_half, in_float): (Vec<_>, Vec<_>) = readers.into_iter().partition(|&(n, i)| self.reads_half(n, i));
             if !made_half {
                 if in_half.is_empty() {
                     continue;
@@ -255,5 +254,102 @@ impl<'a> Change<'a> {
 fn set_dtype(model: &mut Model, v: ValueId, to: DType) {
     if let Some(TypeKind::Tensor { dtype, .. }) = model.value_mut(v).ty.as_mut().map(|t| &mut t.kind) {
         *dtype = Some(to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ir::text, passes::testing::check_with, plan::NodePlan};
+
+    fn plan(nodes: &[(&str, &str)], io: bool, limited: &[(&str, f32)]) -> Context {
+        let entry = |op: &str| NodePlan {
+            name: None,
+            op: op.to_owned(),
+            becomes: Form::Half,
+            kernel: None,
+            weight: None,
+            reason: None,
+            fenced: false,
+        };
+        let limited = limited.iter().map(|(name, bound)| ((*name).to_owned(), *bound)).collect();
+        let nodes = nodes.iter().map(|(name, op)| ((*name).to_owned(), entry(op))).collect();
+        let halves = Some(Halves { dtype: DType::Float16, io, limited });
+        Context { plan: Some(Plan { nodes, halves, ..Plan::default() }), ..Context::default() }
+    }
+
+    #[test]
+    fn casts_where_16_and_32_bits_meet_one_for_each_value() {
+        check_with(
+            run,
+            &mut plan(&[("a", "Mul"), ("b", "Relu")], false, &[]),
+            "(float[2] x) => (float[2] y, float[2] b) <float[2] k = {0.5, 2}> {
+                a = Mul(x, k) b = Relu(a) c = Exp(a) d = Add(a, k) y = Add(c, d) }",
+            "(float[2] x) => (float[2] y, float[2] b) <float[2] k = {0.5, 2}, float16[2] k_float16 = {0.5, 2}> {
+                x_float16 = Cast <to = 10> (x)
+                a = Mul(x_float16, k_float16)
+                a_float = Cast <to = 1> (a)
+                b_float16 = Relu(a)
+                b = Cast <to = 1> (b_float16)
+                c = Exp(a_float) d = Add(a_float, k) y = Add(c, d) }",
+        );
+    }
+
+    #[test]
+    fn attributes_that_tell_types_and_limited_constants() {
+        check_with(
+            run,
+            &mut plan(
+                &[("a", "Cast"), ("f", "ConstantOfShape"), ("b", "Add"), ("y", "Resize")],
+                true,
+                &[("f", 16384.0)],
+            ),
+            "(int64[1,1,2,2] x, int64[4] s) => (float[n,c,h,w] y) <float[4] scales = {1, 1, 2, 2}> {
+                a = Cast <to = 1> (x)
+                f = ConstantOfShape <value = float[1] {-1000000000.0}> (s)
+                b = Add(a, f)
+                y = Resize(b, \"\", scales) }",
+            "(int64[1,1,2,2] x, int64[4] s) => (float16[n,c,h,w] y) <float[4] scales = {1, 1, 2, 2}> {
+                a = Cast <to = 10> (x)
+                f = ConstantOfShape <value = float16[1] {-16384.0}> (s)
+                b = Add(a, f)
+                y = Resize(b, \"\", scales) }",
+        );
+    }
+
+    #[test]
+    fn inputs_and_outputs_in_16_bits() {
+        check_with(
+            run,
+            &mut plan(&[("a", "Relu")], true, &[]),
+            "(float[2] x) => (float[2] a, float[2] y) { a = Relu(x) y = Exp(x) }",
+            "(float16[2] x) => (float16[2] a, float16[2] y) {
+                x_float = Cast <to = 1> (x)
+                a = Relu(x)
+                z = Exp(x_float)
+                y = Cast <to = 10> (z) }",
+        );
+    }
+
+    #[test]
+    fn captured_values_are_cast_once_outside() {
+        let mut m = text::parse(
+            "(bool c, float[2] x) => (float[2] y) {
+                a = Relu(x)
+                y = If (c) <then_branch = t () => (float[2] p) { p = Exp(a) },
+                            else_branch = e () => (float[2] q) { o = Neg(a) q = Abs(o) }>
+            }",
+        )
+        .unwrap();
+        let mut cx = plan(&[("a", "Relu"), ("o", "Neg"), ("q", "Abs")], false, &[]);
+        assert!(run(&mut m, &mut cx).unwrap() > 0);
+        m.verify().unwrap();
+        let types = types::infer(&m);
+        let of = |name: &str| {
+            let v = m.value_ids().into_iter().find(|&v| m.value(v).name() == name).unwrap();
+            types.dtype(v).unwrap()
+        };
+        assert_eq!([of("a"), of("o")], [DType::Float16; 2]);
+        assert_eq!([of("p"), of("q"), of("y")], [DType::Float; 3]);
     }
 }

@@ -72,10 +72,12 @@ mod tests {
 
     #[test]
     fn as_if_there_and_back() {
-        let odd = [0.0, -0.0, f32::INFINITY, f32::MIN, f32::MIN_POSITIVE, 65519.9, 65520.0, -65504.0, 6.1e-5, 6.103_515_6e-5];
+        let odd =
+            [0.0, -0.0, f32::INFINITY, f32::MIN, f32::MIN_POSITIVE, 65519.9, 65520.0, -65504.0, 6.1e-5, 6.103_515_6e-5];
         // Numbers of every exponent, of all mantissas near and on the middle between two halves.
         let all = (0..=u32::from(u16::MAX)).flat_map(|high| {
-            [0u32, 1, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x7fff, 0xffff].map(|low| f32::from_bits(high << 16 | low))
+            [0u32, 1, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x7fff, 0xffff]
+                .map(|low| f32::from_bits(high << 16 | low))
         });
         for x in odd.into_iter().chain(all) {
             let want = f16::from_f32(x).to_f32();

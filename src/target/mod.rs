@@ -21,7 +21,7 @@ mod written;
 pub use costs::{Convolution, Costs};
 pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
-pub use halves::{HalfFacts, HalfForm};
+pub use halves::{Crash, HalfFacts, HalfForm};
 pub use loading::{Chain, Layout, WeightAxis, WeightOnly};
 pub use products::{DynamicCosts, ProductTimes};
 pub use recurrent::{Layer, RecurrentCosts};

@@ -18,8 +18,26 @@ const FARTHEST: usize = 64;
 
 /// Operators that a mask goes through on its way.
 const THROUGH: &[&str] = &[
-    "Add", "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "Mul", "Reshape", "ScatterND", "Slice",
-    "Split", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+    "Add",
+    "Cast",
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Max",
+    "Mul",
+    "Reshape",
+    "ScatterND",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Sub",
+    "Tile",
+    "Transpose",
+    "Trilu",
+    "Unsqueeze",
+    "Where",
 ];
 
 /// Limits the constants that are masks and would overflow.

@@ -101,7 +101,19 @@ pub fn half_values(model: &Model) -> Vec<ValueId> {
 
 /// The value whose numbers a value has some of, where its node only moves them.
 fn moved_from(model: &Model, v: ValueId) -> Option<ValueId> {
-    const COPIES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather", "Expand", "Split", "Tile"];
+    const COPIES: &[&str] = &[
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+        "Slice",
+        "Gather",
+        "Expand",
+        "Split",
+        "Tile",
+    ];
     let n = model.producer(v)?;
     let copies = model.node(n).graph() == model.main() && COPIES.iter().any(|op| model.node(n).is(op));
     model.node(n).input(0).filter(|&x| copies && model.value(x).initializer().is_none())
@@ -255,6 +267,8 @@ impl<'a> Work<'a> {
                 Some("another value of the model has the name of its output, so no plan can speak of it".to_owned())
             } else if node.subgraphs().next().is_some() {
                 Some("it hands values to and from subgraphs, which have 32 bits there".to_owned())
+            } else if node.is("Constant") && node.tensor("value").is_none() {
+                Some("a Constant that is no tensor".to_owned())
             } else if node.is("QuantizeLinear") || node.is("DequantizeLinear") {
                 Some("it converts to or from integers, with scales of 32 bits".to_owned())
             } else if node.inputs().iter().chain(node.outputs()).flatten().any(other) {

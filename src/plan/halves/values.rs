@@ -33,7 +33,8 @@ pub(super) fn look(work: &mut Work<'_>) {
         } else if (seen.vanished > 0 || seen.worst > DIVISOR)
             && let Some((n, _)) = model.value(v).readers().find(|&(n, i)| divides(work, n, i))
         {
-            let text = format!("divides or is taken the logarithm of, and loses its smallest numbers: {}", seen.vanished);
+            let text =
+                format!("divides or is taken the logarithm of, and loses its smallest numbers: {}", seen.vanished);
             log::debug!("{}: {text}", model.node_label(n));
             work.keep_value(v, &text);
         }
@@ -78,7 +79,13 @@ fn long_sums(work: &mut Work<'_>) {
         }
         let Some(dims) = node.input(1).and_then(|w| work.types.known_shape(w)) else { continue };
         let depth = match &dims[..] {
-            [a, b] if node.is("Gemm") => if node.int("transB").unwrap_or(0) != 0 { *b } else { *a },
+            [a, b] if node.is("Gemm") => {
+                if node.int("transB").unwrap_or(0) != 0 {
+                    *b
+                } else {
+                    *a
+                }
+            }
             [.., depth, _] if node.is("MatMul") => *depth,
             [_, rest @ ..] if node.is("Conv") => rest.iter().product(),
             [channels, ..] => *channels,
@@ -130,8 +137,15 @@ fn divides(work: &Work<'_>, n: NodeId, input: usize) -> bool {
 /// How many numbers an operator adds into one, as far as it is known; `lengths` are of its input and output.
 fn summed(work: &Work<'_>, n: NodeId, lengths: Option<[usize; 2]>) -> Option<usize> {
     const SUMS: &[&str] = &[
-        "ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "GlobalAveragePool",
-        "AveragePool", "CumSum",
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceSumSquare",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "GlobalAveragePool",
+        "AveragePool",
+        "CumSum",
     ];
     let node = work.model().node(n);
     if !SUMS.iter().any(|op| node.is(op)) {
@@ -162,6 +176,7 @@ fn largest_sum(work: &Work<'_>, n: NodeId) -> Option<f64> {
         return Some(of(count as f64, usual));
     }
     // They compute the mean of squares inside.
-    let normalizes = ["InstanceNormalization", "LpNormalization", "MeanVarianceNormalization"].iter().any(|op| node.is(op));
+    let normalizes =
+        ["InstanceNormalization", "LpNormalization", "MeanVarianceNormalization"].iter().any(|op| node.is(op));
     normalizes.then_some(top * top)
 }
