@@ -26,12 +26,12 @@ use crate::{
     },
     calibrate::halves::Rounding,
     error::Result,
-    ir::{DType, Model, NodeId, ValueId},
+    ir::{DType, Model, NodeId, Tensor, ValueId},
     ops,
     target::{HalfForm, Target},
 };
 
-/// Weights of fewer numbers are not worth a Cast of their own.
+/// Weights of fewer numbers are not worth a Cast of their own, nor biases the error.
 const SMALLEST: usize = 32;
 /// The first opset with Casts from and to bfloat16.
 const CASTS_BFLOAT16: i64 = 13;
@@ -146,7 +146,8 @@ fn stored(task: &HalfTask<'_>) -> Result<Plan> {
     let old = task.dtype == DType::Bfloat16 && model.opset("").unwrap_or(1) < CASTS_BFLOAT16;
     for v in model.value_ids() {
         let value = model.value(v);
-        let Some(t) = value.constant().filter(|t| t.dtype() == DType::Float && t.len() >= SMALLEST) else { continue };
+        let weight = |t: &&Tensor| t.dtype() == DType::Float && t.len() >= SMALLEST && t.rank() > 1;
+        let Some(t) = value.constant().filter(weight) else { continue };
         let named = names.get(value.name()) == Some(&v);
         let kept = value.readers().any(|(n, _)| task.wishes.keeps_float(model, n).is_some());
         // Nothing that overflows, or that is lost, is stored so: scales near 0 are of no use.
