@@ -60,6 +60,11 @@ fn squares_of_large_data_keep_32_bits() {
         "{blind:?}"
     );
     assert_eq!([&blind["a"], &blind["y"]], [&None, &None]);
+    // So is what is behind a node that keeps 32 bits for another reason.
+    let mut tiny = model(&NORMALIZATION.replace("{0.00001}", "{0.000000000001}"));
+    tiny.set_opset("", 13);
+    let blind = reasons(&tiny, None);
+    assert!(blind["e"].as_ref().unwrap().contains("constant") && blind["s"].is_some(), "{blind:?}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What the numbers of values ask for.
 
+use std::collections::BTreeSet;
+
 use super::{Work, constants::least_sqnr, short};
 use crate::{
     calibrate::halves::Rounding,
@@ -110,13 +112,18 @@ fn is_square(work: &Work<'_>, n: NodeId) -> bool {
 fn after_square(work: &mut Work<'_>, square: NodeId) {
     let model = work.model();
     let steps = ["ReduceMean", "ReduceSum", "Add", "Sqrt", "Reciprocal", "Div", "Max", "Clip", "Pow"];
-    let mut next = model.node(square).output(0);
-    while let Some(v) = next.take() {
-        for (n, _) in model.value(v).readers().collect::<Vec<_>>() {
+    let (mut seen, mut todo) = (BTreeSet::new(), vec![square]);
+    while let Some(maker) = todo.pop() {
+        let values = model.node(maker).outputs().iter().copied().flatten();
+        for (n, _) in values.flat_map(|v| model.value(v).readers()) {
             let node = model.node(n);
-            if steps.iter().any(|op| node.is(op)) && !work.float.contains_key(&n) {
-                work.keep(n, "without data: part of a normalization, whose squares and roots need 32 bits");
-                next = node.output(0).filter(|_| !node.is("Div") && !node.is("Reciprocal"));
+            if !steps.iter().any(|op| node.is(op)) || !seen.insert(n) {
+                continue;
+            }
+            work.keep(n, "without data: part of a normalization, whose squares and roots need 32 bits");
+            // Behind these numbers are of usual size again.
+            if !node.is("Div") && !node.is("Reciprocal") && !node.is("Sqrt") {
+                todo.push(n);
             }
         }
     }
