@@ -195,6 +195,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
     cx.diagnostics.extend(before::idle_calibration(job));
+    cx.diagnostics.extend(before::idle_beside_halves(config));
     cx.diagnostics.extend(before::idle_budgets(config).filter(|_| job.plan.is_none()));
     if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
         return Err(before::no_data(&job.settings.config));

@@ -137,6 +137,33 @@ pub(super) fn half_without_data(dtype: DType) -> Diagnostic {
         .help("give --calibration with typical inputs: then values decide, and fewer nodes stay in 32 bits")
 }
 
+/// Settings that have no effect on 16-bit floats, or only on them.
+pub(super) fn idle_beside_halves(config: &Config) -> Option<Diagnostic> {
+    let default = Config::default();
+    let half = config.precision.half().is_some();
+    let keys = [
+        ("mode", half && config.mode != default.mode),
+        ("max_loss", half && config.max_loss != default.max_loss),
+        ("time_budget", half && config.time_budget != default.time_budget),
+        ("activation", half && config.activation != default.activation),
+        ("weight", half && config.weight != default.weight),
+        ("format", half && config.format != default.format),
+        ("everywhere", half && config.everywhere),
+        ("never_slower", half && config.never_slower),
+        ("equalize", half && config.equalize),
+        ("smooth", half && config.smooth),
+        ("absorb_biases", half && config.absorb_biases),
+        ("split_concats", half && config.split_concats),
+        ("fit_ranges", half && config.fit_ranges),
+        ("io_types", !half && config.io_types != default.io_types),
+    ];
+    let idle: Vec<&str> = keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect();
+    (!idle.is_empty()).then(|| {
+        let text = format!("no effect of {} with precision: {}", idle.join(", "), config.precision.name());
+        Diagnostic::warning("settings_without_effect", text).help("leave it out, or choose another precision")
+    })
+}
+
 /// How fast 16-bit floats are in the target.
 pub(super) fn half_speed(target: &Target, dtype: DType) -> Option<Diagnostic> {
     let text = target.half(dtype).speed?;

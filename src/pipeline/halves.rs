@@ -50,6 +50,7 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
     cx.diagnostics.extend(before::idle_calibration(job));
+    cx.diagnostics.extend(before::idle_beside_halves(config));
     let (mut samples, split) = match &dataset {
         Some(data) => planner::samples(job, data, &mut cx.diagnostics)?,
         None => (Vec::new(), Split::default()),

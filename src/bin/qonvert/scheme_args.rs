@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, IoTypes, Mode, Numbers, Rule, StackTraces, share},
+    config::{Config, FloatWeights, Format, Mode, Rule, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -21,12 +21,6 @@ pub struct SchemeArgs {
     /// What to start from: int8 (the default), int8-dynamic, int8-symmetric, int8-per-tensor, int8-reduce-range, or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     pub preset: Option<String>,
-    /// The numbers to compute in: int8 (the default), fp16 or bf16 (with data or without; what would overflow stays in 32 bits)
-    #[arg(long, value_name = "TYPE", value_parser = precision, help_heading = "Configuration")]
-    pub precision: Option<Numbers>,
-    /// With fp16 or bf16, types of inputs and outputs: keep (the default), or half for 16-bit floats, too
-    #[arg(long, value_name = "TYPES", value_parser = io_types, help_heading = "Configuration")]
-    pub io_types: Option<IoTypes>,
     /// auto (the default): as static, but what costs too much of the answers stays float, and without data as dynamic;
     /// static: ranges of data come from calibration; dynamic: from the data themselves at run time
     #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Configuration")]
@@ -148,6 +142,16 @@ impl SchemeArgs {
         Ok(Settings::new(config)?)
     }
 
+    /// The same for what is about integers alone.
+    pub fn integer_settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
+        let settings = self.settings(adjust)?;
+        if settings.config.precision.half().is_some() {
+            let text = format!("precision is {}, but this is about integers", settings.config.precision.name());
+            return Err(Error::config(text).help("leave precision out; `qonvert quantize` takes it").into());
+        }
+        Ok(settings)
+    }
+
     /// The files that these flags name.
     pub fn files(&self) -> Files {
         let mut files = Files::default();
@@ -170,8 +174,6 @@ impl SchemeArgs {
         set(&mut config.target, self.target.clone());
         set(&mut config.format, self.format);
         config.cpu = self.cpu.clone().or(config.cpu.take());
-        set(&mut config.precision, self.precision);
-        set(&mut config.io_types, self.io_types);
         set(&mut config.mode, self.mode);
         set(&mut config.max_loss, self.max_loss);
         match self.samples {
@@ -239,19 +241,6 @@ pub fn format(name: &str) -> Result<Format, String> {
         "qdq" => Ok(Format::Qdq),
         "qoperator" => Ok(Format::Qoperator),
         _ => Err("write qdq (QuantizeLinear and DequantizeLinear) or qoperator (QLinearConv and the like)".to_owned()),
-    }
-}
-
-fn precision(name: &str) -> Result<Numbers, String> {
-    let all = [Numbers::Int8, Numbers::Fp16, Numbers::Bf16];
-    all.into_iter().find(|n| n.name() == name).ok_or_else(|| "write int8, fp16 or bf16".to_owned())
-}
-
-fn io_types(name: &str) -> Result<IoTypes, String> {
-    match name {
-        "keep" => Ok(IoTypes::Keep),
-        "half" => Ok(IoTypes::Half),
-        _ => Err("write keep (the types of the original) or half (16-bit floats)".to_owned()),
     }
 }
 
