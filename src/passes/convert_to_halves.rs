@@ -54,7 +54,9 @@ impl<'a> Change<'a> {
             let first = outputs.take(1).find(|&v| names.get(model.value(v).name()) == Some(&v));
             let entry = first.and_then(|v| plan.nodes.get(model.value(v).name()));
             // A second run finds them changed already.
-            let floats = model.node(*n).inputs().iter().chain(model.node(*n).outputs()).flatten();
+            let node = model.node(*n);
+            let own = node.inputs().iter().enumerate().filter(|(i, _)| !ops::always_float(model, *n, *i));
+            let floats = own.map(|(_, v)| v).chain(node.outputs()).flatten();
             let is_float = |v: &ValueId| types.dtype(*v) == Some(DType::Float);
             entry.is_some_and(|e| e.becomes == Form::Half && e.op == model.node(*n).op_type)
                 && floats.copied().any(|v| is_float(&v))
@@ -326,8 +328,8 @@ mod tests {
             "(float16[2] x) => (float16[2] a, float16[2] y) {
                 x_float = Cast <to = 1> (x)
                 a = Relu(x)
-                z = Exp(x_float)
-                y = Cast <to = 10> (z) }",
+                y_inner = Exp(x_float)
+                y = Cast <to = 10> (y_inner) }",
         );
     }
 

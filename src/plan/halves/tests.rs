@@ -29,8 +29,8 @@ fn decide(model: &Model, data: Option<&[Tensor]>, dtype: DType) -> Plan {
 /// A normalization spelled out, between layers with weights.
 const NORMALIZATION: &str = "float[1,4] x
     float[4,4] w = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}
-    float two = {2}
-    float eps = {0.00001}
+    float[] two = {2}
+    float[] eps = {0.00001}
     a = MatMul(x, w)
     m = ReduceMean <axes = [-1]> (a)
     d = Sub(a, m)
@@ -72,7 +72,7 @@ fn constants_that_do_not_fit() {
     let m = model(
         "float[1,2] x
         float[2,2] w = {100000, 1, 1, 1}
-        float eps = {0.000000000001}
+        float[] eps = {0.000000000001}
         a = MatMul(x, w)
         e = Add(a, eps)
         y = Relu(e)
@@ -107,7 +107,7 @@ fn masks_are_limited_where_a_softmax_ends_them() {
 fn what_becomes_an_index_keeps_32_bits() {
     let m = model(
         "float[4] x
-        float scale = {2}
+        float[] scale = {2}
         a = Mul(x, scale)
         f = Floor(a)
         i = Cast <to = 7> (f)
