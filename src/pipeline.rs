@@ -13,6 +13,7 @@ mod even_out;
 mod finish;
 mod fit;
 mod gate;
+mod halves;
 mod measure;
 mod narrow;
 mod nearest;
@@ -162,6 +163,9 @@ pub struct Quantized {
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.
 pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let config = &job.settings.config;
+    if let Some(dtype) = config.precision.half() {
+        return halves::quantize(job, dtype);
+    }
     if config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data() {
         let settings = job.settings.with_mode(Mode::Dynamic);
         let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;
@@ -192,6 +196,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     }
     cx.diagnostics.extend(before::idle_evaluation(job));
     cx.diagnostics.extend(before::idle_calibration(job));
+    cx.diagnostics.extend(before::idle_beside_halves(config));
     cx.diagnostics.extend(before::idle_budgets(config).filter(|_| job.plan.is_none()));
     cx.diagnostics.extend(before::idle_precision(config).filter(|_| job.plan.is_none()));
     if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {

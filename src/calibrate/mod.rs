@@ -3,6 +3,7 @@
 mod check_inputs;
 pub mod collect;
 pub mod dataset;
+pub mod halves;
 pub mod means;
 pub mod moments;
 pub mod observers;

@@ -6,6 +6,7 @@
 
 mod check;
 pub mod duration;
+mod halves;
 mod load;
 mod one_or_many;
 mod rules;
@@ -15,6 +16,7 @@ mod weight_only;
 
 use serde::{Deserialize, Serialize};
 
+pub use halves::{IoTypes, Numbers};
 pub use load::rules_yaml;
 pub use rules::{Precision, Rule, RuleActivation, RuleWeight, Span};
 pub use weight_only::{Others, RuleWeightOnly, WeightOnly};
@@ -42,6 +44,10 @@ pub struct Config {
     pub format: Format,
     /// The target's processor to quantize for; the target's own if `null`.
     pub cpu: Option<String>,
+    /// The numbers that the model computes in.
+    pub precision: Numbers,
+    /// With 16-bit floats: the types of inputs and outputs.
+    pub io_types: IoTypes,
     /// Where the ranges of data come from.
     pub mode: Mode,
     /// How activations are quantized.
@@ -93,6 +99,8 @@ impl Default for Config {
             target: "onnxruntime-cpu".to_owned(),
             format: Format::Qdq,
             cpu: None,
+            precision: Numbers::Int8,
+            io_types: IoTypes::Keep,
             mode: Mode::Auto,
             max_loss: 0.01,
             time_budget: None,

@@ -106,10 +106,12 @@ impl OpSpec {
 }
 
 mod clamp;
+mod halves;
 mod integer;
 mod storage;
 
 pub use clamp::clamp_bounds;
+pub use halves::{always_float, half_refused, type_attribute};
 pub use integer::{GATHER_BLOCKS, IntegerForm, MICROSOFT, Slot, raised_by};
 pub use storage::weight_axes;
 

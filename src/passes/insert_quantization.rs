@@ -67,7 +67,7 @@ impl<'a> Inserter<'a> {
                 Form::Integer => integer.push((id, node.weight.as_ref())),
                 Form::Absorbed => absorbed.push(id),
                 Form::Float if node.fenced => fenced.push(id),
-                Form::Dynamic | Form::WeightOnly | Form::Float => {}
+                Form::Dynamic | Form::WeightOnly | Form::Half | Form::Float => {}
             }
         }
         let mut ours = integer.iter().map(|(n, _)| n).chain(&absorbed).chain(&fenced);

@@ -132,7 +132,7 @@ passes! {
     Scale: scale_channels, absorb_biases;
     Adjust: correct_bias;
     Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, pack_weights, store_weights,
-        quantize_weights;
+        quantize_weights, convert_to_halves;
     Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits,
         fuse_into_gather_blocks;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;

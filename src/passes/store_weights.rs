@@ -14,6 +14,7 @@ use crate::{
     error::Result,
     ir::{DType, Model, NodeSpec, Place, Tensor, ValueId},
     plan::{KnownReads, StoredWeight},
+    quant::halves,
 };
 
 /// See the module's documentation.
@@ -36,8 +37,9 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
 
 fn store(model: &mut Model, v: ValueId, tensor: &Tensor, stored: &StoredWeight, known: &KnownReads) -> Result<()> {
     let (graph, name, dims) = (model.value(v).graph(), model.value(v).name().to_owned(), tensor.dims());
-    if stored.dtype == DType::Float16 {
-        let halves = model.add_initializer(graph, &format!("{name}_half"), StoredWeight::halves(tensor)?);
+    if matches!(stored.dtype, DType::Float16 | DType::Bfloat16) {
+        let halves = halves::converted(tensor, stored.dtype, None)?;
+        let halves = model.add_initializer(graph, &format!("{name}_half"), halves);
         let weight = model.insert_value(to_float(halves, &name), Place::Start(graph))?;
         model.replace_readers(v, weight, |_, _| true);
         return Ok(());

@@ -9,10 +9,11 @@ use crate::{
     diagnostics::{Diagnostic, count},
     error::{Error, Result},
     files::{self, Files},
-    ir::Model,
+    ir::{DType, Model},
     onnx_file,
     passes::convert_opset,
     runtime::onnxruntime::OnnxRuntime,
+    target::Target,
 };
 
 /// Refuses what would fail or destroy something after the work.
@@ -131,12 +132,54 @@ pub(super) fn without_data(compared: bool) -> Diagnostic {
         .help("give --calibration with typical inputs: then convolutions compute in integers, too, and what that costs is measured")
 }
 
+/// What is left to do without data, for 16-bit floats.
+pub(super) fn half_without_data(dtype: DType) -> Diagnostic {
+    let text = format!("there are no data: what overflows in {dtype} is judged by constants and operators alone");
+    Diagnostic::note("without_data", text)
+        .help("give --calibration with typical inputs: then values decide, and fewer nodes stay in 32 bits")
+}
+
+/// Settings that have no effect on 16-bit floats, or only on them.
+pub(super) fn idle_beside_halves(config: &Config) -> Option<Diagnostic> {
+    let default = Config::default();
+    let half = config.precision.half().is_some();
+    let keys = [
+        ("mode", half && config.mode != default.mode),
+        ("max_loss", half && config.max_loss != default.max_loss),
+        ("time_budget", half && config.time_budget != default.time_budget),
+        ("activation", half && config.activation != default.activation),
+        ("weight", half && config.weight != default.weight),
+        ("format", half && config.format != default.format),
+        ("everywhere", half && config.everywhere),
+        ("never_slower", half && config.never_slower),
+        ("equalize", half && config.equalize),
+        ("smooth", half && config.smooth),
+        ("absorb_biases", half && config.absorb_biases),
+        ("split_concats", half && config.split_concats),
+        ("fit_ranges", half && config.fit_ranges),
+        ("io_types", !half && config.io_types != default.io_types),
+    ];
+    let idle: Vec<&str> = keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect();
+    (!idle.is_empty()).then(|| {
+        let text = format!("no effect of {} with precision: {}", idle.join(", "), config.precision.name());
+        Diagnostic::warning("settings_without_effect", text).help("leave it out, or choose another precision")
+    })
+}
+
+/// How fast 16-bit floats are in the target.
+pub(super) fn half_speed(target: &Target, dtype: DType) -> Option<Diagnostic> {
+    let text = target.half(dtype).speed?;
+    Some(Diagnostic::note("half_speed", format!("{dtype} in {}: {text}", target.name)))
+}
+
 /// Settings that differ from the default.
 fn changed(config: &Config) -> Vec<&'static str> {
     let default = Config::default();
     let keys = [
         ("target", config.target != default.target),
         ("cpu", config.cpu != default.cpu),
+        ("precision", config.precision != default.precision),
+        ("io_types", config.io_types != default.io_types),
         ("mode", config.mode != default.mode),
         ("max_loss", config.max_loss != default.max_loss),
         ("time_budget", config.time_budget != default.time_budget),

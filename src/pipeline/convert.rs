@@ -84,7 +84,7 @@ pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut
         }
         Ok(()) => {}
     }
-    validate::check_interface(original, &model)?;
+    validate::check_interface(original, &model, None)?;
     Ok(model)
 }
 

@@ -31,7 +31,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
     let mut clock = Clock::resumed(job.progress, std::mem::take(&mut q.stages));
     clock.step("check");
     validate::check(&q.model)?;
-    validate::check_interface(&q.original, &q.model)?;
+    validate::check_interface(&q.original, &q.model, q.plan.halves.as_ref().filter(|h| h.io).map(|h| h.dtype))?;
     let proof = match &q.dataset {
         Some(_) if config.proof.samples > 0 => {
             clock.step("prove");
@@ -51,6 +51,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         model: job.model.display().to_string(),
         output: Some(job.output.display().to_string()),
         nodes: Nodes::of(&q.plan, &already::already(&q.left, &predicted)),
+        halves: report::Halves::of(&q.plan),
         saturation: Saturation::of(&q.plan),
         measured: q.measured.take(),
         auto: q.auto.take(),

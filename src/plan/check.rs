@@ -42,8 +42,8 @@ impl Plan {
             weights::by_name(algorithm).map_err(|e| e.value(name))?;
         }
         for (name, s) in &self.stored_weights {
-            if !matches!(s.dtype, DType::Int8 | DType::Float16) {
-                let text = format!("a stored weight is of type int8 or float16, the plan says {}", s.dtype);
+            if !matches!(s.dtype, DType::Int8 | DType::Float16 | DType::Bfloat16) {
+                let text = format!("a stored weight is of type int8, float16 or bfloat16, the plan says {}", s.dtype);
                 return Err(Error::config(text).value(name));
             }
         }
@@ -58,6 +58,10 @@ impl Plan {
             if weights::by_name(&p.algorithm).map_err(|e| e.value(name))?.blocks.is_none() {
                 return Err(Error::config(format!("{} does not round blocks", p.algorithm)).value(name));
             }
+        }
+        if let Some(halves) = self.halves.as_ref().filter(|h| !matches!(h.dtype, DType::Float16 | DType::Bfloat16)) {
+            let text = format!("halves are of type float16 or bfloat16, the plan says {}", halves.dtype);
+            return Err(Error::config(text));
         }
         let (names, types) = (named_values(model), types::infer(model));
         for (name, entry) in &self.nodes {
@@ -82,10 +86,24 @@ impl Plan {
                     let text = format!("it cannot be weight-only: {}", e.message());
                     self.wrong(name, entry, &text).help("let the node be float")
                 })?,
+                Form::Half if self.halves.is_none() => {
+                    let text = "it is to compute in 16-bit floats, but the plan does not say in which";
+                    return Err(self.wrong(name, entry, text).help("add halves: {dtype: float16}"));
+                }
+                Form::Half => self.check_half(model, name, entry, id)?,
                 Form::Float => {}
             }
         }
         Ok(())
+    }
+
+    fn check_half(&self, model: &Model, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        match ops::half_refused(model, id) {
+            Some(why) => Err(self
+                .wrong(name, entry, &format!("it cannot compute in 16-bit floats: {why}"))
+                .help("let the node be float")),
+            None => Ok(()),
+        }
     }
 
     fn check_dynamic(&self, model: &Model, target: &Target, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {

@@ -10,6 +10,7 @@ mod decide;
 mod factors;
 mod few_bits;
 mod fragile;
+mod halves;
 mod known;
 mod packed;
 mod saturation;
@@ -30,6 +31,7 @@ pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
 pub use few_bits::{BLOCK_SIZES, FewBits, layout as few_bits_layout, weight_of, weights_in_few_bits};
 pub use fragile::{fragile_weights, gated_products};
+pub use halves::{HalfTask, Halves, decide_halves, half_values};
 pub use known::{Known, KnownReads, layout, reads};
 pub use names::named_values;
 pub use packed::{PackedWeight, exactly as packed_exactly, pack_weights};
@@ -75,6 +77,9 @@ pub struct Plan {
     /// Weights of float nodes that are packed in bytes, and become float again when the runtime loads the file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub packed_weights: BTreeMap<String, PackedWeight>,
+    /// Which 16-bit floats nodes compute in, or store their weights in, where the model is brought into them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halves: Option<Halves>,
     /// What layers with weights read, on average: their biases are corrected by it for what rounding the weights shifts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub input_means: BTreeMap<String, Means>,
@@ -84,7 +89,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredWeight {
-    /// Type of the codes: int8, or float16 for the numbers themselves, without scales.
+    /// Type of the codes: int8, or float16 or bfloat16 for the numbers themselves, without scales.
     pub dtype: DType,
     /// There is a scale for each index of the axes from this one …
     pub first_axis: usize,
@@ -181,6 +186,8 @@ pub enum Form {
     WeightOnly,
     /// It vanishes: the quantized value before it saturates where it cuts.
     Absorbed,
+    /// It computes in 16-bit floats; see [`Plan::halves`].
+    Half,
     /// It stays.
     Float,
 }

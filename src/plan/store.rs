@@ -39,7 +39,7 @@ pub fn store_float_weights(model: &Model, plan: &mut Plan, scheme: &Scheme, stor
         let half = value.readers().any(|(n, _)| stored(n) == Some(DType::Float16));
         if half {
             if StoredWeight::fits_half(t) {
-                found.insert(v, StoredWeight::half());
+                found.insert(v, StoredWeight::half(DType::Float16));
             }
             continue;
         }
@@ -67,6 +67,6 @@ pub(super) fn is_integer(model: &Model, plan: &Plan, node: NodeId) -> bool {
     entry.is_some_and(|n| match n.becomes {
         Form::Integer => model.node(node).graph() == model.main(),
         Form::Dynamic | Form::WeightOnly => model.node(node).op_type == n.op,
-        Form::Absorbed | Form::Float => false,
+        Form::Absorbed | Form::Half | Form::Float => false,
     })
 }

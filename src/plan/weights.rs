@@ -102,21 +102,14 @@ impl Weight {
 }
 
 impl StoredWeight {
-    /// The numbers themselves in float16.
-    pub(super) fn half() -> Self {
-        Self { dtype: DType::Float16, first_axis: 0, last_axis: 0, algorithm: default_algorithm() }
+    /// The numbers themselves in 16-bit floats.
+    pub(super) fn half(dtype: DType) -> Self {
+        Self { dtype, first_axis: 0, last_axis: 0, algorithm: default_algorithm() }
     }
 
     /// Whether all numbers of a weight are within the range of float16.
     pub fn fits_half(tensor: &Tensor) -> bool {
         tensor.to_f32().is_ok_and(|all| all.iter().all(|v| v.abs() <= half::f16::MAX.to_f32()))
-    }
-
-    /// The numbers of a float node's weight in float16, rounded to the nearest.
-    pub fn halves(tensor: &Tensor) -> Result<Tensor> {
-        let numbers = tensor.to_f32()?;
-        let bytes: Vec<u8> = numbers.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
-        Tensor::new(DType::Float16, tensor.dims().to_vec(), bytes)
     }
 
     /// The codes of a float node's weight, in the shape `[before, scales, behind]`.

@@ -7,6 +7,7 @@ pub mod arith;
 pub mod bias;
 pub mod error;
 pub mod granularity;
+pub mod halves;
 pub mod integer;
 pub mod nbits;
 pub mod pack;

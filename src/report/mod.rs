@@ -2,6 +2,7 @@
 
 mod advice;
 mod conversion;
+mod halves;
 pub mod inspect;
 pub mod json;
 mod saturation;
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 pub use self::{
     conversion::{Conversion, NOTHING_QUANTIZED},
+    halves::Halves,
     saturation::Saturation,
 };
 use crate::{
@@ -39,6 +41,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// What became of the nodes.
     pub nodes: Nodes,
+    /// What is in 16-bit floats, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halves: Option<Halves>,
     /// What was done against saturating sums, where the processor has them.
     pub saturation: Option<Saturation>,
     /// What was measured, if `never_slower` was asked for.
@@ -202,6 +207,7 @@ impl Nodes {
                     *nodes.kernels.entry(kernel.to_owned()).or_default() += 1;
                 }
                 Form::Absorbed => nodes.absorbed += 1,
+                Form::Half => {} // see `Halves`
                 Form::Float if already.contains_key(output) => {
                     nodes.already += usize::from(already[output] == Already::Integer);
                     nodes.absorbed += usize::from(already[output] == Already::Absorbed);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Proof, Report, Verdict};
+use super::{Halves, Proof, Report, Verdict};
 pub use crate::diagnostics::count;
 use crate::{diagnostics::Severity, kernels};
 
@@ -101,7 +101,9 @@ pub fn verdict(report: &Report) -> String {
             let failed: Vec<_> = p.gates.iter().filter(|g| !g.passed).map(gate).collect();
             format!("gate failed: {file} is written, but {}", failed.join("; "))
         }
-        Verdict::Unproven | Verdict::Good if report.nodes.integer + report.nodes.weight_only == 0 => {
+        Verdict::Unproven | Verdict::Good
+            if report.nodes.integer + report.nodes.weight_only == 0 && report.halves.is_none() =>
+        {
             let smaller = report.size.after * 20 < report.size.before * 19;
             let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
             let why = match report.auto.as_ref().is_some_and(|a| a.floated > 0) {
@@ -173,6 +175,13 @@ fn collapse(out: &mut String, report: &Report) {
 
 fn nodes(out: &mut String, report: &Report, limit: usize) {
     let n = &report.nodes;
+    if let Some(halves) = &report.halves {
+        row(out, "nodes", &halves.text());
+        if halves.nodes > 0 {
+            reasons(out, Halves::reasons(&n.reasons), limit);
+        }
+        return;
+    }
     let integer = n.integer + n.already;
     let total = integer + n.weight_only + n.absorbed + n.float;
     let file = match (n.already, n.integer) {
@@ -203,6 +212,15 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
     if n.reasons.len() > limit {
         let rest: usize = n.reasons[limit..].iter().map(|r| r.nodes.len()).sum();
         row(out, "", &format!("  {rest} more for {} (-v shows all)", count(n.reasons.len() - limit, "other reason")));
+    }
+}
+
+/// Lines of reasons, with how many are left out.
+fn reasons(out: &mut String, lines: Vec<String>, limit: usize) {
+    let rest = lines.len().saturating_sub(limit);
+    lines.into_iter().take(limit).for_each(|line| row(out, "", &format!("  {line}")));
+    if rest > 0 {
+        row(out, "", &format!("  {rest} more (-v shows all)"));
     }
 }
 

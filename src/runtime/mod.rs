@@ -24,6 +24,11 @@ pub trait Runtime: Sync {
         false
     }
 
+    /// Whether it runs models of 16-bit floats as they are; if not, they are brought into 32-bit ones with roundings for it.
+    fn has_halves(&self) -> bool {
+        false
+    }
+
     /// Makes a model ready to run and to observe. Values inside subgraphs cannot be observed.
     fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>>;
 }
@@ -60,8 +65,12 @@ pub struct Trials {
 /// The operator of a value that has an alternative: `y = Alternative(x, other)` is `x`, but `other` where the number that its
 /// attribute [`NUMBER`] holds is in place. Both have one type and one shape. For models in memory alone; the built-in runtime has it.
 pub const ALTERNATIVE: &str = "Alternative";
-/// See [`ALTERNATIVE`].
+/// See [`ALTERNATIVE`] and [`ROUNDED`].
 pub const NUMBER: &str = "number";
+
+/// The operator that rounds numbers to those of 16-bit floats, of the type whose number is in [`NUMBER`], and makes 32-bit floats.
+/// For models in memory alone; the built-in runtime has it.
+pub const ROUNDED: &str = "RoundedTo";
 
 /// What [`Session::run_trials`] calls with the number of a trial and what the model then answers.
 pub type Judge<'a> = dyn FnMut(usize, &[Tensor]) -> Result<()> + 'a;

@@ -12,6 +12,7 @@ use crate::{
 mod costs;
 mod cpus;
 mod dynamic;
+mod halves;
 mod loading;
 mod products;
 mod recurrent;
@@ -20,6 +21,7 @@ mod written;
 pub use costs::{Convolution, Costs};
 pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
+pub use halves::{Crash, HalfFacts, HalfForm};
 pub use loading::{Chain, Layout, WeightAxis, WeightOnly};
 pub use products::{DynamicCosts, ProductTimes};
 pub use recurrent::{Layer, RecurrentCosts};
@@ -66,6 +68,9 @@ pub struct Target {
     /// Operators that compute in integers as they stand in a file, with their domain in front where it is not ONNX's.
     #[serde(default)]
     pub integer: Vec<String>,
+    /// What it does with 16-bit floats, by type.
+    #[serde(default)]
+    pub halves: BTreeMap<DType, HalfFacts>,
     /// Why other operators stay float.
     pub never: BTreeMap<String, String>,
     /// Times of kernels.

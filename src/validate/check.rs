@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     analysis::types::{self, Types},
     error::{Error, Result},
-    ir::{DType, GraphId, Model, NodeId, Tensor, ValueId},
+    ir::{DType, GraphId, Model, NodeId, Tensor, ValueId, types::TypeKind},
 };
 
 /// Operators that qonvert inserts: domain, name, and the first opset that has them.
@@ -45,8 +45,8 @@ pub fn check(model: &Model) -> Result<()> {
 }
 
 /// Refuses a written model that callers of the original could not use: other names, types or order of inputs and
-/// outputs, or a change of a declared dim.
-pub fn check_interface(original: &Model, written: &Model) -> Result<()> {
+/// outputs, or a change of a declared dim. `half`: what floats among them are to be instead.
+pub fn check_interface(original: &Model, written: &Model, half: Option<DType>) -> Result<()> {
     let inputs = [original, written].map(Model::required_inputs);
     let outputs = [original, written].map(|m| m.graph(m.main()).outputs().to_vec());
     for (what, [before, after]) in [("inputs", inputs), ("outputs", outputs)] {
@@ -58,7 +58,13 @@ pub fn check_interface(original: &Model, written: &Model) -> Result<()> {
             if a.name() != b.name() {
                 return Err(Error::bug(format!("{:?} of the model's {what} became {:?}", a.name(), b.name())));
             }
-            if a.ty.is_some() && a.ty != b.ty {
+            let mut want = a.ty.clone();
+            if let Some(TypeKind::Tensor { dtype, .. }) = want.as_mut().map(|t| &mut t.kind)
+                && *dtype == Some(DType::Float)
+            {
+                *dtype = half.or(*dtype);
+            }
+            if want.is_some() && want != b.ty {
                 return Err(Error::bug(format!("its type changed among the model's {what}")).value(a.name()));
             }
         }
@@ -322,12 +328,12 @@ mod tests {
     fn order_and_interface() {
         let mut m = model(&format!("{PAIR} return y"));
         let original = m.clone();
-        check_interface(&original, &m).unwrap();
+        check_interface(&original, &m, None).unwrap();
         let (y, main) = (find(&m, "y"), m.main());
         let early = m.insert(NodeSpec::new("Relu").input(y).output("z"), Place::Start(main));
         assert!(check(&m).unwrap_err().message().contains("before it is made"));
         let z = m.node(early).output(0).unwrap();
         m.add_output(main, z);
-        assert_eq!(check_interface(&original, &m).unwrap_err().message(), "the model had 1 outputs, now 2");
+        assert_eq!(check_interface(&original, &m, None).unwrap_err().message(), "the model had 1 outputs, now 2");
     }
 }

@@ -1,6 +1,7 @@
 //! Two models side by side over samples, streaming: memory does not grow with the number of samples.
 
 use std::{
+    borrow::Cow,
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -20,7 +21,8 @@ use crate::{
         collect::{Progress, for_each_sample},
     },
     error::{Error, Result},
-    ir::{Model, Tensor},
+    ir::{DType, Model, Tensor, ValueId},
+    quant::halves::converted,
     runtime::Runtime,
 };
 
@@ -142,7 +144,7 @@ pub(super) fn of_each_answer<T: Sync>(
         let gathered = fresh();
         for_each_sample(samples, progress, |sample| {
             let inputs = reference.data.sample(sample)?;
-            let measured = session.run(&inputs)?;
+            let measured = session.run(&as_declared(model, &inputs)?)?;
             let labels = reference.data.labels(sample)?.map(|l| Labels::of(&l)).transpose()?;
             let labels = labels.as_ref();
             reference.with_answers(sample, &inputs, |answers| update(&gathered, sample, [answers, &measured], labels))
@@ -150,6 +152,21 @@ pub(super) fn of_each_answer<T: Sync>(
         Ok(gathered)
     };
     in_runnable_form(reference.runtime, quantized, run).map_err(|e| e.file(Path::new("the quantized model")))
+}
+
+/// The inputs in the types of a model that has 16-bit floats where the original has 32-bit ones.
+fn as_declared<'a>(model: &Model, inputs: &'a [Tensor]) -> Result<Cow<'a, [Tensor]>> {
+    let half = |v: ValueId| model.value(v).dtype().filter(|d| matches!(d, DType::Float16 | DType::Bfloat16));
+    let values = model.required_inputs();
+    let other = |(&v, t): (&ValueId, &Tensor)| half(v).is_some() && t.dtype() == DType::Float;
+    if !values.iter().zip(inputs).any(other) {
+        return Ok(Cow::Borrowed(inputs));
+    }
+    let each = values.iter().zip(inputs).map(|(&v, t)| match half(v).filter(|_| other((&v, t))) {
+        Some(dtype) => converted(t, dtype, None),
+        None => Ok(t.clone()),
+    });
+    each.collect::<Result<Vec<_>>>().map(Cow::Owned)
 }
 
 fn check_outputs(names: &[String], quantized: &Model) -> Result<()> {

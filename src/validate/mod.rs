@@ -15,6 +15,7 @@ mod runnable;
 pub mod sensitivity;
 mod switches;
 mod trials;
+mod widened;
 
 pub use check::{check, check_interface};
 pub use compare::{Accuracy, Comparison, compare, compare_with};

@@ -1,5 +1,6 @@
 //! Brings a model into a form that the runtime can run, by passes that change nothing of what it computes.
 
+use super::widened::widened;
 use crate::{
     error::{ErrorKind, Result},
     ir::Model,
@@ -18,6 +19,11 @@ pub(super) fn in_runnable_form<T>(
     let mut plain = model.clone();
     inline_functions::run(&mut plain, &mut cx)?;
     remove_empty_inputs::run(&mut plain, &mut cx)?;
+    if !runtime.has_halves()
+        && let Some(wide) = widened(&plain)?
+    {
+        plain = wide;
+    }
     let raises = !runtime.has_integer_operators();
     if raises {
         // Integer products stay: they are exact as they are, and their float form is so but for rounding.

@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
-    let settings = args.scheme.settings(|config| config.never_slower = false)?;
+    let settings = args.scheme.integer_settings(|config| config.never_slower = false)?;
     let fastest = settings.fastest();
     if settings.config.smooth || settings.config.equalize || settings.config.absorb_biases {
         let text = "smooth, equalize and absorb_biases change values before they are calibrated: such ranges would fit no other run";

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use qonvert::{
     calibrate::Table,
-    config::{Config, duration},
+    config::{Config, IoTypes, Numbers, duration},
     files::{self, Files},
     onnx_file::ReadOptions,
     pipeline::{self, Job},
@@ -80,9 +80,15 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Plan", conflicts_with_all = [
         "ranges", "target", "samples", "observer", "percentile", "activation_type", "weight_type", "weight_algorithm", "per_tensor",
         "symmetric", "reduce_range", "keep_float", "everywhere", "no_bias_correction", "equalize", "smooth", "absorb_biases", "split_concats",
-        "fit_ranges", "mode", "max_loss", "time_budget",
+        "fit_ranges", "mode", "max_loss", "time_budget", "precision", "io_types",
     ])]
     plan: Option<PathBuf>,
+    /// The numbers to compute in: int8 (the default), fp16 or bf16 (with data or without; what would overflow stays in 32 bits)
+    #[arg(long, value_name = "TYPE", value_parser = precision, help_heading = "Configuration")]
+    precision: Option<Numbers>,
+    /// With fp16 or bf16, types of inputs and outputs: keep (the default), or half for 16-bit floats, too
+    #[arg(long, value_name = "TYPES", value_parser = io_types, help_heading = "Configuration")]
+    io_types: Option<IoTypes>,
     /// Measure in ONNX Runtime (which must be installed) and put back into float what does not gain on this machine; takes up
     /// to two minutes
     #[arg(long, help_heading = "Scheme")]
@@ -150,8 +156,23 @@ impl Args {
             (proof.samples, proof.min_sqnr, proof.min_agreement, proof.max_drop) = (0, None, None, None);
         }
         config.time_budget = self.time_budget.clone().or(config.time_budget.take());
+        config.precision = self.precision.unwrap_or(config.precision);
+        config.io_types = self.io_types.unwrap_or(config.io_types);
         config.never_slower |= self.never_slower;
         config.external_data |= self.external_data;
+    }
+}
+
+fn precision(name: &str) -> Result<Numbers, String> {
+    let all = [Numbers::Int8, Numbers::Fp16, Numbers::Bf16];
+    all.into_iter().find(|n| n.name() == name).ok_or_else(|| "write int8, fp16 or bf16".to_owned())
+}
+
+fn io_types(name: &str) -> Result<IoTypes, String> {
+    match name {
+        "keep" => Ok(IoTypes::Keep),
+        "half" => Ok(IoTypes::Half),
+        _ => Err("write keep (the types of the original) or half (16-bit floats)".to_owned()),
     }
 }
 

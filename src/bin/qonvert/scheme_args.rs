@@ -178,6 +178,16 @@ impl SchemeArgs {
         given.into_iter().find(|(given, _)| *given && !asked).map(|(_, flag)| flag)
     }
 
+    /// The same for what is about integers alone.
+    pub fn integer_settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
+        let settings = self.settings(adjust)?;
+        if settings.config.precision.half().is_some() {
+            let text = format!("precision is {}, but this is about integers", settings.config.precision.name());
+            return Err(Error::config(text).help("leave precision out; `qonvert quantize` takes it").into());
+        }
+        Ok(settings)
+    }
+
     /// The files that these flags name.
     pub fn files(&self) -> Files {
         let mut files = Files::default();

@@ -65,7 +65,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
-    let settings = args.scheme.settings(|config| config.never_slower = false)?;
+    let settings = args.scheme.integer_settings(|config| config.never_slower = false)?;
     let runtime = args.runtime.open()?;
     let bar = Bar::new(common);
     let mut files = args.scheme.files();

@@ -96,7 +96,7 @@ enum How {
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
-    let settings = args.scheme.settings(|config| config.external_data |= args.external_data)?;
+    let settings = args.scheme.integer_settings(|config| config.external_data |= args.external_data)?;
     let measures = args.speed != Some(How::Model);
     let runtime = args.runtime.open_for(measures)?;
     let bar = Bar::new(common);

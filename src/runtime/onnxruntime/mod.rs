@@ -149,6 +149,10 @@ impl Runtime for OnnxRuntime {
         true
     }
 
+    fn has_halves(&self) -> bool {
+        true
+    }
+
     fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>> {
         let outside = observe.iter().find(|&&v| model.value(v).graph() != model.main());
         if let Some(&v) = outside {

@@ -18,6 +18,7 @@ mod plan;
 mod quantize;
 mod recurrent;
 mod refused;
+mod rounded;
 mod session;
 mod tensors;
 mod tracts;
@@ -103,6 +104,7 @@ fn framework() -> tract_onnx::Onnx {
     quantize::register(&mut onnx.op_register);
     dynamic::register(&mut onnx.op_register);
     alternative::register(&mut onnx.op_register);
+    rounded::register(&mut onnx.op_register);
     branch::register(&mut onnx.op_register);
     recurrent::register(&mut onnx.op_register);
     corrected::register(&mut onnx.op_register);
