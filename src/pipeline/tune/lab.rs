@@ -128,6 +128,11 @@ impl<'a> Lab<'a> {
         })
     }
 
+    /// Whether some output holds vectors, which may have more noise.
+    pub(super) fn has_vectors(&self) -> bool {
+        self.budget.aims().iter().any(|&aim| aim < self.budget.aim() - 1.0)
+    }
+
     /// The configuration of a recipe.
     pub(super) fn config(&self, recipe: &Recipe) -> Config {
         recipe.config(&self.job.settings.config, &self.products)

@@ -113,7 +113,6 @@ pub fn tune(tuning: &Tuning<'_>) -> Result<Tuned> {
     let path = tuning.state.as_deref();
     let end = Search::new(&mut lab, &mut state, path, budgets, limits, tuning.seed).run()?;
     let mut figures: Vec<Figures> = state.points.iter().map(|p| p.figures.clone()).collect();
-    let measured = lab.speeds.is_measured();
     let front = front::front(&figures, |f| f.speed);
     let mut proof = judged_all.clone();
     if evaluation.is_none() {
@@ -129,7 +128,7 @@ pub fn tune(tuning: &Tuning<'_>) -> Result<Tuned> {
     };
     let mut tuned = Tuned {
         speed_by: lab.speeds.words(&job.settings.target.name),
-        loss_by: loss_by(labelled).to_owned(),
+        loss_by: loss_by(labelled, lab.has_vectors()).to_owned(),
         samples: judged_samples,
         unseen,
         original_bytes,
@@ -213,16 +212,19 @@ fn few_labels(tuned: &Tuned, labels: bool) -> Option<Diagnostic> {
     })
 }
 
-fn loss_by(labelled: bool) -> &'static str {
+fn loss_by(labelled: bool, vectors: bool) -> &'static str {
     match labelled {
         true => "share of the original's right answers that are lost, by the data's labels",
-        false => "by the noise of the answers: 30 dB at each output are 1 %, 50 dB 0.1 %; vectors have 13 dB less",
+        false if vectors => {
+            "by the noise of the answers: 30 dB at each output are 1 %, 50 dB 0.1 %, at one that holds vectors 13 dB less"
+        }
+        false => "by the noise of the answers: 30 dB at each output are 1 %, 50 dB 0.1 %",
     }
 }
 
 fn ended(end: End, tuning: &Tuning<'_>) -> String {
     match end {
-        End::Points => format!("{} were asked for (--points)", count(tuning.points, "point")),
+        End::Points => format!("this search came to as many points as were asked for (--points {})", tuning.points),
         End::Time => {
             let time = tuning.time.map(duration::words).unwrap_or_default();
             format!("the time was over (--time-budget {time})")
