@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 
 use qonvert::{
     Config, ErrorKind, Job, Settings,
+    ir::{DType, Tensor},
+    onnx_file::{self, WriteOptions},
     pipeline::{
         self,
         tune::{Aims, Size, SpeedBy, Tuning},
@@ -157,4 +159,22 @@ fn no_point_is_begun_when_time_is_over() {
     assert_eq!(tuned.points.len(), 2);
     assert!(tuned.points[0].figures.integer == 0 && tuned.points[1].figures.integer > 0);
     assert!(tuned.ended.contains("the time was over"), "{}", tuned.ended);
+}
+
+#[test]
+fn answers_that_are_no_numbers_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spoiled = onnx_file::read(&model(CNN)).unwrap();
+    let weights: Vec<_> =
+        spoiled.value_ids().into_iter().filter(|v| spoiled.value(*v).initializer().is_some()).collect();
+    for v in weights {
+        let Some(tensor) = spoiled.value(v).initializer().filter(|t| t.dtype() == DType::Float) else { continue };
+        let nan = Tensor::from_f32(tensor.dims(), &vec![f32::NAN; tensor.len()]);
+        spoiled.set_initializer(v, Some(nan));
+    }
+    let path = folder.path().join("nan.onnx");
+    onnx_file::write(&spoiled, &path, WriteOptions::default()).unwrap();
+    let e = tune(&folder, path.to_str().unwrap(), LOSS, 3, "s.json").unwrap_err();
+    assert!(e.kind() == ErrorKind::Data && e.to_string().contains("NaN"), "{e}");
+    assert!(!folder.path().join("out.onnx").exists());
 }

@@ -14,6 +14,7 @@ use crate::{
     passes::convert_opset,
     runtime::onnxruntime::OnnxRuntime,
     target::Target,
+    validate::Reference,
 };
 
 /// Refuses what would fail or destroy something after the work.
@@ -109,6 +110,24 @@ pub(super) fn check_ranges(table: &Table, forms: [&Model; 2]) -> Result<()> {
             .help(suggest::help(name, "values", known.iter().copied()))),
         None => Ok(()),
     }
+}
+
+/// Leaves out samples to which the original answers nothing that anything could be compared with, and refuses where that is all.
+pub(super) fn answered(reference: &Reference<'_>, samples: &mut Vec<usize>) -> Result<Option<Diagnostic>> {
+    let hollow = reference.hollow(samples)?;
+    let Some((&first, output)) = hollow.first_key_value() else { return Ok(None) };
+    if hollow.len() == samples.len() {
+        let text = format!("the original's answers to all {} samples are NaN or infinite", samples.len());
+        let help = "look for NaN in the data and in the weights: nothing can be compared with such answers";
+        return Err(Error::data(text).value(output).sample(first).help(help));
+    }
+    let text = format!(
+        "{} of {} samples are left out: the original answers nothing but NaN or infinity to them, first number {first}",
+        hollow.len(),
+        samples.len()
+    );
+    samples.retain(|s| !hollow.contains_key(s));
+    Ok(Some(Diagnostic::warning("samples_left_out", text).on(output).help("look at how the data were made")))
 }
 
 /// Nothing can be calibrated.

@@ -56,7 +56,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         measured: q.measured.take(),
         auto: q.auto.take(),
         kernels: Some(predicted.summary()),
-        size: Size { before: size(&job.model, &q.original), after: size(&job.output, &q.model) },
+        size: Size { before: size(&job.model, &q.original), after: written(&job.output, &q.model, options) },
         calibration: (job.plan.is_none() && !q.samples.is_empty()).then(|| calibration(&q)),
         proof,
         diagnostics: q.diagnostics,
@@ -195,6 +195,15 @@ fn blame(job: &Job<'_>, q: &Quantized, reference: &Reference<'_>, samples: &[usi
     let nodes: Vec<String> = regions.iter().flat_map(|r| r.nodes.iter().cloned()).collect();
     let yaml = if nodes.is_empty() { String::new() } else { config::rules_yaml(&[Rule::keep_all_float(nodes)])? };
     Ok(Collapse { regions, samples: few.len(), yaml })
+}
+
+/// Bytes of what was just written.
+fn written(path: &Path, model: &Model, options: WriteOptions) -> u64 {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    match options.external_data {
+        Some(true) => length(path) + length(&onnx_file::data_path(path)),
+        _ => size(path, model),
+    }
 }
 
 /// Bytes on disk: of the file, and of weights that are not in it.

@@ -128,9 +128,10 @@ fn priced(wishes: &Wishes, known: &Noise, price: f64) -> Wishes {
     Wishes { prices, ..wishes.clone() }
 }
 
-/// What integers save of a run by the cost model, nanoseconds. The times themselves leave out nodes that must stay float.
+/// What integers save of a run by the cost model, nanoseconds, or how many nodes they have where time does not count. The times
+/// themselves leave out nodes that must stay float.
 pub(super) fn saved(placement: &Placement) -> f64 {
-    placement.float_time - placement.placed_time
+    placement.gain
 }
 
 /// What a placement rounds to compute in integers.

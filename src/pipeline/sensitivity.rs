@@ -1,12 +1,15 @@
 //! What each part of a plan does to the answers.
 
-use super::{Job, Quantized, even_out::prepared_for, quantize, thin};
+use super::{Job, Quantized, before, even_out::prepared_for, finish::check_labels, quantize, thin, tune::exact};
 use crate::{
     config::{self, Rule},
     diagnostics::Diagnostic,
     error::{Error, ErrorKind, Result},
     runtime::{Runtime, tract::Tract},
-    validate::sensitivity::{self, Sensitivities, Task},
+    validate::{
+        Reference, compare_with,
+        sensitivity::{self, Sensitivities, Task},
+    },
 };
 
 /// What to measure, and how.
@@ -41,9 +44,16 @@ pub fn measure_sensitivity(job: &Job<'_>, how: Measure) -> Result<Measured> {
         let help = "give --calibration with typical inputs";
         return Err(Error::data("sensitivity is measured on samples, and there are none").help(help));
     };
-    let (chosen, unseen) = samples(job, &q, how.samples);
+    let (mut chosen, mut unseen) = samples(job, &q, how.samples);
     job.progress.step("measure");
     let prepared = prepared_for(&q.original, &q.plan)?;
+    let reference = Reference::new(job.runtime, &prepared, data, &chosen, &|_, _| ())?;
+    let left_out = before::answered(&reference, &mut chosen)?;
+    if data.has_labels() {
+        check_labels(&compare_with(&reference, &prepared, &chosen, &|_, _| ())?, data)?;
+    }
+    drop(reference);
+    unseen = unseen.min(chosen.len());
     let progress = |done, total| job.progress.part(done, total);
     let task = Task {
         original: &q.original,
@@ -56,6 +66,7 @@ pub fn measure_sensitivity(job: &Job<'_>, how: Measure) -> Result<Measured> {
         progress: &progress,
     };
     let mut diagnostics = q.diagnostics;
+    diagnostics.extend(left_out);
     let mut one_by_one = |why: String| {
         let found = sensitivity::measure_one_by_one(&task, job.runtime)?;
         let models = 2 * found.units.len() + 1;
@@ -98,7 +109,8 @@ fn samples(job: &Job<'_>, q: &Quantized, most: usize) -> (Vec<usize>, usize) {
 impl Measured {
     /// Rules that leave the `count` most harmful units in float, as YAML for a configuration.
     pub fn rules(&self, count: usize) -> Result<String> {
-        let nodes: Vec<String> = self.found.units.iter().take(count).flat_map(|u| u.nodes.iter().cloned()).collect();
+        let nodes: Vec<String> =
+            self.found.units.iter().take(count).flat_map(|u| u.nodes.iter().map(|n| exact(n))).collect();
         let rule = (!nodes.is_empty()).then(|| Rule::keep_all_float(nodes));
         config::rules_yaml(rule.as_slice())
     }

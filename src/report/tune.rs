@@ -17,7 +17,7 @@ pub struct Figures {
     pub loss: f64,
     /// Noise of the answers as a share of what a loss of a percent allows.
     pub noise: f64,
-    /// The same as SQNR, dB, on the scale of outputs that hold no vectors; `None` without noise.
+    /// SQNR of the answers, dB, of the output with the least; `None` without noise.
     pub sqnr: Option<f64>,
     /// Right answers by the labels, of the original and of the point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +33,21 @@ pub struct Figures {
     pub estimate: f64,
     /// Nodes in integers.
     pub integer: usize,
+}
+
+impl Figures {
+    /// Whether a model can have them: a file may say anything.
+    pub fn are_possible(&self) -> bool {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        self.loss >= 0.0
+            && self.noise >= 0.0
+            && self.loss.is_finite()
+            && self.noise.is_finite()
+            && positive(self.speed)
+            && positive(self.estimate)
+            && self.bytes > 0
+            && self.certain.is_none_or(|[low, high]| positive(low) && low <= high)
+    }
 }
 
 /// A model that was made and measured.
@@ -78,6 +93,8 @@ pub struct Tuned {
     pub loss_by: String,
     /// Samples that points were judged on.
     pub samples: usize,
+    /// How many of these calibration has not seen.
+    pub unseen: usize,
     /// Bytes of the original.
     pub original_bytes: u64,
     /// What was asked for.
@@ -107,7 +124,12 @@ pub struct Tuned {
 pub fn table(tuned: &Tuned) -> String {
     let mut out = String::new();
     // Writing into a string cannot fail.
-    let _ = writeln!(out, "loss      {}, on {}", tuned.loss_by, count(tuned.samples, "sample"));
+    let new = match tuned.unseen {
+        0 => "which calibration has seen, too".to_owned(),
+        n if n == tuned.samples => "which calibration has not seen".to_owned(),
+        n => format!("{n} of which calibration has not seen"),
+    };
+    let _ = writeln!(out, "loss      {}, on {}, {new}", tuned.loss_by, count(tuned.samples, "sample"));
     let _ = writeln!(out, "speed     {}", tuned.speed_by);
     let _ = writeln!(out, "size      of the original: {}", bytes(tuned.original_bytes));
     let _ = writeln!(out, "\n   {:>5} {:>9}  {:>8}  {:>9}  {:>7}  made by", "point", "loss", "SQNR", "size", "speed");
@@ -149,6 +171,10 @@ pub fn table(tuned: &Tuned) -> String {
 /// What to say where nothing is within the budgets.
 pub fn missed(tuned: &Tuned) -> String {
     let Budgets { loss, speed, bytes: most } = tuned.budgets;
+    let near = tuned.closest.as_ref().map(|c| &tuned.points[c.point].figures);
+    // Two sizes that read alike and are not are told to the byte.
+    let alike = most.zip(near).is_some_and(|(m, f)| f.bytes != m && bytes(m) == bytes(f.bytes));
+    let bytes = |n: u64| if alike { format!("{n} bytes") } else { bytes(n) };
     let asked: Vec<String> = [
         loss.map(|l| format!("a loss of at most {}", percent(l))),
         speed.map(|s| format!("at least {s} times the speed")),
@@ -192,6 +218,7 @@ mod tests {
             speed_by: "by the cost model".into(),
             loss_by: "of right answers".into(),
             samples: 24,
+            unseen: 20,
             original_bytes: 1000,
             budgets: Budgets { loss: Some(0.01), speed: Some(2.0), bytes: Some(300) },
             points: vec![point(0.02, 2.0, 300, true), point(0.0, 1.0, 1000, true)],
@@ -213,6 +240,31 @@ mod tests {
         assert_eq!(lines[0], "  *    1    0.00 %     exact     1.0 kB    1.00x  static, rtn");
         assert_eq!(lines[1], " >*    0    2.00 %   31.0 dB  300 bytes    2.00x  static, rtn");
         assert!(text.contains("2 points, 1 known from before"), "{text}");
+    }
+
+    #[test]
+    fn figures_that_no_model_has() {
+        let good = Figures { loss: 0.01, noise: 1.0, speed: 2.0, estimate: 2.0, bytes: 9, ..Figures::default() };
+        assert!(good.are_possible());
+        for bad in [
+            Figures { loss: -5.0, ..good.clone() },
+            Figures { noise: f64::NAN, ..good.clone() },
+            Figures { speed: 0.0, ..good.clone() },
+            Figures { bytes: 0, ..good.clone() },
+            Figures { certain: Some([3.0, 2.0]), ..good.clone() },
+        ] {
+            assert!(!bad.are_possible(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_read_alike_are_told_to_the_byte() {
+        let mut t = tuned();
+        t.budgets.bytes = Some(31_310);
+        t.points[0].figures.bytes = 31_320;
+        t.closest = Some(Closest { point: 0, loosened: vec![] });
+        let text = missed(&t);
+        assert!(text.contains("at most 31310 bytes") && text.contains("speed, 31320 bytes"), "{text}");
     }
 
     #[test]

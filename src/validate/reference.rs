@@ -61,6 +61,28 @@ impl<'a> Reference<'a> {
         Ok(Self { runtime, model, data, names: output_names(model), kept, session })
     }
 
+    /// The samples in whose answers some output of floats has no finite number, with the first such output.
+    pub fn hollow(&self, samples: &[usize]) -> Result<BTreeMap<usize, String>> {
+        let found: Mutex<BTreeMap<usize, String>> = Mutex::default();
+        for_each_sample(samples, &|_, _| (), |sample| {
+            let inputs = if self.kept.contains_key(&sample) { Vec::new() } else { self.data.sample(sample)? };
+            let first = self.with_answers(sample, &inputs, |answers| {
+                for (name, answer) in self.names.iter().zip(answers).filter(|(_, a)| a.dtype().is_float()) {
+                    let numbers = answer.to_f32()?;
+                    if !numbers.is_empty() && !numbers.iter().any(|x| x.is_finite()) {
+                        return Ok(Some(name.clone()));
+                    }
+                }
+                Ok(None)
+            })?;
+            if let Some(name) = first {
+                found.lock().unwrap_or_else(PoisonError::into_inner).insert(sample, name);
+            }
+            Ok(())
+        })?;
+        Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Does `work` with the answers to a sample; `inputs` are its tensors.
     pub(super) fn with_answers<T>(
         &self,

@@ -175,6 +175,8 @@ pub struct Placement {
     pub float_time: f64,
     /// See `float_time`.
     pub placed_time: f64,
+    /// What is gained by what the placement was chosen for: time, or the number of nodes where time does not count.
+    pub gain: f64,
 }
 
 impl Placement {
@@ -201,6 +203,14 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     let costs = cost::NodeCosts::of(model, target, shapes, &graph, wishes, &offers);
     let chosen = search::choose(&graph, &costs, wishes);
     let mut placement = finish(&graph, &costs, &chosen);
+    placement.gain = placement.float_time - placement.placed_time;
+    if wishes.ignore_cost {
+        // Whatever it was chosen for, it takes the time that it takes.
+        let wishes = Wishes { ignore_cost: false, ..wishes.clone() };
+        let honest = cost::NodeCosts::of(model, target, shapes, &graph, &wishes, &BTreeMap::new());
+        placement.float_time = honest.float_time(&graph);
+        placement.placed_time = honest.time(&graph, &chosen.integer);
+    }
     let left = |i: usize| !chosen.integer[i] && costs.takes_offer(i);
     let left: BTreeSet<NodeId> = (0..graph.nodes.len()).filter(|&i| left(i)).map(|i| graph.nodes[i].id).collect();
     for (node, decision) in &mut placement.nodes {
@@ -213,6 +223,7 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     for choice in dynamic::choose(model, target, shapes, wishes, is_integer) {
         placement.float_time += choice.times.0;
         placement.placed_time += choice.times.1;
+        placement.gain += choice.times.0 - choice.times.1;
         match index.get(&choice.id) {
             Some(&i) => placement.nodes[i].1 = choice.decision,
             None => placement.nodes.push((choice.id, choice.decision)),

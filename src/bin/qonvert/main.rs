@@ -23,8 +23,11 @@ Example:
   qonvert quantize model.onnx -o model.int8.onnx --calibration data.npz
 
 Exit codes: 0 done; 1 written, but a gate failed or an output is lost (tune: nothing is within the
-budgets, and nothing is written); 2 error, nothing written.
+budgets, and nothing is written); 2 error: nothing is written, or the message names what is.
 `qonvert help COMMAND` tells more.";
+
+/// Threads for each core at most: with more, they wait for one another.
+const THREADS_OF_A_CORE: usize = 4;
 
 /// What every subcommand takes.
 #[derive(clap::Args)]
@@ -69,7 +72,14 @@ fn main() -> ExitCode {
     keep_caught_panics_quiet();
     clean_up_when_interrupted();
     let run = || {
-        if let Some(threads) = cli.common.threads {
+        if let Some(asked) = cli.common.threads {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let threads = asked.min(THREADS_OF_A_CORE * cores);
+            if threads < asked {
+                log::warn!(
+                    "{threads} threads are used, not {asked}: more than {THREADS_OF_A_CORE} for each core only wait"
+                );
+            }
             let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
             built.map_err(|e| anyhow::Error::new(e).context("cannot start the threads"))?;
         }
@@ -134,7 +144,9 @@ fn complain(error: &anyhow::Error) {
 /// Prints a result. A reader that stopped reading (`| head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(e).context("the result cannot be written to the standard output"))
+        }
         _ => Ok(()),
     }
 }

@@ -136,7 +136,10 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         files::write(path, "the configuration", yaml.as_bytes())?;
     }
     args.scheme.dump(&settings)?;
-    tell(&tuned, args.json, common)
+    tell(&tuned, args.json, common).map_err(|e| match tuned.report {
+        Some(_) => e.context(format!("{} is written, but not the report of it", args.output.display())),
+        None => e,
+    })
 }
 
 fn tell(tuned: &Tuned, as_json: bool, common: &Common) -> anyhow::Result<ExitCode> {

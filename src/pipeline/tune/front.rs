@@ -48,7 +48,15 @@ pub(super) fn best(points: &[Figures], budgets: &Budgets, measured: bool) -> Opt
 /// the others stay.
 pub(super) fn closest(points: &[Figures], budgets: &Budgets) -> Option<Closest> {
     let over = |f: &Figures| ALL.iter().filter_map(|a| a.used(budgets, f)).fold(0.0, f64::max);
-    let point = (0..points.len()).min_by(|&i, &j| over(&points[i]).total_cmp(&over(&points[j])).then(i.cmp(&j)))?;
+    // What differs by less than is printed is as near, and the better of two such is the closer one.
+    let near = |f: &Figures| (1000.0 * over(f)).round();
+    let order = |&i: &usize, &j: &usize| {
+        let (a, b) = (&points[i], &points[j]);
+        let loss = a.loss.total_cmp(&b.loss).then(a.noise.total_cmp(&b.noise));
+        let better = loss.then(b.speed.total_cmp(&a.speed)).then(a.bytes.cmp(&b.bytes));
+        near(a).total_cmp(&near(b)).then(better).then(i.cmp(&j))
+    };
+    let point = (0..points.len()).min_by(order)?;
     let loosened = |aim: &Aim| {
         aim.used(budgets, &points[point])?;
         let others = |f: &&Figures| ALL.iter().filter(|a| *a != aim).all(|a| a.holds(budgets, f));
@@ -95,6 +103,13 @@ mod tests {
         assert_eq!(best(&budgets(None, Some(1.5), Some(30)), true), Some(2));
         assert_eq!(best(&budgets(None, None, Some(25)), true), Some(3));
         assert_eq!(best(&budgets(Some(0.001), Some(2.0), None), true), None);
+    }
+
+    #[test]
+    fn of_points_as_near_the_better_one() {
+        let points = [point(0.3, 1.0, 31_310), point(0.001, 1.0, 31_311), point(0.001, 1.2, 31_311)];
+        let budgets = Budgets { loss: None, speed: None, bytes: Some(31_300) };
+        assert_eq!(closest(&points, &budgets).unwrap().point, 2);
     }
 
     #[test]

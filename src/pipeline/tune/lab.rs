@@ -35,13 +35,15 @@ use crate::{
     report::tune::Figures,
     scheme::Settings,
     validate::{
-        Reference, compare_with,
+        Comparison, Reference, compare_with,
         noise::{self, Noise, Source},
     },
 };
 
 /// The loss that figures are in units of.
 const PERCENT: f64 = 0.01;
+/// What is worse than this is told as this, dB: nothing is left of the answers.
+const LEAST_SQNR: f64 = -100.0;
 
 /// What the search knows of the model, its data and the machine.
 pub(super) struct Lab<'a> {
@@ -126,6 +128,11 @@ impl<'a> Lab<'a> {
         })
     }
 
+    /// Whether some output holds vectors, which may have more noise.
+    pub(super) fn has_vectors(&self) -> bool {
+        self.budget.aims().iter().any(|&aim| aim < self.budget.aim() - 1.0)
+    }
+
     /// The configuration of a recipe.
     pub(super) fn config(&self, recipe: &Recipe) -> Config {
         recipe.config(&self.job.settings.config, &self.products)
@@ -200,23 +207,14 @@ impl<'a> Lab<'a> {
     /// What is known of a plan when its model is written and run.
     pub(super) fn figures(&mut self, planned: &Planned) -> Result<Figures> {
         self.clock.step("rewrite");
-        let mut model = planned.model.clone();
-        let mut cx = Context {
-            plan: Some(planned.plan.clone()),
-            known: planned.known.clone(),
-            options: planned.options.clone(),
-            ..Context::default()
-        };
-        STAGES.iter().try_for_each(|&stage| passes::run_stage(stage, &mut model, &mut cx).map(drop))?;
+        let model = planned.rewritten()?;
         self.clock.step("judge");
         let compared = compare_with(&self.reference, &model, &self.judged, &|_, _| ())?;
-        let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
-        let noise = self.budget.used(&shares);
-        let right = compared.accuracy.filter(|a| a.count >= ENOUGH && a.original > 0);
-        let right = right.map(|a| [a.original, a.quantized]);
-        // Noise grows with the square of what it costs.
-        let by_noise = PERCENT * noise.sqrt();
-        let loss = right.map_or(by_noise, |[a, b]| (a as f64 - b as f64).max(0.0) / a as f64);
+        let sqnr = match compared.least_sqnr() {
+            _ if compared.outputs.iter().any(|o| o.not_finite > 0) => Some(LEAST_SQNR),
+            found => found.filter(|s| *s < f64::INFINITY).map(|s| s.max(LEAST_SQNR)),
+        };
+        let Lost { loss, noise, right } = lost(&self.budget, compared);
         let bytes = self.written(&model)?;
         let saved = planned.placement.float_time - planned.placement.placed_time;
         let float = self.float_time.max(planned.placement.float_time);
@@ -227,7 +225,7 @@ impl<'a> Lab<'a> {
         Ok(Figures {
             loss,
             noise,
-            sqnr: self.budget.decibel(noise),
+            sqnr,
             right,
             bytes,
             speed: measured.map_or(estimate, |m| m.median),
@@ -235,6 +233,13 @@ impl<'a> Lab<'a> {
             estimate,
             integer: planned.plan.integer_nodes(),
         })
+    }
+
+    /// The loss of a recipe on the samples of the proof.
+    pub(super) fn proved(&mut self, recipe: &Recipe, proof: &Reference<'_>, samples: &[usize]) -> Result<f64> {
+        let model = self.planned(recipe)?.rewritten()?;
+        self.clock.step("prove");
+        Ok(lost(&self.budget, compare_with(proof, &model, samples, &|_, _| ())?).loss)
     }
 
     /// Bytes of the model when it is written as the job will write it.
@@ -279,6 +284,37 @@ impl Planned {
     pub(super) fn digest(&self) -> Result<String> {
         digest_of(&self.plan)
     }
+
+    /// The model that the passes make of it.
+    fn rewritten(&self) -> Result<Model> {
+        let mut model = self.model.clone();
+        let mut cx = Context {
+            plan: Some(self.plan.clone()),
+            known: self.known.clone(),
+            options: self.options.clone(),
+            ..Context::default()
+        };
+        STAGES.iter().try_for_each(|&stage| passes::run_stage(stage, &mut model, &mut cx).map(drop))?;
+        Ok(model)
+    }
+}
+
+/// What a comparison says of the answers that are lost.
+struct Lost {
+    loss: f64,
+    noise: f64,
+    right: Option<[u64; 2]>,
+}
+
+fn lost(budget: &Budget, compared: Comparison) -> Lost {
+    let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
+    let noise = budget.used(&shares);
+    let right = compared.accuracy.filter(|a| a.count >= ENOUGH && a.original > 0);
+    let right = right.map(|a| [a.original, a.quantized]);
+    // Noise grows with the square of what it costs.
+    let by_noise = PERCENT * noise.sqrt();
+    let loss = right.map_or(by_noise, |[a, b]| (a as f64 - b as f64).max(0.0) / a as f64);
+    Lost { loss, noise, right }
 }
 
 /// What tells a plan from others: all but the words that say why.

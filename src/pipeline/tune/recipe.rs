@@ -159,7 +159,7 @@ impl Recipe {
 }
 
 /// A pattern of a rule that fits this name alone.
-fn exact(label: &str) -> String {
+pub(in crate::pipeline) fn exact(label: &str) -> String {
     let special =
         label.contains(['*', '?', '[', '{']) || label.len() > 1 && label.starts_with('/') && label.ends_with('/');
     match label {

@@ -228,6 +228,9 @@ impl<'s, 'a> Search<'s, 'a> {
         let gains =
             |(_, point): &&(Form, usize)| self.figures(*point).integer > 0 && self.figures(*point).estimate > 1.0;
         let mut some: Vec<&(Form, usize)> = whole.iter().filter(|(form, _)| plain(form)).filter(gains).collect();
+        if some.is_empty() {
+            some = whole.iter().filter(|(form, _)| !form.evened()).filter(gains).collect();
+        }
         // A form whose fastest plan is another's, or that another beats in noise and speed, has no better ladder.
         let beaten = |&(_, p): &(Form, usize), i: usize, all: &[&(Form, usize)]| {
             let (p_noise, p_speed) = (self.figures(p).noise, self.figures(p).estimate);

@@ -62,7 +62,10 @@ impl Speeds {
     pub(super) fn words(&self, target: &str) -> String {
         match self {
             Self::Model => {
-                format!("times the original's, an estimate of the cost model of {target}; nothing is measured")
+                format!(
+                    "times the model's in float with operators fused, an estimate of the cost model of {target}; \
+                     nothing is measured"
+                )
             }
             Self::Measured { runtime, .. } => {
                 format!("times the original's, measured in turns in ONNX Runtime {}, one thread", runtime.version())

@@ -86,7 +86,13 @@ impl State {
             Some(difference) => {
                 Err(Error::config(format!("is the state of another search: {difference}")).file(path).help(help))
             }
-            None => Ok(state),
+            None => match state.points.iter().position(|p| !p.figures.are_possible()) {
+                Some(i) => {
+                    let text = format!("point {i} has figures that no model can have: {:?}", state.points[i].figures);
+                    Err(Error::config(text).file(path).help(help))
+                }
+                None => Ok(state),
+            },
         }
     }
 
