@@ -148,7 +148,7 @@ impl Rounder<'_> {
 }
 
 fn round(layer: &Layer<'_>, tensor: &Tensor, algorithm: &str, outs_first: bool) -> Result<BlockedWeight> {
-    let rounded = layer.round(tensor, weights::by_name(algorithm)?, outs_first)?;
+    let rounded = layer.rounded(tensor, weights::by_name(algorithm)?, outs_first)?;
     if let TensorData::Bytes(bytes) = tensor.data() {
         onnx_file::release(bytes);
     }

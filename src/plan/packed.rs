@@ -55,7 +55,7 @@ impl PackedWeight {
         let grid = Grid::of(dtype, true)?;
         let algorithm = weights::by_name(if binary { "binary" } else { &self.algorithm })?;
         let layer = Layer::new(layout, depth, grid, None);
-        let BlockedWeight { codes, scales, .. } = layer.round(tensor, algorithm, true)?;
+        let BlockedWeight { codes, scales, .. } = layer.rounded(tensor, algorithm, true)?;
         let codes = crate::quant::pack::unpack(&codes)?;
         let scales = scales.to_f32()?;
         // Two signs are half a step beside the middle.

@@ -127,7 +127,7 @@ impl<'a> Layer<'a> {
 
     /// Rounds the whole weight; `outs_first` says in which order the codes shall lie. Errors: the weight has numbers that
     /// are not finite, or another count than the layout asks for.
-    pub fn round(&self, weight: &Tensor, algorithm: &Algorithm, outs_first: bool) -> Result<BlockedWeight> {
+    pub fn rounded(&self, weight: &Tensor, algorithm: &Algorithm, outs_first: bool) -> Result<BlockedWeight> {
         let Layout { outs, depth, .. } = self.layout;
         let blocks = self.blocks();
         let round = algorithm.blocks.ok_or_else(|| Error::bug(format!("{} has no blocks", algorithm.name)))?;

@@ -61,7 +61,7 @@ mod tests {
         let layout = Layout { outs: 1, depth: weights.len(), groups: 1, depth_first: false };
         let layer = Layer::new(layout, block, Grid::of(DType::Int2, true).unwrap(), None);
         let weight = Tensor::from_f32(&[1, weights.len()], weights);
-        let found = layer.round(&weight, by_name(algorithm).unwrap(), true).unwrap();
+        let found = layer.rounded(&weight, by_name(algorithm).unwrap(), true).unwrap();
         (pack::unpack(&found.codes).unwrap(), found.scales.to_f32().unwrap())
     }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Changes with what the file means.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// All that is known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -262,7 +262,15 @@ mod tests {
         let path = folder.path().join("state.json");
         let mut state = State::new(identity(&Config::default()));
         let recipe = Recipe::whole(&Form::of(&Config::default()), FloatWeights::Int8);
-        let figures = |x: f64| Figures { loss: x, noise: x / 3.0, sqnr: Some(x.ln()), ..Figures::default() };
+        let figures = |x: f64| Figures {
+            loss: x,
+            noise: x / 3.0,
+            sqnr: Some(x.ln()),
+            bytes: 1,
+            speed: 1.0,
+            estimate: 1.0,
+            ..Figures::default()
+        };
         for i in 1..200 {
             let x = 0.1f64.powi(i % 30) * f64::from(i).sqrt();
             let (also, plan) = (Vec::new(), i.to_string());
