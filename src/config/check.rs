@@ -99,6 +99,17 @@ impl Config {
         self.proof.min_sqnr.map_or(least, |gate| gate.max(least))
     }
 
+    /// The setting that [`Config::least_sqnr`] follows from.
+    pub fn noise_limit(&self) -> &'static str {
+        let by_gate = self.proof.min_sqnr.is_some_and(|gate| gate >= self.least_sqnr());
+        if by_gate { "min_sqnr" } else { "max_loss" }
+    }
+
+    /// The setting that says how many right answers may be lost.
+    pub fn loss_limit(&self) -> &'static str {
+        if self.proof.max_drop.is_some_and(|drop| drop < self.max_loss) { "max_drop" } else { "max_loss" }
+    }
+
     /// How long mode auto may search.
     pub fn time_limit(&self) -> Option<Duration> {
         self.time_budget.as_deref().and_then(|text| duration::parse(text).ok())

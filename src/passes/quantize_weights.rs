@@ -12,7 +12,10 @@
 
 use std::collections::HashMap;
 
-use super::{Context, convert_opset, fuse_into_gather_blocks, fuse_into_matmul_nbits, raise_matmul_nbits::needed_opset, support::convert::convert};
+use super::{
+    Context, convert_opset, fuse_into_gather_blocks, fuse_into_matmul_nbits, raise_matmul_nbits::needed_opset,
+    support::convert::convert,
+};
 use crate::{
     error::{Error, Result},
     ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},

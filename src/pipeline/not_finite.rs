@@ -1,0 +1,86 @@
+//! Weights that hold NaN or infinity: whatever reads them answers nothing of use, and a runtime may hide it, since what it makes
+//! of NaN in a clamp is its own affair.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    diagnostics::{Diagnostic, count},
+    error::Result,
+    ir::{Model, NodeId, ValueId},
+    ops::{self, Role},
+};
+
+/// Nodes that are named, at most.
+const NAMED: usize = 3;
+
+/// The nodes with weights that are NaN or infinite, each with what they hold; and what is said of them.
+pub(super) fn weights(model: &Model) -> Result<(Vec<String>, Option<Diagnostic>)> {
+    let mut known: BTreeMap<ValueId, [usize; 2]> = BTreeMap::new();
+    let mut found = Vec::new();
+    for n in model.all_nodes() {
+        for (i, value) in model.node(n).inputs().iter().enumerate() {
+            let Some((value, tensor)) = value.zip(model.constant_input(n, i)).filter(|(_, t)| t.dtype().is_float())
+            else {
+                continue;
+            };
+            if !known.contains_key(&value) {
+                let numbers = tensor.to_f32()?;
+                let count = |odd: fn(&f32) -> bool| numbers.iter().filter(|v| odd(v)).count();
+                known.insert(value, [count(|v| v.is_nan()), count(|v| v.is_infinite())]);
+            }
+            let [nan, infinite] = known[&value];
+            let odd = if is_weight(model, n, i) { nan + infinite } else { 0 };
+            if odd > 0 {
+                let node = model.node(n);
+                let what = match (nan, infinite) {
+                    (_, 0) => "NaN",
+                    (0, _) => "infinite",
+                    _ => "NaN or infinite",
+                };
+                let name = model.value(value).name();
+                found.push(format!(
+                    "{odd} of {} numbers of {name:?}, which node {:?} ({}) reads, are {what}",
+                    tensor.len(),
+                    model.node_label(n),
+                    node.op_type
+                ));
+                break;
+            }
+        }
+    }
+    let diagnostic = (!found.is_empty()).then(|| {
+        let more = match found.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            n => format!("; and so in {}", count(n, "more node")),
+        };
+        let text = format!("{}{more}", found.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; "));
+        Diagnostic::warning("weights_not_finite", text)
+            .help("train or export the model anew; no form of it answers with numbers")
+    });
+    Ok((found, diagnostic))
+}
+
+/// Whether an input is a weight or a bias. Infinity elsewhere may be meant, as in bounds and masks.
+fn is_weight(model: &Model, n: NodeId, i: usize) -> bool {
+    ops::spec(model, n).is_some_and(|s| matches!(s.role(i), Role::Weight | Role::Bias))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::testing::model;
+
+    #[test]
+    fn weights_are_named_and_masks_are_not() {
+        let m = model(
+            "float[1,2] x \n float[2,2] w = {1, nan, 2, inf} \n float[2] b = {-inf, 0} \n y = MatMul(x, w) \n z = Add(y, b) \n return z",
+        );
+        let (found, said) = weights(&m).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("2 of 4 numbers of \"w\", which node"), "{found:?}");
+        assert!(found[0].ends_with("(MatMul) reads, are NaN or infinite"), "{found:?}");
+        assert_eq!(said.unwrap().code, "weights_not_finite");
+        let m = model("float[1,2] x \n float[2] b = {-inf, 0} \n z = Add(x, b) \n return z");
+        assert_eq!(weights(&m).unwrap().0, [""; 0]);
+    }
+}
