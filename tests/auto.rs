@@ -252,7 +252,7 @@ fn data_without_a_finite_sample_are_an_error() {
     let done = run("good.npz", Some("data.npz")).unwrap();
     let said: Vec<_> = done.diagnostics.iter().filter(|d| d.code == "samples_left_out").collect();
     assert!(
-        said.len() == 1 && said[0].message.starts_with("of the data to compare on 1 of 40 samples holds NaN"),
+        said.len() == 1 && said[0].message.starts_with("in the data to compare on, 1 of 40 samples holds NaN"),
         "{said:?}"
     );
     assert_eq!(done.proof_samples.len(), 39);

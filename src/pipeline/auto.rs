@@ -87,6 +87,9 @@ pub(super) fn choose(
     clock.step("judge");
     let mut judge = Judge::new(planner, split, data)?;
     let judged = judge.judge_first(&first.0, &planner.known)?;
+    if judged.blind {
+        return Ok(Chosen::first(first));
+    }
     let (before, mut report) = (judged.used, judge.report(&judged));
     let beaten = planner.task.rival.zip(report.rank_before()).is_some_and(|(rival, kept)| kept < rival + AHEAD);
     if before <= 1.0 || beaten {

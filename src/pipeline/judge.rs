@@ -40,6 +40,8 @@ pub(super) struct Judged {
     pub(super) kept: Kept,
     /// The least loss that allows it, where that is more than was asked for.
     pub(super) enough: Option<f64>,
+    /// Whether an output of the original holds no finite number, so that nothing can be said of a plan's.
+    pub(super) blind: bool,
     /// The setting that allows least.
     limit: &'static str,
 }
@@ -84,7 +86,8 @@ impl<'a> Judge<'a> {
             right: labelled(compared).map(|(original, quantized)| quantized as f64 / original as f64),
         };
         let enough = (used > 1.0 && limit == "max_loss").then(|| self.enough(compared)).flatten();
-        Judged { used, kept, enough, limit }
+        let blind = compared.outputs.iter().any(|o| o.count == 0 && o.original_not_finite > 0);
+        Judged { used, kept, enough, blind, limit }
     }
 
     /// The share of a budget that is used up, and by which setting.

@@ -37,11 +37,10 @@ pub(super) fn weights(model: &Model) -> Result<(Vec<String>, Option<Diagnostic>)
                     (0, _) => "infinite",
                     _ => "NaN or infinite",
                 };
-                let name = model.value(value).name();
+                let is = if odd == 1 { "is" } else { "are" };
+                let (of, name, label) = (tensor.len(), model.value(value).name(), model.node_label(n));
                 found.push(format!(
-                    "{odd} of {} numbers of {name:?}, which node {:?} ({}) reads, are {what}",
-                    tensor.len(),
-                    model.node_label(n),
+                    "{odd} of {of} numbers of {name:?}, which node {label:?} ({}) reads, {is} {what}",
                     node.op_type
                 ));
                 break;

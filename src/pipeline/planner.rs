@@ -133,7 +133,7 @@ pub(super) fn proof_samples(job: &Job<'_>, data: &Dataset, noticed: &mut Vec<Dia
     }
     let (finite, left_out) = data.finite(&all).map_err(|e| at_data(e, job.evaluation.as_deref()))?;
     if let Some(said) = left_out {
-        noticed.push(Diagnostic { message: format!("of the data to compare on {}", said.message), ..said });
+        noticed.push(Diagnostic { message: format!("in the data to compare on, {}", said.message), ..said });
     }
     Ok(finite)
 }

@@ -59,5 +59,5 @@ fn weights_of_nan_are_no_success() {
     let done = place.run("quantize nan.onnx -o out.onnx --calibration data.npz --keep-float bad");
     assert_eq!(done.code, 1, "{}{}", done.out, done.err);
     assert!(done.out.contains("NOT COMPARABLE") && !done.out.contains("done: "), "{}", done.out);
-    assert!(done.out.contains("1 of 9 numbers of \"w\", which node \"bad\" (Conv) reads, are NaN"), "{}", done.out);
+    assert!(done.out.contains("1 of 9 numbers of \"w\", which node \"bad\" (Conv) reads, is NaN"), "{}", done.out);
 }
