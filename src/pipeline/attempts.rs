@@ -43,7 +43,7 @@ pub(super) fn plan(
     let mut best = planner::make(task, samples.0.clone(), samples.1.clone(), &mut cx.diagnostics, clock)?;
     (best.plan.channel_factors, best.plan.absorbed_biases) = (factors, absorbed);
     let Some((prepared, plain, diagnostics)) = before else { return Ok(best) };
-    let others: [(bool, fn(&Settings) -> Settings); 2] = [
+    let others: [(bool, Form); 2] = [
         (best.uneven > 0 && !config.split_concats, Settings::splitting_concats),
         (!config.smooth, Settings::evening_out),
     ];
@@ -76,6 +76,9 @@ pub(super) fn plan(
     }
     Ok(best)
 }
+
+/// What changes the settings to those for another form of the model.
+type Form = fn(&Settings) -> Settings;
 
 /// Brings the model into the form that the settings ask for.
 fn shape(

@@ -19,17 +19,23 @@ pub(super) fn weights(model: &Model) -> Result<(Vec<String>, Option<Diagnostic>)
     let mut found = Vec::new();
     for n in model.all_nodes() {
         for (i, value) in model.node(n).inputs().iter().enumerate() {
-            let Some((value, tensor)) = value.zip(model.constant_input(n, i)).filter(|(_, t)| t.dtype().is_float())
-            else {
+            let Some((value, tensor)) = value.zip(model.constant_input(n, i)) else {
                 continue;
             };
-            if !known.contains_key(&value) {
-                let numbers = tensor.to_f32()?;
-                let count = |odd: fn(&f32) -> bool| numbers.iter().filter(|v| odd(v)).count();
-                known.insert(value, [count(|v| v.is_nan()), count(|v| v.is_infinite())]);
+            if !is_weight(model, n, i) || !tensor.dtype().is_float() {
+                continue;
             }
-            let [nan, infinite] = known[&value];
-            let odd = if is_weight(model, n, i) { nan + infinite } else { 0 };
+            let [nan, infinite] = match known.get(&value) {
+                Some(counts) => *counts,
+                None => {
+                    let numbers = tensor.to_f32()?;
+                    let count = |odd: fn(&f32) -> bool| numbers.iter().filter(|v| odd(v)).count();
+                    let counts = [count(|v| v.is_nan()), count(|v| v.is_infinite())];
+                    known.insert(value, counts);
+                    counts
+                }
+            };
+            let odd = nan + infinite;
             if odd > 0 {
                 let node = model.node(n);
                 let what = match (nan, infinite) {

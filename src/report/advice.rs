@@ -220,7 +220,7 @@ mod tests {
         let auto = r.auto.as_mut().unwrap();
         for (limit, flag) in [("min_sqnr", "--min-sqnr 24"), ("min_agreement", "--min-agreement 0.975")] {
             auto.limit = limit;
-            auto.kept_before = Kept { sqnr: Some(24.6), agreement: Some(0.975), right: None };
+            auto.kept_before = Kept { sqnr: Some(24.6), agreement: Some(0.9758), right: None };
             let said = left_in_float(&Report { auto: Some(auto.clone()), ..Report::default() }).unwrap();
             let costs = format!("costs more of the answers than {limit} allows; {flag} makes them integer");
             assert!(said.contains(&costs) && !said.contains("labels"), "{said}");
