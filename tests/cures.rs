@@ -128,8 +128,7 @@ fn mode_auto_splits_concats_where_nodes_would_go_back_to_float() {
     let folder = folder(&detector, &x);
     let settings = Settings::new(Config::default()).unwrap();
     let data = Some(folder.path().join("data.npz"));
-    let job =
-        Job { data, ..Job::new(folder.path().join("model.onnx"), folder.path().join("out.onnx"), &settings) };
+    let job = Job { data, ..Job::new(folder.path().join("model.onnx"), folder.path().join("out.onnx"), &settings) };
     let done = pipeline::quantize(&job).unwrap();
     let auto = done.auto.as_ref().unwrap();
     assert!(!auto.too_much() && code(&done, "concats_split").is_some(), "{auto:?}");
