@@ -14,9 +14,11 @@ mod finish;
 mod fit;
 mod gate;
 mod halves;
+mod judge;
 mod measure;
 mod narrow;
 mod nearest;
+mod not_finite;
 mod planner;
 mod prices;
 mod promised;
@@ -156,6 +158,10 @@ pub struct Quantized {
     pub stages: Vec<(&'static str, f64)>,
     /// What shall compute in integers.
     promises: Vec<promised::Promise>,
+    /// Weights that are NaN or infinite, in words.
+    broken: Vec<String>,
+    /// Concats in integers whose parts have very different ranges.
+    uneven: usize,
     /// What is left as it is, in a file that is quantized already.
     left: Vec<already::Left>,
 }
@@ -182,6 +188,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let mut cx = Context { options: options(job.settings), ..Context::default() };
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     cx.diagnostics.splice(0..0, before::look_at(&original));
+    let (broken, said) = not_finite::weights(&original)?;
+    cx.diagnostics.splice(0..0, said);
     if let Some(table) = &job.ranges {
         before::check_ranges(table, [&original, &model])?;
     }
@@ -202,6 +210,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
         return Err(before::no_data(&job.settings.config));
     }
+    let evaluated = evaluation.as_ref().map(|d| planner::proof_samples(job, d, &mut cx.diagnostics)).transpose()?;
+    let evaluated = evaluated.unwrap_or_default();
     let (samples, split) = match &dataset {
         Some(data) if job.plan.is_none() => planner::samples(job, data, &mut cx.diagnostics)?,
         _ => (Vec::new(), Split::default()),
@@ -212,8 +222,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             absorb::absorb(job, &mut model, &resolved, None, &mut clock, &mut cx)?;
             plan.check(&model, &job.settings.target)?;
             cx.diagnostics.extend(before::beside_a_plan(&job.settings.config));
-            let split = dataset.as_ref().map(|d| d.split().0).unwrap_or_default();
-            let samples = dataset.as_ref().map(|d| planner::seen(job, d, &split)).unwrap_or_default();
+            let found = dataset.as_ref().map(|d| planner::finite_samples(job, d, &mut cx.diagnostics)).transpose()?;
+            let (samples, split) = found.unwrap_or_default();
             let (plan, proof_samples) = (plan.clone(), split.validation);
             Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
         }
@@ -249,10 +259,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     clock.step("");
     let plan = cx.plan.unwrap_or_default();
     let (dataset, proof_samples, held_out) = match evaluation {
-        Some(data) => {
-            let all = (0..data.len()).collect();
-            (Some(data), all, job.evaluation != job.data)
-        }
+        Some(data) => (Some(data), evaluated, job.evaluation != job.data),
         None => (dataset, outcome.proof_samples, outcome.held_out),
     };
     Ok(Quantized {
@@ -271,6 +278,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         diagnostics: cx.diagnostics,
         stages: clock.stages,
         promises,
+        broken,
+        uneven: outcome.uneven,
         left,
     })
 }
@@ -345,6 +354,8 @@ struct Outcome {
     samples: Vec<usize>,
     proof_samples: Vec<usize>,
     held_out: bool,
+    /// Concats that could be split, in the fastest plan.
+    uneven: usize,
 }
 
 struct Clock<'a> {

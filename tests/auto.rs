@@ -215,6 +215,50 @@ fn samples_of_nan_are_left_out() {
 }
 
 #[test]
+fn the_proof_has_finite_samples_wherever_the_others_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 0);
+    let mut x = data();
+    for i in (0..40).step_by(2) {
+        x.index_axis_mut(Axis(0), i).fill(f32::NAN);
+    }
+    save(&folder, &x);
+    let odd = quantize(folder.path(), Config::default());
+    assert!(odd.held_out && odd.samples.len() == 18 && odd.proof_samples.len() == 2, "{:?}", odd.proof_samples);
+    assert!(odd.samples.iter().chain(&odd.proof_samples).all(|i| i % 2 == 1));
+}
+
+#[test]
+fn data_without_a_finite_sample_are_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, 0);
+    let path = |name: &str| folder.path().join(name);
+    let settings = Settings::new(Config::default()).unwrap();
+    let run = |data: &str, evaluation: Option<&str>| {
+        let (data, evaluation) = (Some(path(data)), evaluation.map(path));
+        pipeline::quantize(&Job { data, evaluation, ..Job::new(path("model.onnx"), path("out.onnx"), &settings) })
+    };
+    fs::copy(path("data.npz"), path("good.npz")).unwrap();
+    for odd in [f32::NAN, f32::INFINITY] {
+        save(&folder, &data().mapv(|_| odd));
+        for e in [run("data.npz", None).err().unwrap(), run("good.npz", Some("data.npz")).err().unwrap()] {
+            let said = "data.npz: value \"x\": no finite sample is left: all 40 hold NaN or infinity (2304 of 2304 numbers in sample 0)";
+            assert!(e.to_string().contains(said), "{e}");
+        }
+    }
+    let mut few = data();
+    few[[7, 0, 0, 0]] = f32::NAN;
+    save(&folder, &few);
+    let done = run("good.npz", Some("data.npz")).unwrap();
+    let said: Vec<_> = done.diagnostics.iter().filter(|d| d.code == "samples_left_out").collect();
+    assert!(
+        said.len() == 1 && said[0].message.starts_with("in the data to compare on, 1 of 40 samples holds NaN"),
+        "{said:?}"
+    );
+    assert_eq!(done.proof_samples.len(), 39);
+}
+
+#[test]
 fn without_data_it_quantizes_at_run_time_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     write(&folder, 0);

@@ -109,6 +109,34 @@ fn parts_of_a_concat_keep_their_scales() {
     assert!(code(&asked, "nothing_split").unwrap().contains("4 times the range"));
 }
 
+#[test]
+fn mode_auto_splits_concats_where_nodes_would_go_back_to_float() {
+    let x =
+        Array::from_shape_fn((40, 3, 16, 16), |(n, c, i, j)| ((n * 31 + c * 17 + i * 5 + j * 3) as f32 * 0.37).sin());
+    let detector = format!(
+        "agraph (float[n,3,16,16] x) => (float[n,256,5] y)\n\
+         <float[32,3,3,3] w1 = {{{}}}, float[32,32,3,3] w2 = {{{}}}, float[4,32,1,1] wb = {{{}}}, float[1,32,1,1] ws = {{{}}},\n\
+         float[1] k = {{600}}, int64[3] rs = {{0, 5, -1}}>\n{{\n\
+         h = Conv <pads: ints = [1, 1, 1, 1]> (x, w1) r = Relu (h) g = Conv <pads: ints = [1, 1, 1, 1]> (r, w2) q = Relu (g)\n\
+         b = Conv (q, wb) c = Sigmoid (b) boxes = Mul (c, k) s = Conv (q, ws) scores = Sigmoid (s)\n\
+         all = Concat <axis: int = 1> (boxes, scores) f = Reshape (all, rs) y = Transpose <perm: ints = [0, 2, 1]> (f)\n}}",
+        list(numbers(32 * 27, 1)),
+        list(numbers(32 * 32 * 9, 2).into_iter().map(|w| w * 0.1)),
+        list(numbers(4 * 32, 3).into_iter().map(|w| w * 0.1)),
+        list(numbers(32, 4).into_iter().map(|w| w * 0.1)),
+    );
+    let folder = folder(&detector, &x);
+    let settings = Settings::new(Config::default()).unwrap();
+    let data = Some(folder.path().join("data.npz"));
+    let job = Job { data, ..Job::new(folder.path().join("model.onnx"), folder.path().join("out.onnx"), &settings) };
+    let done = pipeline::quantize(&job).unwrap();
+    let auto = done.auto.as_ref().unwrap();
+    assert!(!auto.too_much() && code(&done, "concats_split").is_some(), "{auto:?}");
+    let concat = done.plan.nodes["all"].reason.as_deref().unwrap();
+    assert!(concat.contains("its parts keep scales of their own"), "{concat}");
+    assert_eq!(done.plan.integer_nodes(), 3);
+}
+
 /// Two products, of which the second weighs the first channel of what it reads by `weight`.
 fn products(weight: f32) -> String {
     let first = |i: usize, w: f32| if i < 32 { weight * w } else { w };

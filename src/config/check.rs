@@ -25,11 +25,7 @@ impl Config {
         if let Some((i, rule)) =
             self.rules.iter().enumerate().find(|(_, r)| r.is_integer() && self.mode == Mode::WeightOnly)
         {
-            let text = format!(
-                "rule {} ({}) wants integers, but in mode weight-only all data stay float",
-                i + 1,
-                rule.selectors()
-            );
+            let text = format!("{} wants integers, but in mode weight-only all data stay float", rule.called(i));
             return Err(Error::config(text)
                 .help("leave the mode out, and make a rule with precision: weight-only for the others"));
         }
@@ -72,7 +68,7 @@ impl Config {
         }
         self.rules.iter().enumerate().try_for_each(|(i, rule)| {
             rule.check().map_err(|e| {
-                let text = format!("rule {} ({}): {}", i + 1, rule.selectors(), e.message());
+                let text = format!("{}: {}", rule.called(i), e.message());
                 let wrapped = Error::config(text);
                 e.help_text().map(str::to_owned).into_iter().fold(wrapped, Error::help)
             })
@@ -97,6 +93,17 @@ impl Config {
     pub fn least_sqnr(&self) -> f64 {
         let least = 30.0 - 20.0 * (self.max_loss / 0.01).log10();
         self.proof.min_sqnr.map_or(least, |gate| gate.max(least))
+    }
+
+    /// The setting that [`Config::least_sqnr`] follows from.
+    pub fn noise_limit(&self) -> &'static str {
+        let by_gate = self.proof.min_sqnr.is_some_and(|gate| gate >= self.least_sqnr());
+        if by_gate { "min_sqnr" } else { "max_loss" }
+    }
+
+    /// The setting that says how many right answers may be lost.
+    pub fn loss_limit(&self) -> &'static str {
+        if self.proof.max_drop.is_some_and(|drop| drop < self.max_loss) { "max_drop" } else { "max_loss" }
     }
 
     /// How long mode auto may search.
@@ -165,7 +172,8 @@ impl Rule {
                 observers::Options { percentile, ..observers::Options::default() }.check()?;
             }
             if let Some([lo, hi]) = a.range.filter(|&r| !super::range_of(r).is_valid()) {
-                return Err(Error::config(format!("range [{lo}, {hi}] is not finite and in order")));
+                return Err(Error::config(format!("range [{lo}, {hi}] is not finite and in order"))
+                    .help("write the least number first, as [-1, 1]"));
             }
         }
         self.weight_only.as_ref().map_or(Ok(()), RuleWeightOnly::check)?;
@@ -248,12 +256,12 @@ mod tests {
             ("calibration: {image: {std: 0}}", "std is 0", ""),
             ("proof: {min_agreement: 98}", "must be from 0 to 1", "write 0.98"),
             ("proof: {samples: 0, min_sqnr: 20}", "without proof", ""),
-            ("rules: [{precision: float}]", "rule 1 (): it selects nothing", "nodes"),
+            ("rules: [{precision: float}]", "rule 1: it selects nothing", "nodes"),
             ("rules: [{nodes: a}]", "rule 1 (nodes: a): it changes nothing", "precision"),
             ("rules: [{nodes: a, values: b, force: true}]", "both nodes and values", "two rules"),
             ("rules: [{values: b, force: true}]", "belong to nodes", ""),
             ("rules: [{values: b, float_weights: keep}]", "belong to nodes", ""),
-            ("rules: [{values: b, activation: {range: [2, 1]}}]", "range [2, 1]", ""),
+            ("rules: [{values: b, activation: {range: [2, 1]}}]", "range [2, 1]", "least number first"),
         ];
         for (text, message, help) in cases {
             let e = Config::from_yaml(text).unwrap().check().unwrap_err();

@@ -1,6 +1,8 @@
 //! Lengths of time as people write them: `90s`, `10m`, `1h`.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
+
+use serde::{Deserializer, de::Visitor};
 
 /// Units by their names, in seconds.
 const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
@@ -14,15 +16,53 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     let unit = &text[number.len()..];
     let known = UNITS.iter().find(|(name, _)| unit.eq_ignore_ascii_case(name));
     match (number.trim().parse::<f64>(), known) {
+        (Ok(number), _) if number.is_nan() || number <= 0.0 => {
+            Err(format!("{text} is no time: write one above 0, as 90s or 10m, or none for as long as it takes"))
+        }
         (Ok(number), None) if unit.is_empty() => {
             Err(format!("{number} of what? write a number with its unit: {number}s or {number}m"))
         }
         (Ok(_), None) => Err(format!("there is no unit {unit:?}; write seconds, minutes or hours as 90s, 10m or 1h")),
         (Ok(number), Some((_, unit))) => match number * unit {
-            seconds if seconds > 0.0 && seconds <= LONGEST => Ok(Duration::from_secs_f64(seconds)),
-            seconds => Err(format!("{seconds} seconds are not above 0 and at most {LONGEST}, a month")),
+            seconds if seconds <= LONGEST => Ok(Duration::from_secs_f64(seconds)),
+            _ => Err(format!("{text} is more than a month: leave it out for as long as it takes")),
         },
         (Err(_), _) => Err("write a number with its unit, as 90s, 10m or 1h".to_owned()),
+    }
+}
+
+/// Words, or nothing for as long as it takes.
+pub(super) fn read<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    d.deserialize_any(Time)
+}
+
+struct Time;
+
+impl Visitor<'_> for Time {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a time as 90s or 10m")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        parse(text).map(|_| Some(text.trim().to_owned())).map_err(E::custom)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<Self::Value, E> {
+        self.visit_str(&n.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<Self::Value, E> {
+        self.visit_str(&n.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, x: f64) -> Result<Self::Value, E> {
+        self.visit_str(&x.to_string())
     }
 }
 
@@ -51,14 +91,20 @@ mod tests {
             ("10 days", "no unit \"days\""),
             ("", "as 90s"),
             ("s", "as 90s"),
-            ("0s", "not above 0"),
-            ("-3m", "not above 0"),
+            ("0s", "0s is no time: write one above 0"),
+            ("0", "0 is no time: write one above 0"),
+            ("-3m", "-3m is no time"),
             ("1e9h", "a month"),
             ("NaNs", "as 90s"),
         ] {
             let e = parse(text).unwrap_err();
             assert!(e.contains(said), "{text}: {e}");
         }
+        let read = |text: &str| crate::config::Config::from_yaml(text).map(|c| c.time_budget);
+        assert_eq!(read("time_budget: 10m").unwrap().as_deref(), Some("10m"));
+        assert_eq!(read("time_budget: null").unwrap(), None);
+        let error = read("\ntime_budget: 10").unwrap_err().to_string();
+        assert!(error.contains("line 2: time_budget: 10 of what? write a number with its unit: 10s or 10m"), "{error}");
         for text in ["5.0s", "90s", "10m", "2.5h"] {
             assert_eq!(words(parse(text).unwrap()), text);
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_yaml::Value;
 
-use super::{Config, Rule, suggest};
+use super::{Config, Rule, suggest, words};
 use crate::{
     error::{Error, Result},
     target::Target,
@@ -38,7 +38,7 @@ impl Config {
         if let Some(over) = over {
             merge(&mut value, over.value, true);
         }
-        serde_yaml::from_value(value).map_err(|e| Error::bug("the merged configuration cannot be read").source(e))
+        read(value)
     }
 
     /// A configuration from the text of one file, its preset below it.
@@ -46,7 +46,7 @@ impl Config {
         let over = Layer::parse(text, None)?;
         let mut value = preset_value(over.preset.as_deref().unwrap_or(PRESETS[0].0), DEEPEST)?;
         merge(&mut value, over.value, true);
-        serde_yaml::from_value(value).map_err(|e| Error::bug("the merged configuration cannot be read").source(e))
+        read(value)
     }
 
     /// The whole configuration as YAML; [`Config::from_yaml`] gives the same again.
@@ -81,6 +81,15 @@ impl Layer {
             return Ok(Self { preset: None, value });
         }
         let written: Config = serde_yaml::from_str(text).map_err(|e| tidy(&e))?;
+        // Read from text, a number may stand for words; read from what is merged it may not.
+        if let Some((key, e)) = first_misfit(&value) {
+            let starts = |line: &str| line.trim_start().starts_with(&format!("{key}:"));
+            let line = text.lines().position(starts).map(|i| format!("line {}: ", i + 1)).unwrap_or_default();
+            let said = words::plain(&e.to_string()).unwrap_or(e.to_string());
+            return Err(
+                Error::config(format!("{line}{key}: {said}")).help("put text that looks like a number in quotes")
+            );
+        }
         let beside = |name: &str| folder.map(|f| f.join(name)).filter(|p| p.is_file()).map(|p| p.display().to_string());
         let mut preset = written.preset;
         if let Some(name) = preset.as_mut().filter(|n| super::preset_text(n).is_none()) {
@@ -96,6 +105,19 @@ impl Layer {
         }
         Ok(Self { preset, value })
     }
+}
+
+/// The configuration that all layers come to.
+fn read(value: Value) -> Result<Config> {
+    serde_yaml::from_value(value).map_err(|e| Error::bug("the merged configuration cannot be read").source(e))
+}
+
+/// The first key at the top whose value cannot be read.
+fn first_misfit(value: &Value) -> Option<(&str, serde_yaml::Error)> {
+    value.as_mapping()?.iter().find_map(|(key, value)| {
+        let alone = Value::Mapping([(key.clone(), value.clone())].into_iter().collect());
+        serde_yaml::from_value::<Config>(alone).err().and_then(|e| Some((key.as_str()?, e)))
+    })
 }
 
 fn preset_value(name: &str, deepest: usize) -> Result<Value> {
@@ -158,7 +180,10 @@ fn tidy(error: &serde_yaml::Error) -> Error {
         [word, ref expected @ ..] if fact.starts_with("unknown variant") => {
             Error::config(format!("{line}{word:?} is none of the choices{place}")).help(help(word, "choices", expected))
         }
-        _ => Error::config(format!("{line}{text}")),
+        _ => match words::plain(text) {
+            Some(said) => Error::config(format!("{line}{said}")),
+            None => Error::config(format!("{line}{text}")),
+        },
     }
 }
 
@@ -234,11 +259,19 @@ mod tests {
                 "did you mean \"int8\"?",
             ),
             ("weight: {dtype: int7}\n", "line 1: weight: \"int7\" is no element type", ""),
-            ("weight: [1]\n", "line 1: weight: invalid type", ""),
+            ("weight: [1]\n", "line 1: weight: a list stands here, keys with values are expected", ""),
+            ("proof: {min_sqnr: abc}\n", "line 1: proof.min_sqnr: \"abc\" stands here, a number is expected", ""),
+            (
+                "calibration:\n  samples: -1\n",
+                "line 2: calibration.samples: -1 stands here, a whole number, 0 or more, is expected",
+                "",
+            ),
+            ("smooth: maybe\n", "line 1: smooth: \"maybe\" stands here, true or false is expected", ""),
+            ("\ntarget: 5\n", "line 2: target: 5 stands here, text is expected", "quotes"),
             ("rules:\n- between: [a]\n", "line 2: rules[0].between: invalid length 1", ""),
             ("preset: int88\n", "no preset is called \"int88\"", "did you mean \"int8\"?"),
             ("a: [\n", "did not find", ""),
-            ("- a\n", "invalid type", ""),
+            ("- a\n", "a list stands here, keys with values are expected", ""),
         ];
         for (text, message, help) in cases {
             let e = Config::from_yaml(text).unwrap_err();

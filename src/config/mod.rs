@@ -13,6 +13,7 @@ mod rules;
 pub mod share;
 pub mod suggest;
 mod weight_only;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,9 +59,10 @@ pub struct Config {
     pub weight_only: WeightOnly,
     /// What mode auto may lose, as a share: of the right answers where the data have labels; else see
     /// [`Config::least_sqnr`].
-    #[serde(deserialize_with = "share::read")]
+    #[serde(deserialize_with = "share::read", serialize_with = "share::write")]
     pub max_loss: f64,
     /// How long mode auto may search for a better plan, as `90s`; as long as it takes if `null`. See [`duration`].
+    #[serde(deserialize_with = "duration::read")]
     pub time_budget: Option<String>,
     /// Quantize wherever there is an integer kernel, even where conversions cost more than it gains.
     pub everywhere: bool,

@@ -122,6 +122,14 @@ impl Rule {
         Self { nodes, precision: Some(Precision::Float), ..Self::default() }
     }
 
+    /// What the rule at this place is called in messages: its number, from 1, and its selectors.
+    pub fn called(&self, i: usize) -> String {
+        match self.selectors() {
+            none if none.is_empty() => format!("rule {}", i + 1),
+            some => format!("rule {} ({some})", i + 1),
+        }
+    }
+
     /// Its selectors, for messages.
     pub fn selectors(&self) -> String {
         let mut parts = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserializer, de::Visitor};
+use serde::{Deserializer, Serializer, de::Visitor};
 
 /// A share from its words, above 0 and at most 1.
 pub fn parse(text: &str) -> Result<f64, String> {
@@ -10,14 +10,33 @@ pub fn parse(text: &str) -> Result<f64, String> {
         Some(number) => (number, 0.01),
         None => (text, 1.0),
     };
-    let share = number.trim().parse::<f64>().map_err(|_| "write a number with %, or a share: 1% or 0.01".to_owned())?;
-    if unit == 1.0 && share >= 1.0 {
-        return Err(format!("{share} may mean percent or the whole: write {share}%, or a share below 1"));
+    let number = number
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .filter(|x| x.is_finite())
+        .ok_or("write a number with %, or a share: 1% or 0.01")?;
+    match unit {
+        1.0 => of_number(number),
+        _ if number > 0.0 && number <= 100.0 => Ok(number * unit),
+        _ => Err(format!("{number} % is not above 0 and at most 100 %")),
     }
-    match share * unit {
-        share if share > 0.0 && share <= 1.0 => Ok(share),
-        share => Err(format!("{} % is not above 0 and at most 100 %", 100.0 * share)),
+}
+
+/// A share from a number without a unit.
+fn of_number(x: f64) -> Result<f64, String> {
+    match x {
+        x if x > 0.0 && x < 1.0 => Ok(x),
+        x if (1.0..=100.0).contains(&x) => {
+            Err(format!("{x} may mean percent or the whole: write {x}%, or a share below 1"))
+        }
+        x => Err(format!("{x} is not above 0 and below 1: write a share as 1% or 0.01")),
     }
+}
+
+/// The whole as 100%, since 1 alone may mean percent.
+pub(super) fn write<S: Serializer>(share: &f64, s: S) -> Result<S::Ok, S::Error> {
+    if *share == 1.0 { s.serialize_str("100%") } else { s.serialize_f64(*share) }
 }
 
 /// A number, or words.
@@ -39,15 +58,15 @@ impl Visitor<'_> for Share {
     }
 
     fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<f64, E> {
-        Ok(n as f64)
+        self.visit_f64(n as f64)
     }
 
     fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<f64, E> {
-        Ok(n as f64)
+        self.visit_f64(n as f64)
     }
 
     fn visit_f64<E: serde::de::Error>(self, x: f64) -> Result<f64, E> {
-        Ok(x)
+        of_number(x).map_err(E::custom)
     }
 }
 
@@ -61,17 +80,30 @@ mod tests {
         for (text, share) in [("0.5%", 0.005), ("0.01", 0.01), ("100 %", 1.0)] {
             assert_eq!(parse(text), Ok(share), "{text}");
         }
-        for (text, why) in
-            [("1", "may mean percent"), ("0%", "not above 0"), ("101%", "at most 100 %"), ("few", "1% or 0.01")]
-        {
+        for (text, why) in [
+            ("1", "write 1%,"),
+            ("0%", "not above 0"),
+            ("101%", "at most 100 %"),
+            ("few", "1% or 0.01"),
+            ("1000", "write a share as 1% or 0.01"),
+            ("-1", "-1 is not above 0"),
+            ("inf", "write a number with %"),
+            ("nan%", "write a number with %"),
+        ] {
             assert!(parse(text).unwrap_err().contains(why), "{text}");
         }
         let read = |text: &str| Config::from_yaml(text).map(|c| c.max_loss);
         for (text, share) in
-            [("max_loss: 0.5%", 0.005), ("max_loss: 0.02", 0.02), ("max_loss: 1", 1.0), ("max_loss: '2%'", 0.02)]
+            [("max_loss: 0.5%", 0.005), ("max_loss: 0.02", 0.02), ("max_loss: 100%", 1.0), ("max_loss: '2%'", 0.02)]
         {
             assert_eq!(read(text).unwrap(), share, "{text}");
         }
+        for text in ["max_loss: 1", "max_loss: 1.0"] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains("line 1: max_loss: 1 may mean percent or the whole: write 1%"), "{error}");
+        }
+        let whole = Config { max_loss: 1.0, ..Config::default() };
+        assert_eq!(Config::from_yaml(&whole.to_yaml().unwrap()).unwrap(), whole);
         let error = read("\nmax_loss: half\n").unwrap_err().to_string();
         assert!(error.contains("line 2: max_loss: \"half\" is no share: write a number with %"), "{error}");
     }

@@ -21,6 +21,9 @@ pub fn distance(a: &str, b: &str) -> usize {
 /// Words longer than this are compared by their ends only, so that hostile names cost nothing.
 const LONGEST: usize = 200;
 
+/// So many names are shown at most.
+const SHOWN: usize = 8;
+
 /// The up to three closest names, the closest first; those that share nothing with the word are left out.
 pub fn closest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let word = tail(word);
@@ -51,10 +54,14 @@ pub fn help<'a>(word: &str, what: &str, names: impl IntoIterator<Item = &'a str>
     let mut all: Vec<_> = names.into_iter().collect();
     all.sort_unstable();
     all.dedup();
-    if all.len() <= 20 && !all.is_empty() {
+    if all.is_empty() {
+        format!("there are no {what}")
+    } else if all.len() <= SHOWN {
         format!("{what}: {}", all.join(", "))
     } else {
-        format!("there are {} {what}; `qonvert inspect --text MODEL` lists them", all.len())
+        let first: Vec<_> = all.iter().take(SHOWN).copied().collect();
+        let more = all.len() - first.len();
+        format!("{what}: {} and {more} more, which `qonvert inspect --text MODEL` lists", first.join(", "))
     }
 }
 
@@ -91,5 +98,8 @@ mod tests {
         assert_eq!(closest(&"x".repeat(100_000), ["y"]), [""; 0]);
         assert_eq!(help("conv", "operators", ["Conv", "Relu"]), "did you mean \"Conv\"?");
         assert_eq!(help("zzz", "operators", ["Relu", "Conv", "Relu"]), "operators: Conv, Relu");
+        let many = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
+        let said = "nodes: n0, n1, n2, n3, n4, n5, n6, n7 and 2 more, which `qonvert inspect --text MODEL` lists";
+        assert_eq!(help("zzzzzz", "nodes", many), said);
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Clock,
-    budget::{Budget, classifies},
+    judge::{Judge, Judged},
     planner::Planner,
     prices::{all_float, cheapest, saved, sources, store_finer},
     thin,
@@ -24,15 +24,11 @@ use crate::{
     config::Mode,
     diagnostics::{Diagnostic, count},
     error::{Error, ErrorKind, Result},
-    ir::{Model, NodeId},
+    ir::NodeId,
     ops::{self, Class},
     plan::{FOR_ANSWERS, Form, KnownReads, NodePlan, Plan},
-    report::{Auto, Cure},
-    validate::{
-        Comparison, Reference, compare_with,
-        noise::{self, Noise, Source},
-        sensitivity,
-    },
+    report::{Auto, Cure, Kept},
+    validate::noise::{self, Noise, Source},
     weights,
 };
 
@@ -90,24 +86,25 @@ pub(super) fn choose(
     };
     clock.step("judge");
     let mut judge = Judge::new(planner, split, data)?;
-    let before = judge.first_noise(&first.0, &planner.known)?;
-    let mut report = judge.report(before);
-    let beaten = planner.task.rival.zip(report.before).is_some_and(|(rival, kept)| kept < rival + AHEAD);
+    let judged = judge.judge_first(&first.0, &planner.known)?;
+    if judged.blind {
+        return Ok(Chosen::first(first));
+    }
+    let (before, mut report) = (judged.used, judge.report(&judged));
+    let beaten = planner.task.rival.zip(report.rank_before()).is_some_and(|(rival, kept)| kept < rival + AHEAD);
     if before <= 1.0 || beaten {
         return Ok(Chosen { report: Some(report), ..Chosen::first(first) });
     }
     let fastest = first.0.clone();
     let mut search = Search::new(planner, &judge, data, &first.0);
     let known = search.planner.known.clone();
-    let mut found = Found { plan: first.0, placement: first.1, known, noise: before };
-    let step = |name: String, before: f64, after: f64| {
-        let [before, after] = [before, after].map(|noise| judge.budget.decibel(noise));
-        Cure { name, before, after }
-    };
+    let mut found = Found { plan: first.0, placement: first.1, known, noise: before, judged };
+    let first = found.judged.kept;
+    let step = |name: String, before: Kept, after: Kept| Cure { name, before: before.sqnr, after: after.sqnr };
     if !clock.is_over() {
         found = search.fit_weights(found, wishes, clock)?;
         let fitted = search.planner.algorithm.map(|_| "rounding weights by what their layers read".to_owned());
-        report.cures.extend(fitted.map(|name| step(name, before, found.noise)));
+        report.cures.extend(fitted.map(|name| step(name, first, found.judged.kept)));
     }
     match search.measure(&found, clock) {
         Err(error) if error.kind() == ErrorKind::Runtime => {
@@ -117,12 +114,13 @@ pub(super) fn choose(
         done => done?,
     }
     if found.noise > 1.0 && !clock.is_over() {
-        let wide = found.noise;
+        let wide = found.judged.kept;
         found = search.narrow(found, wishes, clock)?;
         let narrower = (search.narrowed > 0).then(|| format!("narrower ranges of {}", count(search.narrowed, "value")));
-        report.cures.extend(narrower.map(|name| step(name, wide, found.noise)));
+        report.cures.extend(narrower.map(|name| step(name, wide, found.judged.kept)));
     }
-    let searched = found.noise;
+    let searched = found.judged.kept;
+    report.enough = [report.enough, found.judged.enough].into_iter().flatten().min_by(f64::total_cmp);
     if found.noise > 1.0 {
         let offers = if clock.is_over() { wishes } else { &search.with_products_at_run_time(wishes, clock)? };
         found = search.within_budget(found, offers, clock)?;
@@ -130,14 +128,14 @@ pub(super) fn choose(
     search.planner.known = found.known;
     report.narrowed = search.narrowed;
     report.fitted = search.planner.algorithm.is_some();
-    report.after = judge.budget.decibel(found.noise);
+    report = found.judged.chosen(report);
     report.out_of_time = clock.is_over();
     (report.floated, report.at_run_time) = say_why(&fastest, &mut found.plan);
     let at_run_time = (report.at_run_time > 0).then(|| {
         let left = if report.floated > 0 { ", with nodes left in float," } else { "" };
         format!("quantizing the data of {} at run time{left}", count(report.at_run_time, "node"))
     });
-    report.cures.extend(at_run_time.map(|name| step(name, searched, found.noise)));
+    report.cures.extend(at_run_time.map(|name| step(name, searched, found.judged.kept)));
     Ok(Chosen { plan: found.plan, placement: found.placement, report: Some(report) })
 }
 
@@ -171,68 +169,6 @@ pub(super) fn few_of(samples: &[usize], plan: &Plan) -> Vec<usize> {
     few
 }
 
-/// How plans are measured.
-struct Judge<'a> {
-    reference: Reference<'a>,
-    model: &'a Model,
-    budget: Budget,
-    samples: Vec<usize>,
-}
-
-impl<'a> Judge<'a> {
-    /// Judges on samples that calibration has not seen, as far as there are any, and on others where they are few.
-    fn new(planner: &Planner<'a>, split: &Split, data: &'a Dataset) -> Result<Self> {
-        let task = planner.task;
-        let kept_back = if task.job.evaluation.is_none() { &split.validation[..] } else { &[] };
-        let samples = judged_on(data, classifies(task.model, &planner.shapes), kept_back, &planner.samples);
-        let reference = Reference::new(task.job.runtime, task.model, data, &samples, &|_, _| ())?;
-        let budget = Budget::of(task.model, &planner.shapes, &task.job.settings.config);
-        Ok(Self { reference, model: task.model, budget, samples })
-    }
-
-    /// The noise of a plan's answers as a share of the budget: of the output that uses most of it. Whether that is within the
-    /// budget is for the labels to say where there are enough.
-    fn noise(&self, plan: &Plan, known: &Arc<KnownReads>) -> Result<f64> {
-        Ok(self.used(&self.compared(plan, known)?))
-    }
-
-    /// The same, once the answers of this plan have told how much noise matters.
-    fn first_noise(&mut self, plan: &Plan, known: &Arc<KnownReads>) -> Result<f64> {
-        let compared = self.compared(plan, known)?;
-        self.budget.forgive(&compared.outputs);
-        Ok(self.used(&compared))
-    }
-
-    fn compared(&self, plan: &Plan, known: &Arc<KnownReads>) -> Result<Comparison> {
-        let model = sensitivity::quantized(self.model, plan.clone(), known)?;
-        compare_with(&self.reference, &model, &self.samples, &|_, _| ())
-    }
-
-    fn used(&self, compared: &Comparison) -> f64 {
-        let shares: Vec<f64> = compared.outputs.iter().map(noise::share).collect();
-        let changed = self.budget.changed(compared.least_agreement());
-        let used = self.budget.used(&shares).max(changed);
-        let labelled = compared.accuracy.as_ref().filter(|a| a.count >= ENOUGH && a.original > 0);
-        match labelled.map(|a| self.budget.lost(a.original, a.quantized)) {
-            Some(lost) if lost <= 1.0 => used.min(changed.max(1.0)),
-            Some(lost) => used.max(lost),
-            None => used,
-        }
-    }
-
-    fn report(&self, noise: f64) -> Auto {
-        Auto {
-            samples: self.samples.len(),
-            aim: self.budget.aim(),
-            aims: self.budget.aims(),
-            max_loss: self.budget.max_loss(),
-            before: self.budget.decibel(noise),
-            after: self.budget.decibel(noise),
-            ..Auto::default()
-        }
-    }
-}
-
 /// A plan that is measured.
 #[derive(Clone)]
 pub(super) struct Found {
@@ -242,6 +178,8 @@ pub(super) struct Found {
     pub(super) known: Arc<KnownReads>,
     /// As a share of the budget.
     pub(super) noise: f64,
+    /// What the share stands for.
+    judged: Judged,
 }
 
 /// What is known on the way to a plan within the budget.
@@ -281,8 +219,8 @@ impl<'s, 'a> Search<'s, 'a> {
     pub(super) fn judged(&self, (plan, placement): (Plan, Placement), clock: &mut Clock<'_>) -> Result<Found> {
         clock.step("judge");
         let known = self.planner.known.clone();
-        let noise = self.judge.noise(&plan, &known)?;
-        Ok(Found { plan, placement, known, noise })
+        let judged = self.judge.judge(&plan, &known)?;
+        Ok(Found { plan, placement, known, noise: judged.used, judged })
     }
 
     /// Measures what is rounded in a plan and not known yet.
@@ -324,7 +262,7 @@ impl<'s, 'a> Search<'s, 'a> {
             let (plan, placement) = self.planner.plan(&offered, clock)?;
             let known = self.planner.known.clone();
             log::info!("auto: {} products may quantize their data at run time", gaining.len());
-            self.measure(&Found { plan, placement, known, noise: 0.0 }, clock)?;
+            self.measure(&Found { plan, placement, known, noise: 0.0, judged: Judged::default() }, clock)?;
         }
         Ok(Wishes { float_at_run_time: gaining, ..wishes.clone() })
     }

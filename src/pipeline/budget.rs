@@ -43,6 +43,8 @@ fn is_joined(model: &Model, mut value: ValueId) -> bool {
 /// The noise that each output may have, as a share of its power.
 pub(super) struct Budget {
     shares: Vec<f64>,
+    /// Which outputs hold vectors.
+    vectors: Vec<bool>,
     aim: f64,
     max_loss: f64,
     /// The share of answers that must stay the same.
@@ -62,20 +64,29 @@ pub(super) fn classifies(model: &Model, shapes: &Shapes) -> bool {
 
 impl Budget {
     pub(super) fn of(model: &Model, shapes: &Shapes, config: &Config) -> Self {
-        let share = |&v: &_| {
+        let is_vector = |&v: &_| {
             let dims = shapes.dims(v).unwrap_or_default();
-            let vector = is_vectors(dims) && class_axis(model, v, dims.len()).is_none() && !is_joined(model, v);
-            let aim = if vector { config.least_sqnr() - VECTOR } else { config.least_sqnr() };
-            10f64.powf(-aim / 10.0)
+            is_vectors(dims) && class_axis(model, v, dims.len()).is_none() && !is_joined(model, v)
         };
-        let shares = model.graph(model.main()).outputs().iter().map(share).collect();
+        Self::with(model.graph(model.main()).outputs().iter().map(is_vector).collect(), config)
+    }
+
+    fn with(vectors: Vec<bool>, config: &Config) -> Self {
+        let aim = config.least_sqnr();
+        let share = |vector: &bool| 10f64.powf(-(if *vector { aim - VECTOR } else { aim }) / 10.0);
         Self {
-            shares,
-            aim: config.least_sqnr(),
+            shares: vectors.iter().map(share).collect(),
+            vectors,
+            aim,
             agreement: config.proof.min_agreement,
             forgiving: config.proof.min_sqnr.is_none(),
             max_loss: config.proof.max_drop.map_or(config.max_loss, |drop| drop.clamp(1e-9, config.max_loss)),
         }
+    }
+
+    /// What it would be with another loss, before answers have told what noise does not matter.
+    pub(super) fn with_loss(&self, config: &Config, max_loss: f64) -> Self {
+        Self::with(self.vectors.clone(), &Config { max_loss, ..config.clone() })
     }
 
     /// Gives a classifier's output as much noise as changes no more answers than may be lost, as far as a plan's answers tell.
@@ -202,14 +213,27 @@ mod tests {
             output.update(i, &row(0.0), &row(0.05), Some(1)).unwrap();
         }
         let output = output.metrics("c".into());
-        let mut one = Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, agreement: Some(0.9), forgiving: true };
+        let mut one = Budget {
+            shares: vec![1e-3],
+            vectors: vec![false],
+            aim: 30.0,
+            max_loss: 0.01,
+            agreement: Some(0.9),
+            forgiving: true,
+        };
         assert!((one.changed(Some(0.95)) - 0.5).abs() < 1e-9 && one.changed(None) == 0.0);
         assert!(output.calls.changed(1.0) < 0.01);
         one.forgive(std::slice::from_ref(&output));
         assert!(one.aim < 30.0 && one.aim >= 24.0, "{}", one.aim);
         assert!((one.decibel(1.0).unwrap() - one.aim).abs() < 1e-9);
-        let mut strict =
-            Budget { shares: vec![1e-3], aim: 30.0, max_loss: 0.01, agreement: Some(1.0), forgiving: false };
+        let mut strict = Budget {
+            shares: vec![1e-3],
+            vectors: vec![false],
+            aim: 30.0,
+            max_loss: 0.01,
+            agreement: Some(1.0),
+            forgiving: false,
+        };
         assert_eq!([strict.changed(Some(1.0)), strict.changed(Some(0.99))], [0.0, 2.0]);
         strict.forgive(&[output]);
         assert_eq!(strict.shares, [1e-3]);

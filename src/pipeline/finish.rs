@@ -56,6 +56,8 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         measured: q.measured.take(),
         auto: q.auto.take(),
         kernels: Some(predicted.summary()),
+        broken_weights: std::mem::take(&mut q.broken),
+        uneven_concats: q.uneven,
         size: Size { before: size(&job.model, &q.original), after: written(&job.output, &q.model, options) },
         calibration: (job.plan.is_none() && !q.samples.is_empty()).then(|| calibration(&q)),
         proof,

@@ -131,7 +131,7 @@ fn is_asked(model: &Model, plan: &Plan, weight: ValueId) -> bool {
         let computes = matches!(entry.becomes, Form::Integer | Form::Dynamic | Form::WeightOnly);
         entry.algorithm().filter(|_| computes)
     };
-    stored.map(String::as_str).into_iter().chain(value.readers().filter_map(of_reader)).any(|name| plan::reads(name))
+    stored.map(String::as_str).into_iter().chain(value.readers().filter_map(of_reader)).any(plan::reads)
 }
 
 fn layer(model: &Model, types: &Types, plan: &Plan, weight: ValueId) -> Option<Layer> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Clock, Job, Quantized, before, options, planner, prepare, thin};
+use super::{Clock, Job, Quantized, before, not_finite, options, planner, prepare, thin};
 use crate::{
     analysis::placement::Wishes,
     calibrate::{
@@ -33,8 +33,10 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
     before::check_weights(&files)?;
+    let (broken, said) = not_finite::weights(&original)?;
     clock.step("prepare");
     let mut cx = Context { options: options(job.settings), ..Context::default() };
+    cx.diagnostics.extend(said);
     // Bool masks are made of float constants, which are in 16 bits here.
     cx.options.keep_masks = true;
     let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
@@ -98,6 +100,8 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
         stages: clock.stages,
         promises: Vec::new(),
         left: Vec::new(),
+        broken,
+        uneven: 0,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use crate::{
     calibrate::{
         check_count, check_inputs,
         collect::{Watch, collect},
-        dataset::{Dataset, Split},
+        dataset::{Dataset, Split, split_of},
         means::{Axis, ChannelMeans},
         observers::{self, Observer},
         table::Table,
@@ -71,6 +72,10 @@ pub(super) fn make(
     let wishes = planner.wishes()?;
     let first = planner.plan(&wishes, clock)?;
     let first = nearest::check(&mut planner, &wishes, first, clock)?;
+    let uneven = match task.job.settings.config.split_concats {
+        true => 0,
+        false => split::uneven(&planner, &wishes, &first.1).len(),
+    };
     let (wishes, first) = split::split(&mut planner, wishes, first, clock)?;
     let first = narrow::fit(&mut planner, &wishes, first, clock)?;
     let auto::Chosen { plan, placement, report } = auto::choose(&mut planner, &split, &wishes, first, clock)?;
@@ -79,30 +84,12 @@ pub(super) fn make(
     let known = Some(known).filter(|_| fit::asked(&plan) && !samples.is_empty());
     let placement = Some(placement);
     let (proof_samples, held_out) = (split.validation, split.held_out);
-    Ok(Outcome { plan, placement, auto: report, known, table, samples, proof_samples, held_out })
+    Ok(Outcome { plan, placement, auto: report, known, table, samples, proof_samples, held_out, uneven })
 }
 
 /// The samples to calibrate on, and how the data are split.
 pub(super) fn samples(job: &Job<'_>, dataset: &Dataset, noticed: &mut Vec<Diagnostic>) -> Result<(Vec<usize>, Split)> {
-    let (mut split, note) = dataset.split();
-    if job.evaluation.is_none() {
-        noticed.extend(note.filter(|_| job.settings.config.proof.samples > 0));
-    }
-    let mut samples = seen(job, dataset, &split);
-    let odd = dataset.not_finite(&[&samples[..], &split.validation[..]].concat())?;
-    if !odd.is_empty() && odd.len() < samples.len() + split.validation.len() {
-        let of = samples.len() + split.validation.len();
-        let first: Vec<String> = odd.iter().take(3).map(ToString::to_string).collect();
-        let more = if odd.len() > first.len() { ", …" } else { "" };
-        let text = format!(
-            "{} of {of} samples hold NaN or infinity and are left out: number {}{more}",
-            odd.len(),
-            first.join(", ")
-        );
-        noticed.push(Diagnostic::warning("samples_left_out", text).help("look at how the data were made"));
-        samples.retain(|s| !odd.contains(s));
-        split.validation.retain(|s| !odd.contains(s));
-    }
+    let (samples, split) = finite_samples(job, dataset, noticed)?;
     if job.settings.config.needs_data() {
         noticed.extend(check_count(samples.len()));
     }
@@ -114,10 +101,51 @@ pub(super) fn samples(job: &Job<'_>, dataset: &Dataset, noticed: &mut Vec<Diagno
     }
 }
 
-/// The samples that calibration sees.
-pub(super) fn seen(job: &Job<'_>, dataset: &Dataset, split: &Split) -> Vec<usize> {
+/// The samples that calibration sees, and how the data are split. Those that hold NaN or infinity are left out before, so that
+/// the others serve for both.
+pub(super) fn finite_samples(
+    job: &Job<'_>,
+    dataset: &Dataset,
+    noticed: &mut Vec<Diagnostic>,
+) -> Result<(Vec<usize>, Split)> {
+    let mut all: Vec<usize> = (0..dataset.len()).collect();
+    let (mut split, mut note) = split_of(&all);
+    let mut samples = seen(job, &all, &split);
+    // All of the data are only looked at where those that are used are not all in order.
+    if !dataset.not_finite(&[&samples[..], &split.validation[..]].concat())?.is_empty() {
+        let (finite, left_out) = dataset.finite(&all).map_err(|e| at_data(e, job.data.as_deref()))?;
+        noticed.extend(left_out);
+        all = finite;
+        (split, note) = split_of(&all);
+        samples = seen(job, &all, &split);
+    }
+    if job.evaluation.is_none() {
+        noticed.extend(note.filter(|_| job.settings.config.proof.samples > 0));
+    }
+    Ok((samples, split))
+}
+
+/// The samples of other data to prove the result on: all that are finite.
+pub(super) fn proof_samples(job: &Job<'_>, data: &Dataset, noticed: &mut Vec<Diagnostic>) -> Result<Vec<usize>> {
+    let all: Vec<usize> = (0..data.len()).collect();
+    if job.settings.config.proof.samples == 0 {
+        return Ok(all);
+    }
+    let (finite, left_out) = data.finite(&all).map_err(|e| at_data(e, job.evaluation.as_deref()))?;
+    if let Some(said) = left_out {
+        noticed.push(Diagnostic { message: format!("in the data to compare on, {}", said.message), ..said });
+    }
+    Ok(finite)
+}
+
+fn at_data(error: Error, path: Option<&Path>) -> Error {
+    path.into_iter().fold(error, Error::file)
+}
+
+/// Those of the samples that calibration sees.
+fn seen(job: &Job<'_>, all: &[usize], split: &Split) -> Vec<usize> {
     let mut samples = match job.evaluation {
-        Some(_) => (0..dataset.len()).collect(),
+        Some(_) => all.to_vec(),
         None => split.calibration.clone(),
     };
     thin(&mut samples, job.settings.config.calibration.samples.unwrap_or(usize::MAX));

@@ -79,7 +79,8 @@ pub(super) fn split(
             "nothing_split",
             format!("split_concats changes nothing: the answers do not gain by {} in float", count(tried, "Concat")),
         ),
-        _ => Diagnostic::note("concats_split", format!("{} of uneven parts stay float", count(kept, "Concat"))),
+        1 => Diagnostic::note("concats_split", "1 Concat of uneven parts stays float"),
+        _ => Diagnostic::note("concats_split", format!("{kept} Concats of uneven parts stay float")),
     });
     Ok((wishes, best))
 }
@@ -101,7 +102,7 @@ fn behind(model: &Model, placement: &Placement, node: NodeId) -> BTreeSet<NodeId
 }
 
 /// Concats in integers with the ratio of the ranges of their parts, the most uneven first.
-fn uneven(planner: &Planner<'_>, wishes: &Wishes, placement: &Placement) -> Vec<(f32, NodeId)> {
+pub(super) fn uneven(planner: &Planner<'_>, wishes: &Wishes, placement: &Placement) -> Vec<(f32, NodeId)> {
     let model = planner.task.model;
     let width = |v| {
         let root = placement.values.get(&v)?.root;

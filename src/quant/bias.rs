@@ -53,7 +53,9 @@ pub fn quantize_bias(bias: &[f32], s_x: f32, s_w: &[f32]) -> Result<QuantizedBia
         return Err(Error::malformed(format!("bias has {} elements, weight has {} scales", bias.len(), s_w.len())));
     }
     if let Some(at) = bias.iter().position(|b| !b.is_finite()) {
-        return Err(Error::data(format!("bias holds {} at index {at}", bias[at])));
+        return Err(Error::data(format!("bias holds {} at index {at}", bias[at])).help(
+            "repair the model, or keep this node in float: a value like this makes every result NaN or infinite",
+        ));
     }
     let scales: Vec<f32> = s_w.iter().map(|s| s_x * s).collect();
     let mut saturated = 0;

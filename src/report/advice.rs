@@ -1,13 +1,14 @@
 //! What to know and what to try, in words: the most useful first, and no more than one reads.
 
-use super::{FloatReason, Report, terminal::count};
+use super::{
+    Auto, FloatReason, Kept, Report, Verdict,
+    terminal::{count, percent},
+};
 
 /// Sentences at most.
 const MOST: usize = 5;
 /// A sample that is answered so much worse than all together, and as badly as this, deserves a look, dB.
 const ODD: (f64, f64) = (12.0, 20.0);
-/// A larger loss is no advice, percent.
-const USEFUL: f64 = 10.0;
 /// What a proof may be under the aim by chance, dB.
 const CHANCE: f64 = 1.5;
 /// Samples from which on one can be called odd.
@@ -15,20 +16,34 @@ const MANY: usize = 8;
 
 /// Sentences for a finished report.
 pub(super) fn advice(report: &Report) -> Vec<String> {
-    let first = [too_much(report), proof_below(report), left_in_float(report), odd_sample(report)];
+    let first = [uneven(report), too_much(report), proof_below(report), left_in_float(report), odd_sample(report)];
     let all = [cures(report), opset(report), time(report)];
     first.into_iter().chain(all).flatten().take(MOST).collect()
 }
 
-/// The loss that would allow what has this SQNR, as `--max-loss` takes it: rounded up to two digits.
-fn max_loss(report: &Report, sqnr: Option<f64>) -> Option<String> {
-    let auto = report.auto.as_ref()?;
-    let percent = 100.0 * auto.max_loss * 10f64.powf((auto.aim - sqnr?) / 20.0);
-    if percent > USEFUL {
-        return None;
+/// A cure for what collapsed, where mode auto has not tried it already.
+fn uneven(report: &Report) -> Option<String> {
+    let concats = Some(report.uneven_concats).filter(|n| *n > 0 && report.auto.is_none())?;
+    let joins = if concats == 1 { "joins" } else { "join" };
+    (report.verdict == Verdict::Collapsed).then(|| {
+        format!(
+            "{} {joins} parts of very different ranges, as boxes and scores have them, into one scale: --split-concats keeps them \
+             in float where the answers gain by it, and --mode auto looks for it by itself.",
+            count(concats, "Concat")
+        )
+    })
+}
+
+/// What allows a plan that keeps this much, as the flag that decides takes it.
+fn allows(auto: &Auto, kept: &Kept, enough: Option<f64>) -> Option<String> {
+    // Downwards, that the measured plan fits.
+    let below = |x: f64, digits: i32| (x * 10f64.powi(digits) - 1e-6).floor() / 10f64.powi(digits);
+    match auto.limit {
+        "min_sqnr" => kept.sqnr.map(|sqnr| below(sqnr, 0)).filter(|s| *s > 0.0).map(|s| format!("--min-sqnr {s}")),
+        "min_agreement" => kept.agreement.map(|share| format!("--min-agreement {}", below(share, 3))),
+        "max_drop" => Some("a larger --max-drop".to_owned()),
+        _ => enough.map(|loss| format!("--max-loss {}%", (loss * 1e8).round() / 1e6)),
     }
-    let unit = 10f64.powf((percent.log10() - 1.0).floor());
-    Some(format!("--max-loss {}%", ((percent / unit).ceil() * unit * 1e6).round() / 1e6))
 }
 
 /// Whether the answers are classes that labels could judge, and there are no labels.
@@ -38,16 +53,22 @@ fn could_have_labels(report: &Report) -> bool {
 
 fn too_much(report: &Report) -> Option<String> {
     let auto = report.auto.as_ref().filter(|a| a.too_much())?;
-    let kept = auto.after.map_or(String::new(), |after| format!(": {after:.1} dB of {:.0}", auto.aim));
-    let try_this = match (auto.out_of_time, max_loss(report, auto.after)) {
+    let kept = match (auto.kept_after.agreement.zip(auto.least_agreement), auto.after) {
+        (Some((share, least)), _) if auto.limit == "min_agreement" => {
+            format!(": {} of the answers stay the same, {} are asked for", percent(share), percent(least))
+        }
+        (_, Some(after)) if auto.kept_after.right.is_none() => format!(": {after:.1} dB of {:.0}", auto.aim),
+        _ => String::new(),
+    };
+    let try_this = match (auto.out_of_time, allows(auto, &auto.kept_after, auto.enough_after)) {
         (true, _) => "give it a longer --time-budget".to_owned(),
-        (_, _) if could_have_labels(report) => {
+        (_, _) if auto.limit == "max_loss" && could_have_labels(report) => {
             "give right answers in an array `labels` beside the inputs, for these to decide".to_owned()
         }
-        (_, Some(loss)) => format!("{loss} allows what is written"),
+        (_, Some(flag)) => format!("{flag} allows what is written"),
         _ => "look at the calibration data: they may not be what the model was trained on".to_owned(),
     };
-    Some(format!("No plan was found that keeps to max_loss{kept}; {try_this}."))
+    Some(format!("No plan was found that keeps to {}{kept}; {try_this}.", auto.limit))
 }
 
 fn proof_below(report: &Report) -> Option<String> {
@@ -72,15 +93,16 @@ fn left_in_float(report: &Report) -> Option<String> {
     let kinds: Vec<String> = left.iter().take(3).map(|r| format!("{} × {}", r.nodes.len(), r.op)).collect();
     let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
     let mut try_this = Vec::new();
-    if could_have_labels(report) {
+    if auto.limit == "max_loss" && could_have_labels(report) {
         try_this.push("an array `labels` beside the inputs lets right answers decide instead of noise".to_owned());
     }
-    try_this.extend(max_loss(report, auto.before).map(|loss| format!("{loss} makes them integer")));
+    try_this.extend(allows(auto, &auto.kept_before, auto.enough).map(|flag| format!("{flag} makes them integer")));
     try_this.push("training with quantization (QAT) may keep both".to_owned());
     Some(format!(
-        "{}{kinds} {} left in float, since rounding them costs too much of the answers; {}.",
+        "{}{kinds} {} left in float, since rounding them costs more of the answers than {} allows; {}.",
         count(auto.floated, "node"),
         if auto.floated == 1 { "is" } else { "are" },
+        auto.limit,
         try_this.join(", ")
     ))
 }
@@ -135,7 +157,7 @@ fn time(report: &Report) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::*, advice};
+    use super::{super::*, advice, left_in_float};
 
     fn report() -> Report {
         let reason = FloatReason {
@@ -146,7 +168,17 @@ mod tests {
         };
         let output = OutputScore { name: "y".into(), sqnr: Some(33.0), graded: true, ..Default::default() };
         Report {
-            auto: Some(Auto { aim: 30.0, max_loss: 0.01, before: Some(24.0), after: Some(33.0), ..Default::default() }),
+            auto: Some(Auto {
+                aim: 30.0,
+                max_loss: 0.01,
+                limit: "max_loss",
+                before: Some(24.0),
+                used_before: 4.0,
+                enough: Some(0.02),
+                after: Some(33.0),
+                used_after: 0.5,
+                ..Default::default()
+            }),
             nodes: Nodes { reasons: vec![reason], ..Default::default() },
             proof: Some(Proof { samples: 16, outputs: vec![output], ..Default::default() }),
             ..Default::default()
@@ -161,8 +193,8 @@ mod tests {
         assert_eq!(
             advice(&r),
             [
-                "2 nodes (2 × Conv) are left in float, since rounding them costs too much of the answers; --max-loss 2% makes \
-              them integer, training with quantization (QAT) may keep both."
+                "2 nodes (2 × Conv) are left in float, since rounding them costs more of the answers than max_loss allows; \
+              --max-loss 2% makes them integer, training with quantization (QAT) may keep both."
             ]
         );
         r.proof.as_mut().unwrap().outputs[0].agreement = Some(1.0);
@@ -174,16 +206,25 @@ mod tests {
         );
         let auto = r.auto.as_mut().unwrap();
         auto.cures.push(Cure { name: "rounding".into(), before: Some(24.0), after: Some(26.5) });
-        (auto.after, auto.out_of_time) = (Some(27.0), true);
+        (auto.after, auto.used_after, auto.out_of_time) = (Some(27.0), 2.0, true);
         let all = advice(&r);
         assert_eq!(all[0], "No plan was found that keeps to max_loss: 27.0 dB of 30; give it a longer --time-budget.");
         assert_eq!(all[3], "Rounding took the answers from 24.0 dB to 26.5 dB.");
         r.auto.as_mut().unwrap().aims = vec![40.0];
-        (r.auto.as_mut().unwrap().after, r.auto.as_mut().unwrap().samples) = (Some(33.0), 24);
+        let auto = r.auto.as_mut().unwrap();
+        (auto.after, auto.used_after, auto.samples) = (Some(33.0), 0.5, 24);
         assert!(advice(&r)[0].starts_with("On the proof's 16 samples output \"y\" keeps 33.0 dB, less than the 40 dB"));
         r.auto.as_mut().unwrap().aims.clear();
         r.nodes.reasons[0].reason = "its integer kernel needs opset 12, the model has 9".into();
         r.auto.as_mut().unwrap().after = Some(33.0);
+        let auto = r.auto.as_mut().unwrap();
+        for (limit, flag) in [("min_sqnr", "--min-sqnr 24"), ("min_agreement", "--min-agreement 0.975")] {
+            auto.limit = limit;
+            auto.kept_before = Kept { sqnr: Some(24.6), agreement: Some(0.9758), right: None };
+            let said = left_in_float(&Report { auto: Some(auto.clone()), ..Report::default() }).unwrap();
+            let costs = format!("costs more of the answers than {limit} allows; {flag} makes them integer");
+            assert!(said.contains(&costs) && !said.contains("labels"), "{said}");
+        }
         let all = advice(&r);
         assert!(all.len() <= 5 && all.iter().any(|s| s.contains("export the model anew")), "{all:?}");
         assert!(all.last().unwrap().contains("time budget was over"), "{all:?}");

@@ -54,6 +54,12 @@ pub struct Report {
     pub auto: Option<Auto>,
     /// What the runtime makes of the written file, as predicted: integer kernels, and conversions that run each time.
     pub kernels: Option<kernels::Summary>,
+    /// Weights of the original that are NaN or infinite, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken_weights: Vec<String>,
+    /// Concats in the fastest plan that give parts of very different ranges one scale.
+    #[serde(skip)]
+    pub uneven_concats: usize,
     /// Bytes of model and weights.
     pub size: Size,
     /// What calibration saw; `None` if the plan was given.
@@ -81,10 +87,27 @@ pub struct Auto {
     pub aims: Vec<f64>,
     /// The share of right answers that might be lost, or what stands for it.
     pub max_loss: f64,
-    /// What the fastest plan kept, dB, on the same scale; `None` without noise.
+    /// The gate on the share of the same answers, where one is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub least_agreement: Option<f64>,
+    /// The setting that allows least of what the fastest plan loses: `max_loss`, `min_sqnr`, `min_agreement` or `max_drop`.
+    pub limit: &'static str,
+    /// The signal to noise ratio of the fastest plan, dB, on the scale of the aim; `None` without noise.
     pub before: Option<f64>,
-    /// What the plan keeps that was chosen.
+    /// The same of the plan that was chosen.
     pub after: Option<f64>,
+    /// What the fastest plan keeps.
+    pub kept_before: Kept,
+    /// What the plan keeps that was chosen.
+    pub kept_after: Kept,
+    /// The share of what may be lost that the fastest plan loses.
+    pub used_before: f64,
+    /// The same of the plan that was chosen.
+    pub used_after: f64,
+    /// The least `max_loss` that would allow a plan with all these nodes in integers, as far as plans were measured.
+    pub enough: Option<f64>,
+    /// The least that would allow the plan that was chosen, where it loses too much.
+    pub enough_after: Option<f64>,
     /// What was done for the answers, step by step.
     pub cures: Vec<Cure>,
     /// Whether weights were rounded by what their layers read.
@@ -98,6 +121,19 @@ pub struct Auto {
     pub floated: usize,
     /// Whether the search ended because its time was over.
     pub out_of_time: bool,
+}
+
+/// What a plan keeps of the original's answers, on the samples that plans are judged on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Kept {
+    /// Signal to noise of the output that suffers most, dB, on the scale of the aim; `None` without noise.
+    pub sqnr: Option<f64>,
+    /// The share of the same answers, where a gate asks for some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
+    /// Right answers as a share of the original's, where there are enough labels for these to decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub right: Option<f64>,
 }
 
 /// A step on the way to better answers.
@@ -114,7 +150,12 @@ pub struct Cure {
 impl Auto {
     /// Whether more is lost than was allowed.
     pub fn too_much(&self) -> bool {
-        self.after.is_some_and(|after| after < self.aim)
+        self.used_after > 1.0
+    }
+
+    /// What the fastest plan keeps by what decides, whatever that is, as if it were noise: to compare plans by, dB.
+    pub fn rank_before(&self) -> Option<f64> {
+        (self.used_before > 0.0).then(|| self.aim - 10.0 * self.used_before.log10())
     }
 }
 
@@ -359,9 +400,11 @@ impl Report {
     pub fn judge(&mut self) {
         self.verdict = match &self.proof {
             None => Verdict::Unproven,
+            Some(_) if !self.broken_weights.is_empty() => Verdict::OriginalBroken,
             Some(p) if p.broken().next().is_some() => Verdict::OriginalBroken,
             Some(p) if p.lost().next().is_some() => Verdict::Collapsed,
             Some(p) if p.gates.iter().any(|g| !g.passed) => Verdict::GateFailed,
+            Some(p) if p.samples == 0 => Verdict::Unproven,
             Some(_) => Verdict::Good,
         };
         self.advice = advice::advice(self);
@@ -406,7 +449,7 @@ impl Proof {
         self.gates.clear();
         if let Some(limit) = min_sqnr {
             let value = self.worst().and_then(OutputScore::least);
-            let exact = !self.outputs.is_empty() && self.outputs.iter().all(|o| o.sqnr.is_none());
+            let exact = self.samples > 0 && !self.outputs.is_empty() && self.outputs.iter().all(|o| o.sqnr.is_none());
             let passed = value.map_or(exact, |v| v >= limit);
             self.gates.push(Gate { name: "min_sqnr", limit, value, passed });
         }
@@ -450,8 +493,12 @@ mod tests {
         r.judge();
         assert_eq!((r.verdict, r.passed()), (Verdict::Unproven, true));
 
-        let mut p =
-            Proof { outputs: vec![output(Some(30.0), Some(0.98)), output(None, None)], floor: 5.0, ..Proof::default() };
+        let mut p = Proof {
+            samples: 8,
+            outputs: vec![output(Some(30.0), Some(0.98)), output(None, None)],
+            floor: 5.0,
+            ..Proof::default()
+        };
         p.check(Some(25.0), Some(0.95), None);
         assert!(p.gates.iter().all(|g| g.passed));
         r.proof = Some(p.clone());
@@ -475,6 +522,22 @@ mod tests {
         assert_eq!((r.verdict, r.passed()), (Verdict::OriginalBroken, false));
         let text = terminal::verdict(&r);
         assert!(text.contains("the original itself answers NaN or infinity in 12 numbers of output \"y\""), "{text}");
+    }
+
+    #[test]
+    fn no_sample_is_no_proof() {
+        let mut p = Proof { outputs: vec![output(None, None)], ..Proof::default() };
+        let mut r = Report { proof: Some(p.clone()), ..Report::default() };
+        r.judge();
+        assert_eq!(r.verdict, Verdict::Unproven);
+        assert_eq!(terminal::verdict(&r), "written: the model (not proved: no finite sample was left)");
+        p.check(Some(20.0), None, Some(0.01));
+        r.proof = Some(p);
+        r.judge();
+        assert_eq!(r.verdict, Verdict::GateFailed);
+        let text = terminal::verdict(&r);
+        assert!(text.contains("min_sqnr cannot be checked: no finite sample was left"), "{text}");
+        assert!(!text.contains("labels"), "{text}");
     }
 
     #[test]

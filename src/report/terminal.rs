@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Halves, Proof, Report, Verdict};
+use super::{Halves, Kept, Proof, Report, Verdict};
 pub use crate::diagnostics::count;
 use crate::{diagnostics::Severity, kernels};
 
@@ -57,7 +57,7 @@ pub fn comparison(report: &Report) -> String {
         let _ = writeln!(out, "{file} against {} on {}", report.model, count(p.samples, "sample"));
         outputs(&mut out, p);
         for (i, g) in p.gates.iter().filter(|g| !g.passed).enumerate() {
-            row(&mut out, if i == 0 { "failed" } else { "" }, &gate(g));
+            row(&mut out, if i == 0 { "failed" } else { "" }, &gate(g, p));
         }
     }
     diagnostics(&mut out, report, usize::MAX);
@@ -68,6 +68,9 @@ pub fn comparison(report: &Report) -> String {
 pub fn verdict(report: &Report) -> String {
     let file = report.output.as_deref().unwrap_or("the model");
     let Some(p) = &report.proof else { return format!("written: {file} (not compared with the original)") };
+    if p.samples == 0 && report.verdict == Verdict::Unproven {
+        return format!("written: {file} (not proved: no finite sample was left)");
+    }
     let seen = match p.unseen {
         n if n == p.samples => "",
         0 => ", which calibration saw too",
@@ -75,6 +78,16 @@ pub fn verdict(report: &Report) -> String {
     };
     let on = format!("{}{seen}", count(p.samples, "sample"));
     match report.verdict {
+        Verdict::OriginalBroken if !report.broken_weights.is_empty() => {
+            let more = match report.broken_weights.len() {
+                1 => String::new(),
+                n => format!(" (and so in {})", count(n - 1, "other node")),
+            };
+            format!(
+                "NOT COMPARABLE: {file} is written, but the original has no answers to compare with: {}{more}",
+                report.broken_weights[0]
+            )
+        }
         Verdict::OriginalBroken => {
             let broken: Vec<_> =
                 p.broken().map(|o| format!("{} numbers of output {:?}", o.original_not_finite, o.name)).collect();
@@ -98,7 +111,7 @@ pub fn verdict(report: &Report) -> String {
             )
         }
         Verdict::GateFailed => {
-            let failed: Vec<_> = p.gates.iter().filter(|g| !g.passed).map(gate).collect();
+            let failed: Vec<_> = p.gates.iter().filter(|g| !g.passed).map(|g| gate(g, p)).collect();
             format!("gate failed: {file} is written, but {}", failed.join("; "))
         }
         Verdict::Unproven | Verdict::Good
@@ -106,9 +119,9 @@ pub fn verdict(report: &Report) -> String {
         {
             let smaller = report.size.after * 20 < report.size.before * 19;
             let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
-            let why = match report.auto.as_ref().is_some_and(|a| a.floated > 0) {
-                true => "integers would cost more of the answers than max_loss allows",
-                false => "no node of this model gains from integers",
+            let why = match report.auto.as_ref().filter(|a| a.floated > 0) {
+                Some(a) => format!("integers would cost more of the answers than {} allows", a.limit),
+                None => "no node of this model gains from integers".to_owned(),
             };
             format!("{gained}: {file} is written, but {why}")
         }
@@ -132,9 +145,10 @@ pub fn verdict(report: &Report) -> String {
     }
 }
 
-fn gate(g: &super::Gate) -> String {
+fn gate(g: &super::Gate, p: &Proof) -> String {
     let Some(value) = g.value else {
         return match g.name {
+            name if p.samples == 0 => format!("{name} cannot be checked: no finite sample was left"),
             "max_drop" => "max_drop cannot be checked: the data has no labels".to_owned(),
             name => format!("{name} cannot be checked: no output fits it"),
         };
@@ -225,8 +239,7 @@ fn reasons(out: &mut String, lines: Vec<String>, limit: usize) {
 }
 
 fn auto(out: &mut String, report: &Report) {
-    let Some(a) = report.auto.as_ref().filter(|a| a.before != a.after) else { return };
-    let (before, after) = (decibel(a.before), decibel(a.after));
+    let Some(a) = report.auto.as_ref().filter(|a| a.kept_before != a.kept_after || a.too_much()) else { return };
     let cures = [
         a.fitted.then(|| "weights rounded by what layers read".to_owned()),
         (a.narrowed > 0).then(|| format!("{} narrower", count(a.narrowed, "range"))),
@@ -235,13 +248,38 @@ fn auto(out: &mut String, report: &Report) {
     ];
     let cures: Vec<String> = cures.into_iter().flatten().collect();
     let by = if cures.is_empty() { String::new() } else { format!(": {}", cures.join(", ")) };
-    row(
-        out,
-        "answers",
-        &format!("{before} in the fastest plan, {after} in this one{by} ({:.0} dB are aimed at)", a.aim),
-    );
+    let (before, after) = (a.kept_before, a.kept_after);
+    let shares = |of: fn(&Kept) -> Option<f64>| of(&before).zip(of(&after));
+    let mut asked = false;
+    if let Some(((was, is), least)) = shares(|k| k.agreement).zip(a.least_agreement) {
+        let (was, is, least) = (percent(was), percent(is), percent(least));
+        row(
+            out,
+            "answers",
+            &format!("{was} the same in the fastest plan, {is} in this one{by} ({least} are asked for)"),
+        );
+        asked = true;
+    }
+    if let Some((was, is)) = shares(|k| k.right) {
+        let (label, by) = if asked { ("", "") } else { ("answers", &by[..]) };
+        let text = format!(
+            "{} as many right ones as the original in the fastest plan, {} in this one{by}",
+            percent(was),
+            percent(is)
+        );
+        row(out, label, &format!("{text} ({} are to be kept)", percent(1.0 - a.max_loss)));
+        asked = true;
+    }
+    let (was, is) = (decibel(before.sqnr), decibel(after.sqnr));
+    match asked {
+        true => row(out, "", &format!("SQNR {was} in the fastest plan, {is} in this one")),
+        false => {
+            let aim = a.aim;
+            row(out, "answers", &format!("{was} in the fastest plan, {is} in this one{by} ({aim:.0} dB are aimed at)"));
+        }
+    }
     if a.too_much() {
-        row(out, "", "  MORE IS LOST than max_loss allows");
+        row(out, "", &format!("  MORE IS LOST than {} allows", a.limit));
     }
 }
 
@@ -492,7 +530,7 @@ mod tests {
         insta::assert_snapshot!(verdict(&r), @"smaller, but not faster: m.int8.onnx is written, but no node of this model gains from integers");
         r.size.after = r.size.before;
         assert!(verdict(&r).starts_with("nothing gained: "));
-        r.auto = Some(crate::report::Auto { floated: 2, ..Default::default() });
+        r.auto = Some(crate::report::Auto { floated: 2, limit: "max_loss", ..Default::default() });
         assert!(verdict(&r).ends_with("integers would cost more of the answers than max_loss allows"));
     }
 

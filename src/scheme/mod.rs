@@ -156,6 +156,12 @@ impl Settings {
         Self { config, target: self.target.clone(), rules: self.rules.clone() }
     }
 
+    /// The same with Concats of uneven parts in float wherever that gains.
+    pub fn splitting_concats(&self) -> Self {
+        let config = Config { split_concats: true, ..self.config.clone() };
+        Self { config, target: self.target.clone(), rules: self.rules.clone() }
+    }
+
     /// The same without what mode `auto` does to the fastest plan.
     pub fn fastest(&self) -> Self {
         match self.config.mode {

@@ -47,3 +47,17 @@ fn odd_models_are_named() {
         assert!(said && !done.out.contains("COLLAPSED"), "{name}: {}{}", done.out, done.err);
     }
 }
+
+#[test]
+fn weights_of_nan_are_no_success() {
+    let place = Place::new();
+    let head = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,16,16] image) => (float[N,3,16,16] y) \
+                <float[3,3,1,1] w = {1,2,3,4,nan,6,7,8,9}, float[3,3,1,1] v = {1,2,3,4,5,6,7,8,9}> ";
+    let body = "[bad] a = Conv (image, w) b = Relu (a) [good] y = Conv (b, v)";
+    let model = text::parse(&format!("{head} {{ {body} }}")).unwrap();
+    onnx_file::write(&model, &place.path("nan.onnx"), Default::default()).unwrap();
+    let done = place.run("quantize nan.onnx -o out.onnx --calibration data.npz --keep-float bad");
+    assert_eq!(done.code, 1, "{}{}", done.out, done.err);
+    assert!(done.out.contains("NOT COMPARABLE") && !done.out.contains("done: "), "{}", done.out);
+    assert!(done.out.contains("1 of 9 numbers of \"w\", which node \"bad\" (Conv) reads, is NaN"), "{}", done.out);
+}

@@ -7,6 +7,7 @@ mod scheme_args;
 use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
+use qonvert::config::suggest;
 
 /// Turns a trained ONNX model into a smaller, faster one for an unchanged ONNX Runtime deployment.
 #[derive(Parser)]
@@ -135,10 +136,29 @@ fn complain(error: &anyhow::Error) {
     let help = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref::<qonvert::Error>().and_then(|e| e.help_text().map(str::to_owned))
     };
-    if let Some(help) = error.chain().find_map(help) {
+    if let Some(help) = error.chain().find_map(help).or_else(|| near(error)) {
         text += &format!("help: {help}\n");
     }
     eprint!("{text}");
+}
+
+/// Files with names like that of one that is not there.
+fn near(error: &anyhow::Error) -> Option<String> {
+    let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    error.chain().find(|e| e.downcast_ref().is_some_and(missing))?;
+    let at = |e: &(dyn std::error::Error + 'static)| e.downcast_ref::<qonvert::Error>()?.at().file.clone();
+    let path = std::path::PathBuf::from(error.chain().find_map(at)?);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Some(format!("there is no folder {}", folder.display()));
+    };
+    let names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let wanted = path.file_name()?.to_string_lossy().into_owned();
+    let same_kind = |n: &&str| std::path::Path::new(n).extension() == path.extension();
+    let close = suggest::closest(&wanted, names.iter().map(String::as_str).filter(same_kind));
+    close
+        .first()
+        .map(|name| format!("did you mean {:?}?", folder.join(name).display().to_string().trim_start_matches("./")))
 }
 
 /// Prints a result. A reader that stopped reading (`| head`) is no error.

@@ -13,7 +13,12 @@ use qonvert::{
     report::{Report, json, terminal},
 };
 
-use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args::SchemeArgs};
+use crate::{
+    Common,
+    progress::Bar,
+    runtime_args::RuntimeArgs,
+    scheme_args::{SchemeArgs, number},
+};
 
 /// Turn a float model into an INT8 model that ONNX Runtime runs faster
 #[derive(clap::Args)]
@@ -50,13 +55,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     ranges: Vec<PathBuf>,
     /// Compare with the original and fail (exit code 1) if any output's SQNR is less
-    #[arg(long, value_name = "DB", help_heading = "Proof", allow_negative_numbers = true)]
+    #[arg(long, value_name = "DB", help_heading = "Proof", allow_negative_numbers = true, value_parser = number)]
     min_sqnr: Option<f64>,
     /// Fail if the top answers agree less often, 0 to 1
-    #[arg(long, value_name = "SHARE", help_heading = "Proof")]
+    #[arg(long, value_name = "SHARE", help_heading = "Proof", allow_negative_numbers = true, value_parser = number)]
     min_agreement: Option<f64>,
     /// Fail if accuracy on the data's `labels` drops by more, 0 to 1 (0.01 is one point)
-    #[arg(long, value_name = "SHARE", help_heading = "Proof")]
+    #[arg(long, value_name = "SHARE", help_heading = "Proof", allow_negative_numbers = true, value_parser = number)]
     max_drop: Option<f64>,
     /// Data to compare on, all of it, instead of samples that calibration keeps back; same forms as --calibration
     #[arg(long, value_name = "DATA", help_heading = "Proof", conflicts_with = "no_proof")]

@@ -29,7 +29,7 @@ pub struct SchemeArgs {
     pub mode: Option<Mode>,
     /// What mode auto may lose: of the right answers where the data have labels, else in terms of noise: 1% (the default) is
     /// 30 dB at each output, 0.1% is 50 dB
-    #[arg(long, value_name = "PERCENT", value_parser = share::parse, help_heading = "Configuration")]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, value_parser = share::parse, help_heading = "Configuration")]
     pub max_loss: Option<f64>,
     /// What runs the model: a name (onnxruntime-cpu) or a file
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
@@ -46,7 +46,7 @@ pub struct SchemeArgs {
     pub dump_config: Option<PathBuf>,
 
     /// The most samples to calibrate on, evenly spread over the data; 0 uses all
-    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    #[arg(long, value_name = "N", help_heading = "Calibration", allow_negative_numbers = true, value_parser = whole)]
     pub samples: Option<usize>,
     /// How ranges are chosen: auto, min_max, moving_average, percentile, entropy or mse
     #[arg(long, value_name = "NAME", help_heading = "Calibration")]
@@ -56,7 +56,7 @@ pub struct SchemeArgs {
     #[arg(long, help_heading = "Calibration")]
     pub fit_ranges: bool,
     /// Observer percentile: how much of the numbers the range keeps, in percent
-    #[arg(long, value_name = "P", help_heading = "Calibration")]
+    #[arg(long, value_name = "P", help_heading = "Calibration", allow_negative_numbers = true, value_parser = number)]
     pub percentile: Option<f64>,
 
     /// Type of activations: uint8, int8, uint16 or int16
@@ -276,6 +276,16 @@ fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
     }
+}
+
+/// A number in the words of a flag.
+pub fn number(text: &str) -> Result<f64, String> {
+    text.trim().parse().map_err(|_| "write a number, as 30 or 0.98".to_owned())
+}
+
+/// A whole number in the words of a flag.
+pub fn whole(text: &str) -> Result<usize, String> {
+    text.trim().parse().map_err(|_| "write a whole number, 0 or more".to_owned())
 }
 
 fn dtype(name: &str) -> Result<DType, String> {

@@ -92,6 +92,11 @@ fn assign(file: &Archive, specs: &[InputSpec], notes: &mut Vec<Diagnostic>) -> R
             return Ok(others);
         }
     }
+    if arrays.is_empty() {
+        return Err(Error::data("the file holds no arrays")
+            .file(file.path())
+            .help("save one array for each input: numpy.savez(file, INPUT=array, …)"));
+    }
     let names = || arrays.iter().map(|a| format!("{:?}", a.name)).collect::<Vec<_>>().join(", ");
     specs
         .iter()

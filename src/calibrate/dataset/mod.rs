@@ -6,6 +6,7 @@
 mod archive;
 mod convert;
 mod feed;
+mod finite;
 mod images;
 mod npy;
 mod split;
@@ -23,8 +24,9 @@ use self::{
     images::{Images, is_image},
 };
 pub use self::{
+    finite::NotFinite,
     images::{Channels, ImageOptions, Layout},
-    split::{Split, split},
+    split::{Split, split, split_of},
 };
 use super::observers::TensorStats;
 use crate::{
@@ -185,23 +187,6 @@ impl Dataset {
         let array = archive.arrays().get(feed.array);
         let dtype = array.map_or(DType::Int64, |a| a.header.dtype);
         read(&archive, feed, at, dtype).map(Some)
-    }
-
-    /// Those of the samples that hold numbers which are NaN or infinite. Pictures hold none.
-    pub fn not_finite(&self, samples: &[usize]) -> Result<Vec<usize>> {
-        let mut found = Vec::new();
-        if matches!(self.source, Source::Images(_)) {
-            return Ok(found);
-        }
-        for &i in samples {
-            for tensor in self.sample(i)?.iter().filter(|t| t.dtype().is_float()) {
-                if !tensor.to_f32()?.iter().all(|v| v.is_finite()) {
-                    found.push(i);
-                    break;
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// Statistics of the floating point inputs over some samples, by input name, to judge the data by.

@@ -110,7 +110,10 @@ fn element_type(descr: &str) -> Result<(DType, bool)> {
                 "arrays of different shapes in one file do this: save one .npz file for each sample into a folder instead",
             ));
         }
-        _ => return Err(Error::data(format!("its elements have NumPy type {descr:?}; numbers or bool are needed"))),
+        _ => {
+            return Err(Error::data(format!("its elements have NumPy type {descr:?}; numbers or bool are needed"))
+                .help("save real numbers: array.astype(numpy.float32)"));
+        }
     };
     Ok((dtype, order == '>'))
 }

@@ -1,6 +1,5 @@
 //! Which samples calibration sees and which prove the result.
 
-use super::Dataset;
 use crate::diagnostics::{Diagnostic, count};
 
 /// Below this many samples none is held out: ranges need them more.
@@ -36,16 +35,25 @@ pub fn split(len: usize) -> (Split, Option<Diagnostic>) {
     (Split { calibration, validation, held_out: true }, None)
 }
 
-impl Dataset {
-    /// [`split`] of this data's samples.
-    pub fn split(&self) -> (Split, Option<Diagnostic>) {
-        split(self.len())
-    }
+/// [`split`] of samples with these numbers.
+pub fn split_of(samples: &[usize]) -> (Split, Option<Diagnostic>) {
+    let (Split { calibration, validation, held_out }, note) = split(samples.len());
+    let [calibration, validation] = [calibration, validation].map(|of| of.into_iter().map(|i| samples[i]).collect());
+    (Split { calibration, validation, held_out }, note)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_with_numbers_of_their_own() {
+        let odd: Vec<usize> = (0..40).map(|i| 2 * i + 1).collect();
+        let (s, note) = split_of(&odd);
+        assert!(note.is_none() && s.held_out);
+        assert_eq!((s.calibration.len(), s.validation.len()), (35, 5));
+        assert!(s.calibration.iter().chain(&s.validation).all(|i| odd.contains(i)));
+    }
 
     #[test]
     fn sizes() {
