@@ -199,7 +199,11 @@ fn trained_signs_are_kept_exactly() {
         assert!(small * (20 / bits) < whole, "{name}: {small} of {whole}");
         let image = Random(4).tensor(&[3, 1, 8, 8], 1.0);
         let ours = |m: &Model| {
-            Tract.load(m, &[]).and_then(|s| s.run(&[image.clone()])).unwrap_or_else(|e| panic!("{e}")).remove(0)
+            Tract
+                .load(m, &[])
+                .and_then(|s| s.run(std::slice::from_ref(&image)))
+                .unwrap_or_else(|e| panic!("{e}"))
+                .remove(0)
         };
         assert!(ours(&after).same_content(&ours(&before)), "{name}");
         let theirs = |m: &Model| {
