@@ -39,7 +39,7 @@ use self::{
 use super::{Context, eliminate_initializer_inputs};
 use crate::{
     analysis::types,
-    diagnostics::Diagnostic,
+    diagnostics::{Diagnostic, count},
     error::{Error, Result},
     ir::Model,
 };
@@ -132,13 +132,12 @@ pub fn convert_to(model: &mut Model, target: i64, cx: &mut Context) -> Result<us
         set_version(model, &scope, target);
         changes += nodes + 1;
         let of = scope.function.map_or_else(|| "the model".to_owned(), |f| function_name(model, f));
-        cx.diagnostics.push(
-            Diagnostic::note(
-                "opset_converted",
-                format!("converted from opset {} to {target}, {nodes} nodes changed form", scope.version),
-            )
-            .on(of),
-        );
+        let form = match nodes {
+            0 => String::new(),
+            n => format!(", {} changed form", count(n, "node")),
+        };
+        let text = format!("converted from opset {} to {target}{form}", scope.version);
+        cx.diagnostics.push(Diagnostic::note("opset_converted", text).on(of));
     }
     if changes > 0 {
         model.ir_version = model.ir_version.max(ir_version_of(target));

@@ -3,7 +3,7 @@
 //! Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (2023): the errors are counted by a norm with
 //! p = 0.7, under which few large ones are better than many small ones, and split off by a second variable: once it is shrunk
 //! ([`shrunk`]), what remains is least squares. The paper moves zero points in real numbers; codes of DequantizeLinear have
-//! whole ones, so a block with a free zero point gets the nearest of those, and a symmetric block moves its scale.
+//! whole ones, so a block moves its zero point to the nearest of those, and where that stays, or is fixed, its scale.
 //! It looks at no data. Nothing is taken that has a greater squared error than what [`super::rtn`] starts with.
 
 use super::{
@@ -68,9 +68,10 @@ fn step(values: &[f32], (scale, zero): (f32, i32), beta: f32, unit: f32, grid: G
         below += whole * whole;
         shift += q as f32 - kept / scale;
     }
+    let moved = ((shift / values.len() as f32).round() as i32).clamp(grid.lo, grid.hi);
     match grid.zero {
-        Some(_) => (if below > 0.0 { above / below } else { scale }, zero),
-        None => (scale, ((shift / values.len() as f32).round() as i32).clamp(grid.lo, grid.hi)),
+        None if moved != zero => (scale, moved),
+        _ => (if below > 0.0 { above / below } else { scale }, zero),
     }
 }
 
@@ -78,4 +79,37 @@ fn step(values: &[f32], (scale, zero): (f32, i32), beta: f32, unit: f32, grid: G
 fn shrunk(x: f32, beta: f32) -> f32 {
     let size = x.abs();
     if size == 0.0 { 0.0 } else { x.signum() * (size - size.powf(P - 1.0) / beta).max(0.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ir::DType;
+
+    #[test]
+    fn a_few_large_weights_cost_the_many_less() {
+        // 31 small weights and one that is ten times as large.
+        let values: Vec<f32> = (0..32).map(|i| if i == 5 { 10.0 } else { (i as f32 * 0.7).sin() }).collect();
+        for symmetric in [true, false] {
+            let grid = Grid::of(DType::Int4, symmetric).unwrap();
+            let first = blocks::starts(&values, grid)[0];
+            let found = choose(&values, grid);
+            let cost = |p: (f32, i32)| blocks::error(&values, &[], p.0, p.1, grid);
+            assert!(cost(found) < cost(first), "{symmetric}: {found:?} {first:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_worse_than_the_start(values in prop::collection::vec(-3f32..3.0, 1..40), symmetric: bool) {
+            let grid = Grid::of(DType::Int2, symmetric).unwrap();
+            let (scale, zero) = choose(&values, grid);
+            let found = blocks::error(&values, &[], scale, zero, grid);
+            for (scale, zero) in blocks::starts(&values, grid) {
+                prop_assert!(found <= blocks::error(&values, &[], scale, zero, grid) * 1.001);
+            }
+        }
+    }
 }

@@ -185,6 +185,10 @@ impl SchemeArgs {
             let text = format!("precision is {}, but this is about integers", settings.config.precision.name());
             return Err(Error::config(text).help("leave precision out; `qonvert quantize` takes it").into());
         }
+        if settings.config.mode == Mode::WeightOnly {
+            let text = "mode is weight-only, but this is about data in integers";
+            return Err(Error::config(text).help("leave the mode out; `qonvert quantize` takes it").into());
+        }
         Ok(settings)
     }
 
