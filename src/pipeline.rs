@@ -24,6 +24,7 @@ mod prices;
 mod promised;
 mod sensitivity;
 mod split;
+mod start;
 pub mod tune;
 mod weight_only;
 
@@ -45,7 +46,7 @@ use crate::{
     error::{Error, Result},
     files::Files,
     ir::{Model, Tensor, ValueId},
-    onnx_file::{self, ReadOptions},
+    onnx_file::ReadOptions,
     passes::{self, Context, Options, Stage},
     plan::{KnownReads, Plan},
     report::Auto,
@@ -53,6 +54,7 @@ use crate::{
     scheme::Settings,
 };
 
+use self::start::{Start, start};
 pub use self::{
     convert::{ConvertJob, convert, convert_model},
     finish::{check_labels, finish, odd_outputs, proof_of, run},
@@ -178,33 +180,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         done.diagnostics.insert(0, before::without_data(job.evaluation.is_some()));
         return Ok(done);
     }
-    let files = before::check(job)?;
-    let mut clock = Clock::resumed(job.progress, Vec::new());
-    clock.until = config.time_limit().and_then(|limit| Instant::now().checked_add(limit));
-    clock.step("read");
-    let original = onnx_file::read_with(&job.model, job.read)?;
-    before::check_weights(&files)?;
-    clock.step("prepare");
-    let mut cx = Context { options: options(job.settings), ..Context::default() };
-    let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
-    cx.diagnostics.splice(0..0, before::look_at(&original));
-    let (broken, said) = not_finite::weights(&original)?;
-    cx.diagnostics.splice(0..0, said);
-    if let Some(table) = &job.ranges {
-        before::check_ranges(table, [&original, &model])?;
-    }
-    let mut resolved = job.settings.resolve(&original, &model)?;
-    cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
-    let dataset = job.data.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
-    let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
-    for note in dataset.iter().chain(&evaluation).flat_map(Dataset::notes) {
-        if !cx.diagnostics.contains(note) {
-            cx.diagnostics.push(note.clone());
-        }
-    }
-    cx.diagnostics.extend(before::idle_evaluation(job));
-    cx.diagnostics.extend(before::idle_calibration(job));
-    cx.diagnostics.extend(before::idle_beside_halves(config));
+    let Start { mut clock, original, mut model, mut resolved, mut cx, dataset, evaluation, broken } = start(job)?;
     cx.diagnostics.extend(before::idle_budgets(config).filter(|_| job.plan.is_none()));
     cx.diagnostics.extend(before::idle_precision(config).filter(|_| job.plan.is_none()));
     if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
@@ -289,7 +265,8 @@ fn options(settings: &Settings) -> Options {
     let config = &settings.config;
     Options {
         keep_stack_traces: config.stack_traces == StackTraces::Keep,
-        keep_masks: config.float_weights == FloatWeights::Keep,
+        // Bool masks are made of float constants, which are in 16 bits where the precision is.
+        keep_masks: config.float_weights == FloatWeights::Keep || config.precision.half().is_some(),
         qoperator: (config.format == Format::Qoperator).then(|| settings.target.integer_ops()),
         seen_through: settings.target.seen_through.clone(),
         ..Options::default()

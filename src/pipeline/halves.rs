@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Clock, Job, Quantized, before, not_finite, options, planner, prepare, thin};
+use super::{
+    Clock, Job, Quantized, before,
+    measure::STAGES,
+    planner,
+    start::{Start, start},
+    thin,
+};
 use crate::{
     analysis::placement::Wishes,
     calibrate::{
@@ -14,45 +20,18 @@ use crate::{
     diagnostics::Diagnostic,
     error::Result,
     ir::{DType, Model, ValueId},
-    onnx_file,
-    passes::{self, Context},
+    passes,
     plan::{HalfTask, KnownReads, Plan, decide_halves, half_values},
     target::HalfForm,
 };
-
-use super::measure::STAGES;
 
 /// The most samples to look at values on: magnitudes are known after few.
 const LOOKED_AT: usize = 64;
 
 /// Reads, prepares, looks at values, decides and rewrites; writes nothing.
 pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
-    let config = &job.settings.config;
-    let files = before::check(job)?;
-    let mut clock = Clock::resumed(job.progress, Vec::new());
-    clock.step("read");
-    let original = onnx_file::read_with(&job.model, job.read)?;
-    before::check_weights(&files)?;
-    let (broken, said) = not_finite::weights(&original)?;
-    clock.step("prepare");
-    let mut cx = Context { options: options(job.settings), ..Context::default() };
-    cx.diagnostics.extend(said);
-    // Bool masks are made of float constants, which are in 16 bits here.
-    cx.options.keep_masks = true;
-    let mut model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
-    cx.diagnostics.splice(0..0, before::look_at(&original));
-    let resolved = job.settings.resolve(&original, &model)?;
-    cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
-    let dataset = job.data.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
-    let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
-    for note in dataset.iter().chain(&evaluation).flat_map(Dataset::notes) {
-        if !cx.diagnostics.contains(note) {
-            cx.diagnostics.push(note.clone());
-        }
-    }
-    cx.diagnostics.extend(before::idle_evaluation(job));
-    cx.diagnostics.extend(before::idle_calibration(job));
-    cx.diagnostics.extend(before::idle_beside_halves(config));
+    let Start { mut clock, original, mut model, resolved, mut cx, dataset, evaluation, broken } = start(job)?;
+    let evaluated = evaluation.as_ref().map(|d| planner::proof_samples(job, d, &mut cx.diagnostics)).transpose()?;
     let (mut samples, split) = match &dataset {
         Some(data) => planner::samples(job, data, &mut cx.diagnostics)?,
         None => (Vec::new(), Split::default()),
@@ -76,13 +55,9 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
     clock.step("");
     cx.diagnostics.extend(before::half_speed(&job.settings.target, dtype));
     let (dataset, proof_samples, held_out) = match evaluation {
-        Some(data) => {
-            let all = (0..data.len()).collect();
-            (Some(data), all, job.evaluation != job.data)
-        }
+        Some(data) => (Some(data), evaluated.unwrap_or_default(), job.evaluation != job.data),
         None => (dataset, split.validation, split.held_out),
     };
-    let samples = if config.precision.half().is_some() && job.plan.is_some() { Vec::new() } else { samples };
     Ok(Quantized {
         original,
         model,

@@ -1,0 +1,58 @@
+//! The first steps of the job, whatever numbers the model is brought into: reading, preparing, opening data.
+
+use std::time::Instant;
+
+use super::{Clock, Job, before, not_finite, options, prepare};
+use crate::{calibrate::Dataset, error::Result, ir::Model, onnx_file, passes::Context, scheme::Resolved};
+
+/// What the first steps give.
+pub(super) struct Start<'a> {
+    pub(super) clock: Clock<'a>,
+    /// The model as read.
+    pub(super) original: Model,
+    /// The prepared model.
+    pub(super) model: Model,
+    /// The settings for it.
+    pub(super) resolved: Resolved,
+    /// With what was noticed.
+    pub(super) cx: Context,
+    /// The calibration data.
+    pub(super) dataset: Option<Dataset>,
+    /// The data to prove the result on.
+    pub(super) evaluation: Option<Dataset>,
+    /// Nodes with weights that are no numbers, in words.
+    pub(super) broken: Vec<String>,
+}
+
+/// Reads and prepares the model, and opens the data.
+pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
+    let config = &job.settings.config;
+    let files = before::check(job)?;
+    let mut clock = Clock::resumed(job.progress, Vec::new());
+    clock.until = config.time_limit().and_then(|limit| Instant::now().checked_add(limit));
+    clock.step("read");
+    let original = onnx_file::read_with(&job.model, job.read)?;
+    before::check_weights(&files)?;
+    clock.step("prepare");
+    let mut cx = Context { options: options(job.settings), ..Context::default() };
+    let model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
+    cx.diagnostics.splice(0..0, before::look_at(&original));
+    let (broken, said) = not_finite::weights(&original)?;
+    cx.diagnostics.splice(0..0, said);
+    if let Some(table) = &job.ranges {
+        before::check_ranges(table, [&original, &model])?;
+    }
+    let resolved = job.settings.resolve(&original, &model)?;
+    cx.diagnostics.extend(resolved.diagnostics.iter().cloned());
+    let dataset = job.data.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
+    let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
+    for note in dataset.iter().chain(&evaluation).flat_map(Dataset::notes) {
+        if !cx.diagnostics.contains(note) {
+            cx.diagnostics.push(note.clone());
+        }
+    }
+    cx.diagnostics.extend(before::idle_evaluation(job));
+    cx.diagnostics.extend(before::idle_calibration(job));
+    cx.diagnostics.extend(before::idle_beside_halves(config));
+    Ok(Start { clock, original, model, resolved, cx, dataset, evaluation, broken })
+}
