@@ -9,6 +9,8 @@
 //! In whatever format the rest is written, but where only ONNX's own operators are asked for. Its inverse is
 //! [`super::raise_gather_blocks`].
 
+use std::collections::HashMap;
+
 use super::{
     Context,
     support::{lazy, pairs::import, replace::insert_instead},
@@ -26,10 +28,12 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         return Ok(0);
     }
     let mut fused = 0;
+    // A table that several nodes gather from is there once.
+    let mut done = HashMap::new();
     for id in model.all_nodes() {
         let Some(table) = Table::of(model, id) else { continue };
         let (label, op) = (model.node_label(id), model.node(id).op_type.clone());
-        table.fuse(model, id).map_err(|e| e.node(label, op))?;
+        table.fuse(model, id, &mut done).map_err(|e| e.node(label, op))?;
         fused += 1;
     }
     Ok(fused)
@@ -82,39 +86,20 @@ impl Table {
         Some(Self { codes, scales, zeros, bits, block })
     }
 
-    fn fuse(self, model: &mut Model, id: NodeId) -> Result<()> {
-        let constant = |v: ValueId| model.value(v).constant().cloned();
-        let (Some(codes), zeros) = (constant(self.codes), self.zeros.and_then(constant)) else { return Ok(()) };
-        let graph = model.value(self.codes).graph();
-        let base = model.value(self.codes).name().trim_end_matches("_quantized").to_owned();
-        let (mut data, mut scales, mut zero) = (self.codes, self.scales, self.zeros);
-        if self.bits != 4 {
-            let signed = matches!(codes.dtype(), DType::Int2 | DType::Int8);
-            // Without zero points, codes without a sign mean what they are; here the middle stands for 0 then.
-            let zeros = match zeros {
-                Some(z) => Some(z),
-                None if signed => None,
-                None => {
-                    Some(pack::pack(codes.dtype(), &scale_dims(model, self.scales), &zero_codes(model, self.scales))?)
-                }
-            };
-            let bits = self.bits;
-            let packed = |t: &Tensor| {
-                let dims = vec![t.dims()[0], t.dims()[1].div_ceil(8 / bits)];
-                lazy::followed(t, DType::Uint8, dims, move |t| in_bytes(t, bits))
-            };
-            data = model.add_initializer(graph, &format!("{base}_Q{bits}"), packed(&codes)?);
-            let zeros = zeros.map(|z| packed(&z)).transpose()?;
-            // Beside the codes, so that all of it is written at one time.
-            if let Some(t) = constant_of(model, scales) {
-                scales = model.add_initializer(graph, &format!("{base}_scales"), t);
+    fn fuse(self, model: &mut Model, id: NodeId, done: &mut HashMap<Inputs, Inputs>) -> Result<()> {
+        let given = [Some(self.codes), Some(self.scales), self.zeros];
+        let [data, scales, zero] = match done.get(&given) {
+            Some(&packed) => packed,
+            None => {
+                let packed = if self.bits == 4 { given } else { self.packed(model)? };
+                done.insert(given, packed);
+                packed
             }
-            zero = zeros.map(|z| model.add_initializer(graph, &format!("{base}_zero_points"), z));
-        }
+        };
         let outputs = model.take_outputs(id);
         let mut spec = NodeSpec::new(GATHER_BLOCKS)
             .domain(MICROSOFT)
-            .inputs([Some(data), model.node(id).input(1), Some(scales)])
+            .inputs([data, model.node(id).input(1), scales])
             .inputs(zero.map(Some))
             .attr("gather_axis", 0i64)
             .attr("quantize_axis", 1i64)
@@ -128,19 +113,36 @@ impl Table {
         import(model, MICROSOFT);
         Ok(())
     }
+
+    /// Codes of 2 and 8 bits, scales and zero points as the operator takes them, all new, so that they are written together.
+    fn packed(&self, model: &mut Model) -> Result<Inputs> {
+        let constant = |v: ValueId| model.value(v).constant().cloned();
+        let missing = || Error::bug("a table is not constant");
+        let codes = constant(self.codes).ok_or_else(missing)?;
+        let scales = constant(self.scales).ok_or_else(missing)?;
+        // Without zero points, codes without a sign mean what they are; the operator takes their middle for 0 then.
+        let zeros = match self.zeros.and_then(constant) {
+            None if codes.dtype() == DType::Uint2 || codes.dtype() == DType::Uint8 => {
+                Some(pack::pack(codes.dtype(), scales.dims(), &vec![0; scales.len()])?)
+            }
+            zeros => zeros,
+        };
+        let graph = model.value(self.codes).graph();
+        let base = model.value(self.codes).name().trim_end_matches("_quantized").to_owned();
+        let bits = self.bits;
+        let packed = |t: &Tensor| {
+            let dims = vec![t.dims()[0], t.dims()[1].div_ceil(8 / bits)];
+            lazy::followed(t, DType::Uint8, dims, move |t| in_bytes(t, bits))
+        };
+        let (codes, zeros) = (packed(&codes)?, zeros.map(|z| packed(&z)).transpose()?);
+        let mut add = |suffix: String, t: Tensor| model.add_initializer(graph, &format!("{base}_{suffix}"), t);
+        let (data, scales) = (add(format!("Q{bits}"), codes), add("scales".to_owned(), scales));
+        Ok([Some(data), Some(scales), zeros.map(|z| add("zero_points".to_owned(), z))])
+    }
 }
 
-fn constant_of(model: &Model, v: ValueId) -> Option<Tensor> {
-    model.value(v).constant().cloned()
-}
-
-fn scale_dims(model: &Model, scales: ValueId) -> Vec<usize> {
-    model.value(scales).constant().map(|t| t.dims().to_vec()).unwrap_or_default()
-}
-
-fn zero_codes(model: &Model, scales: ValueId) -> Vec<i32> {
-    vec![0; model.value(scales).constant().map_or(0, Tensor::len)]
-}
+/// Codes, scales and zero points.
+type Inputs = [Option<ValueId>; 3];
 
 /// Codes of 2 or 8 bits as the operator takes them: bytes without a sign, each row beginning at one.
 fn in_bytes(t: &Tensor, bits: usize) -> Result<Tensor> {
@@ -223,6 +225,21 @@ mod tests {
             model.verify().unwrap();
             assert_eq!(run(&model).to_f32().unwrap(), run(&first).to_f32().unwrap(), "{dtype}");
         }
+    }
+
+    #[test]
+    fn a_table_with_two_readers_is_packed_once() {
+        let codes: Vec<String> = (0..96).map(|i| (i % 200).to_string()).collect();
+        let text = pairs("uint8", &codes.join(","), "");
+        let text = text.replace("(float[2,32] y)", "(float[2,32] y, float[2,32] z)");
+        let text = text.replace(
+            "y = Gather(t_DequantizeLinear_Output, i)",
+            "y = Gather(t_DequantizeLinear_Output, i) z = Gather(t_DequantizeLinear_Output, i)",
+        );
+        let mut model = text::parse(&text).unwrap();
+        assert_eq!(super::run(&mut model, &mut Context::default()).unwrap(), 2);
+        let tables = model.value_ids().into_iter().filter_map(|v| model.value(v).initializer());
+        assert_eq!(tables.filter(|t| t.dtype() == DType::Uint8 && t.dims() == [3, 32]).count(), 2); // the codes as they were, too
     }
 
     #[test]
