@@ -272,18 +272,8 @@ mod tests {
         );
         let mut plan = Plan::default();
         for (name, becomes) in [("a", Form::Integer), ("b", Form::Float), ("c", Form::Integer)] {
-            let op = if name == "b" { "Tanh" } else { "Neg" }.to_owned();
-            let node = NodePlan {
-                name: None,
-                op,
-                becomes,
-                kernel: None,
-                weight: None,
-                reason: None,
-                fenced: false,
-                few_bits: None,
-            };
-            plan.nodes.insert(name.into(), node);
+            let op = if name == "b" { "Tanh" } else { "Neg" };
+            plan.nodes.insert(name.into(), NodePlan::new(None, op, becomes));
         }
         for v in ["x", "a", "b", "c"] {
             let a = Activation { dtype: DType::Uint8, scale: 1.0, zero_point: 0, readers: Readers::All };

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     ir::{DType, Model, ValueId},
-    quant::halves::rounded,
+    quant::{error::sqnr_db, halves::rounded},
     runtime::Runtime,
 };
 
@@ -67,10 +67,7 @@ impl Rounding {
 
     /// Signal to rounding noise of the numbers that stay finite, dB.
     pub fn sqnr(&self) -> f64 {
-        match self.noise.value() {
-            noise if noise > 0.0 => 10.0 * (self.signal.value() / noise).log10(),
-            _ => f64::INFINITY,
-        }
+        sqnr_db(self.signal.value(), self.noise.value())
     }
 }
 

@@ -147,9 +147,8 @@ impl Rule {
 
     fn check(&self) -> Result<()> {
         let by_node = !self.nodes.is_empty() || !self.ops.is_empty() || self.between.is_some();
-        let for_nodes =
-            self.precision.is_some() || self.force.is_some() || self.weight.is_some() || self.float_weights.is_some();
-        let for_nodes = for_nodes || self.weight_only.is_some();
+        let of_weights = self.weight.is_some() || self.weight_only.is_some() || self.float_weights.is_some();
+        let for_nodes = self.precision.is_some() || self.force.is_some() || of_weights;
         if !by_node && self.values.is_empty() {
             return Err(Error::config("it selects nothing").help("give it nodes, ops, between or values"));
         }

@@ -265,16 +265,7 @@ mod tests {
     use crate::{ir::text, passes::testing::check_with, plan::NodePlan};
 
     fn plan(nodes: &[(&str, &str)], io: bool, limited: &[(&str, f32)]) -> Context {
-        let entry = |op: &str| NodePlan {
-            name: None,
-            op: op.to_owned(),
-            becomes: Form::Half,
-            kernel: None,
-            weight: None,
-            reason: None,
-            fenced: false,
-            few_bits: None,
-        };
+        let entry = |op: &str| NodePlan::new(None, op, Form::Half);
         let limited = limited.iter().map(|(name, bound)| ((*name).to_owned(), *bound)).collect();
         let nodes = nodes.iter().map(|(name, op)| ((*name).to_owned(), entry(op))).collect();
         let halves = Some(Halves { dtype: DType::Float16, io, limited });

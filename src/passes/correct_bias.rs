@@ -158,17 +158,7 @@ mod tests {
     }
 
     fn integer(weight: Weight) -> NodePlan {
-        let (name, kernel, reason) = (None, None, None);
-        NodePlan {
-            name,
-            op: "Conv".into(),
-            becomes: Form::Integer,
-            kernel,
-            weight: Some(weight),
-            reason,
-            fenced: false,
-            few_bits: None,
-        }
+        NodePlan { weight: Some(weight), ..NodePlan::new(None, "Conv", Form::Integer) }
     }
 
     fn int8(axis: Option<usize>) -> Weight {

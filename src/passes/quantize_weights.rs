@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{DType, GraphId, Model, NodeId, NodeSpec, Place, Tensor, TensorData, ValueId},
+    ir::{GraphId, Model, NodeId, NodeSpec, Place, Tensor, TensorData, ValueId},
     onnx_file,
     plan::{self, FewBits, Form, KnownReads, Plan, named_values},
     weights::{self, BlockedWeight, Layer},
@@ -83,10 +83,8 @@ struct Rounder<'a> {
     /// Weights are rounded when they are written.
     deferred: bool,
     /// Codes, scales and zero points of weights, by how they are quantized and whether they lie as `[outs, depth]`.
-    rounded: HashMap<(ValueId, GraphId, FewBitsKey), [Option<ValueId>; 3]>,
+    rounded: HashMap<(ValueId, GraphId, FewBits, bool), [Option<ValueId>; 3]>,
 }
-
-type FewBitsKey = (DType, usize, bool, String, bool);
 
 impl Rounder<'_> {
     fn quantize(&mut self, id: NodeId, how: &FewBits) -> Result<()> {
@@ -102,8 +100,7 @@ impl Rounder<'_> {
         let real = self.model.insert_value(spec, Place::Before(id))?;
         self.model.set_input(id, usize::from(!gather), Some(real));
         if self.model.node(id).is("Gemm") {
-            let node = self.model.node(id);
-            let inputs: Vec<Option<ValueId>> = node.inputs().to_vec();
+            let inputs = self.model.node(id).inputs().to_vec();
             convert(self.model, id, "Gemm", &inputs, Vec::new());
         }
         Ok(())
@@ -112,8 +109,8 @@ impl Rounder<'_> {
     fn rounded(&mut self, id: NodeId, value: ValueId, how: &FewBits, outs_first: bool) -> Result<[Option<ValueId>; 3]> {
         // Where the node is: ONNX Runtime makes no kernel in a branch of what stands outside of it.
         let graph = self.model.node(id).graph();
-        let key = (how.dtype, how.block_size, how.symmetric, how.algorithm.clone(), outs_first);
-        if let Some(&found) = self.rounded.get(&(value, graph, key.clone())) {
+        let key = (value, graph, how.clone(), outs_first);
+        if let Some(&found) = self.rounded.get(&key) {
             return Ok(found);
         }
         let name = self.model.value(value).name().to_owned();
@@ -142,7 +139,7 @@ impl Rounder<'_> {
             t.map(|t| self.model.add_initializer(graph, &format!("{name}_{suffix}"), t))
         };
         let found = [add("quantized", codes), add("scale", scales), add("zero_point", zeros)];
-        self.rounded.insert((value, graph, key), found);
+        self.rounded.insert(key, found);
         Ok(found)
     }
 }

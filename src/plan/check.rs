@@ -264,16 +264,7 @@ mod tests {
             pair_axes: Vec::new(),
             algorithm: "rtn".into(),
         });
-        let node = |op: &str, becomes, weight| NodePlan {
-            name: None,
-            op: op.into(),
-            becomes,
-            kernel: None,
-            weight,
-            reason: None,
-            fenced: false,
-            few_bits: None,
-        };
+        let node = |op: &str, becomes, weight| NodePlan { weight, ..NodePlan::new(None, op, becomes) };
         plan.nodes.insert("c".into(), node("Conv", Form::Integer, weight));
         plan.nodes.insert("r".into(), node("Relu", Form::Absorbed, None));
         (m, plan, target)

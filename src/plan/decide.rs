@@ -118,16 +118,8 @@ pub fn decide(
         if names.get(key) != Some(&out) {
             continue;
         }
-        let mut entry = NodePlan {
-            name: node.name.clone().filter(|n| !n.is_empty()),
-            op: node.op_type.clone(),
-            becomes: Form::Float,
-            kernel: None,
-            weight: None,
-            reason: None,
-            fenced: false,
-            few_bits: None,
-        };
+        let name = node.name.clone().filter(|n| !n.is_empty());
+        let mut entry = NodePlan::new(name, &node.op_type, Form::Float);
         match decision {
             Decision::Integer(kernel) => {
                 entry.becomes = Form::Integer;

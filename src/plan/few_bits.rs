@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Form, NodePlan, Plan, known, named_values, weights::default_algorithm};
+use super::{Form, NodePlan, Plan, known, named_values, store::SMALLEST, weights::default_algorithm};
 use crate::{
+    diagnostics::count,
     error::{Error, Result},
     ir::{DType, Model, NodeId, Tensor, ValueId},
     ops::GATHER_BLOCKS,
@@ -11,13 +12,11 @@ use crate::{
     weights::{self, Grid, Layout},
 };
 
-/// Below this many elements nothing is gained by fewer bits.
-const SMALLEST: usize = 512;
 /// Sizes of blocks that the kernels take.
 pub const BLOCK_SIZES: &[usize] = &[16, 32, 64, 128, 256];
 
 /// How the weight of a node is stored in few bits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FewBits {
     /// Type of the codes: of 2, 4 or 8 bits.
@@ -60,7 +59,7 @@ pub fn weights_in_few_bits(
             let text = format!(
                 "its weight has {} numbers only, and is packed in {} without loss",
                 packed.bits + 1,
-                bits(packed.bits)
+                count(packed.bits, "bit")
             );
             if let Some(entry) = plan.nodes.get_mut(key) {
                 entry.reason = Some(text);
@@ -97,9 +96,9 @@ pub(super) fn check<'t>(
 ) -> Option<std::result::Result<(&'t WeightOnly, FewBits), String>> {
     let node = model.node(id);
     let row = target.weight_only.iter().find(|row| node.is(&row.op))?;
-    let (index, of) = if node.is("Gather") { (0, "table") } else { (1, "weight") };
+    let of = if node.is("Gather") { "table" } else { "weight" };
     Some((|| {
-        let weight = node.input(index).ok_or("it has no weight")?;
+        let weight = weight_of(model, id).ok_or("it has no weight")?;
         let Some(tensor) = model.value(weight).constant() else { return Err(format!("its {of} is not a constant")) };
         if tensor.dtype() != DType::Float {
             return Err(format!("its {of} is of type {}, not float", tensor.dtype()));
@@ -136,10 +135,6 @@ pub(super) fn check<'t>(
         how.algorithm = weights::MSE.to_owned();
         Ok((row, how))
     })())
-}
-
-fn bits(count: usize) -> String {
-    if count == 1 { "1 bit".to_owned() } else { format!("{count} bits") }
 }
 
 /// How the weight of a node lies: its outputs, or the rows of a table, and what is cut into blocks.

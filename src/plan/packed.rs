@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, weights::default_algorithm};
+use super::{
+    Plan,
+    store::{SMALLEST, is_integer},
+    weights::default_algorithm,
+};
 use crate::{
     error::{Error, Result},
     ir::{DType, Model, NodeId, Tensor, ValueId},
     ops,
+    quant::pack,
     weights::{self, BlockedWeight, Grid, Layer, Layout},
 };
-
-/// Below this many elements the nodes that unpack save nothing worth having.
-const SMALLEST: usize = 512;
 
 /// How a weight is packed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +58,7 @@ impl PackedWeight {
         let algorithm = weights::by_name(if binary { "binary" } else { &self.algorithm })?;
         let layer = Layer::new(layout, depth, grid, None);
         let BlockedWeight { codes, scales, .. } = layer.rounded(tensor, algorithm, true)?;
-        let codes = crate::quant::pack::unpack(&codes)?;
+        let codes = pack::unpack(&codes)?;
         let scales = scales.to_f32()?;
         // Two signs are half a step beside the middle.
         Ok(match binary {
@@ -141,7 +143,7 @@ fn pack(
         }
         let float = |(n, i): (NodeId, usize)| {
             let axes = ops::weight_axes(model, n, i, t.rank())?;
-            (may(n) && !super::store::is_integer(model, plan, n)).then_some(axes)
+            (may(n) && !is_integer(model, plan, n)).then_some(axes)
         };
         let Some(axes) = value.readers().next().and_then(float) else { continue };
         if !value.readers().all(|r| float(r).is_some()) {

@@ -168,17 +168,7 @@ mod tests {
                 name if integer.contains(&name) => Form::Integer,
                 _ => Form::Float,
             };
-            let node = NodePlan {
-                name: None,
-                op: "Conv".into(),
-                becomes,
-                kernel: None,
-                weight: None,
-                reason: None,
-                fenced: false,
-                few_bits: None,
-            };
-            plan.nodes.insert(name.into(), node);
+            plan.nodes.insert(name.into(), NodePlan::new(None, "Conv", becomes));
         }
         for &v in values {
             let a = Activation { dtype: DType::Uint8, scale: 1.0, zero_point: 0, readers: Readers::All };

@@ -127,14 +127,9 @@ mod tests {
             algorithm: "rtn".into(),
         };
         let entry = NodePlan {
-            name: None,
-            becomes: if op == "LSTM" { Form::Dynamic } else { Form::Integer },
-            op,
             kernel: Some(kernel.into()),
             weight: Some(weight),
-            reason: None,
-            fenced: false,
-            few_bits: None,
+            ..NodePlan::new(None, &op, if op == "LSTM" { Form::Dynamic } else { Form::Integer })
         };
         let mut plan = Plan::default();
         plan.nodes.insert("y".into(), entry);

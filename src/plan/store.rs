@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Below this many elements, codes, scales and the two nodes that compute them back save nothing worth having.
-const SMALLEST: usize = 512;
+pub(super) const SMALLEST: usize = 512;
 
 /// Adds to the plan every weight that only float nodes read, in subgraphs too, and that the plan does not speak of yet; those that
 /// have two or three numbers only are packed. `stored`

@@ -237,17 +237,7 @@ mod tests {
             algorithm: "rtn".into(),
         };
         for (name, op, weight) in [("a", "Sigmoid", None), ("b", "MatMul", Some(weight))] {
-            let (name_, kernel, reason) = (None, None, None);
-            let node = NodePlan {
-                name: name_,
-                op: op.into(),
-                becomes: Form::Integer,
-                kernel,
-                weight,
-                reason,
-                fenced: false,
-                few_bits: None,
-            };
+            let node = NodePlan { weight, ..NodePlan::new(None, op, Form::Integer) };
             plan.nodes.insert(name.into(), node);
         }
         let [vx, va, vb] = ["x", "a", "b"].map(|name| find(&m, name));

@@ -241,12 +241,7 @@ mod tests {
             plan.activations.insert(name.into(), Activation { dtype, scale, zero_point, readers });
         }
         for name in ["a", "b", "c"] {
-            let (becomes, op) = (Form::Integer, "Sigmoid".to_owned());
-            let (kernel, weight, reason) = (None, None, None);
-            plan.nodes.insert(
-                name.into(),
-                NodePlan { name: None, op, becomes, kernel, weight, reason, fenced: false, few_bits: None },
-            );
+            plan.nodes.insert(name.into(), NodePlan::new(None, "Sigmoid", Form::Integer));
         }
         let task = |most| Task {
             original: &m,

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::{
     Round, RoundBlocks, WeightTask,
     blocks::{Blocks, Part},
-    moments::{Half, cost},
+    moments::{Half, cost, with_shares},
     mse,
     rows::{Row, Rows, TOGETHER},
     rtn,
@@ -88,8 +88,8 @@ fn fit(rows: &mut [Row], first: &Half, second: &Half, limits: (i32, i32)) -> usi
     }
     let found: Vec<&[f32]> = errors.iter().map(Vec::as_slice).collect();
     let checked = second.slopes(&found);
-    let total = (first.rows() + second.rows()) as f32;
-    let shares = [first.rows() as f32 / total, second.rows() as f32 / total];
+    let halves = with_shares([first, second]);
+    let shares = halves.map(|(_, share)| share);
     let mut kept = 0;
     for (i, row) in rows.iter_mut().enumerate() {
         let (was, is) = (cost(&before[i].1, &other[i]), cost(&errors[i], &checked[i]));
@@ -99,7 +99,7 @@ fn fit(rows: &mut [Row], first: &Half, second: &Half, limits: (i32, i32)) -> usi
         }
         kept += 1;
         let mut both: Vec<f32> = own[i].iter().zip(&checked[i]).map(|(a, b)| a * shares[0] + b * shares[1]).collect();
-        descend(row, &mut errors[i], &[(first, shares[0]), (second, shares[1])], &mut both, limits);
+        descend(row, &mut errors[i], &halves, &mut both, limits);
     }
     kept
 }

@@ -14,15 +14,14 @@ use super::{Algorithm, Layout, Reads, factor::Factor, moments::Half, rows::Row};
 use crate::{
     error::{Error, Result},
     ir::{DType, Tensor},
-    quant::{QParams, QuantTarget, Range as Numbers, params::type_range},
+    quant::{QParams, QuantTarget, Range as Numbers, pack, params::type_range},
 };
 
 /// Weights that are rounded at a time, by one thread.
 const AT_A_TIME: usize = 1 << 21;
 /// Outputs at a time, at least: neighbours in a row of a weight that has the depth first.
 const FEWEST: usize = 64;
-/// Weights of the layer in 64 steps of any size: what rounding moves to the next whole number. Adding and taking it away again
-/// rounds half to even, for numbers below 2^22.
+/// 1.5 times 2^23: adding it and taking it away again rounds half to even, for numbers below 2^22.
 const TO_WHOLE: f32 = 12_582_912.0;
 
 /// The codes that a weight may have.
@@ -92,6 +91,17 @@ pub struct BlockedWeight {
     pub zeros: Option<Tensor>,
 }
 
+/// Types and dims of the parts of a [`BlockedWeight`].
+#[derive(Debug, Clone)]
+pub struct Like {
+    /// The codes.
+    pub codes: (DType, Vec<usize>),
+    /// The scales.
+    pub scales: (DType, Vec<usize>),
+    /// The zero points; none where all are 0.
+    pub zeros: Option<(DType, Vec<usize>)>,
+}
+
 impl<'a> Layer<'a> {
     /// A layer with one block or more for each output.
     pub fn new(layout: Layout, block: usize, grid: Grid, reads: Option<&'a Reads>) -> Self {
@@ -117,12 +127,12 @@ impl<'a> Layer<'a> {
     }
 
     /// Types and dims of the parts of the rounded weight.
-    pub fn like(&self, outs_first: bool) -> [Option<(DType, Vec<usize>)>; 3] {
+    pub fn like(&self, outs_first: bool) -> Like {
         let dims =
             |along: usize| if outs_first { vec![self.layout.outs, along] } else { vec![along, self.layout.outs] };
         let dtype = self.grid.target.dtype;
         let zeros = (self.grid.zero != Some(0)).then(|| (dtype, dims(self.blocks())));
-        [Some((dtype, dims(self.layout.depth))), Some((DType::Float, dims(self.blocks()))), zeros]
+        Like { codes: (dtype, dims(self.layout.depth)), scales: (DType::Float, dims(self.blocks())), zeros }
     }
 
     /// Rounds the whole weight; `outs_first` says in which order the codes shall lie. Errors: the weight has numbers that
@@ -191,18 +201,15 @@ impl Whole {
     }
 
     fn finish(self, layer: &Layer<'_>, outs_first: bool) -> Result<BlockedWeight> {
-        let (Layout { outs, depth, .. }, blocks) = (layer.layout, layer.blocks());
-        let dims = |along: usize| if outs_first { vec![outs, along] } else { vec![along, outs] };
-        let dtype = layer.grid.target.dtype;
-        let zeros = match layer.grid.zero {
-            Some(0) => None,
-            Some(zero) => Some(vec![zero; outs * blocks]),
-            None => Some(self.zeros),
-        };
+        let Like { codes: (dtype, dims), scales: (_, blocks), zeros } = layer.like(outs_first);
+        let zeros = zeros.map(|(dtype, dims)| match layer.grid.zero {
+            Some(zero) => pack::pack(dtype, &dims, &vec![zero; self.scales.len()]),
+            None => pack::pack(dtype, &dims, &self.zeros),
+        });
         Ok(BlockedWeight {
-            codes: Tensor::new(dtype, dims(depth), self.codes)?,
-            scales: Tensor::from_f32(&dims(blocks), &self.scales),
-            zeros: zeros.map(|z| crate::quant::pack::pack(dtype, &dims(blocks), &z)).transpose()?,
+            codes: Tensor::new(dtype, dims, self.codes)?,
+            scales: Tensor::from_f32(&blocks, &self.scales),
+            zeros: zeros.transpose()?,
         })
     }
 }

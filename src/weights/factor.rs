@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::moments::Half;
+use super::moments::{Half, with_shares};
 
 /// `L^-1` of the Cholesky factor of the moments, with the places in the order of their diagonal: the greatest last.
 pub struct Factor {
@@ -50,9 +50,7 @@ impl Factor {
 
     /// Of the first half of the data, and of both.
     pub fn of_halves(halves: [&Half; 2]) -> Option<[Self; 2]> {
-        let total = (halves[0].rows() + halves[1].rows()) as f32;
-        let both = halves.map(|h| (h, h.rows() as f32 / total));
-        Some([Self::of(&[(halves[0], 1.0)])?, Self::of(&both)?])
+        Some([Self::of(&[(halves[0], 1.0)])?, Self::of(&with_shares(halves))?])
     }
 
     /// Row `p` of the inverse, of the places up to `p` in the order.

@@ -16,7 +16,7 @@ use super::{
     adaround::descend,
     blocks::{Blocks, Grid, Part, code},
     factor::Factor,
-    moments::{Half, cost},
+    moments::{Half, cost, with_shares},
     mse,
     rows::{Row, TOGETHER},
 };
@@ -34,22 +34,20 @@ pub const BLOCKS: Option<RoundBlocks> = Some(RoundBlocks { part: in_blocks, solv
 pub fn in_blocks(part: &Part<'_>) -> Result<Blocks> {
     let mut found = mse::in_blocks(part)?;
     let Some(halves) = part.layer.halves() else { return Ok(found) };
-    let total = (halves[0].rows() + halves[1].rows()) as f32;
-    let both = halves.map(|h| (h, h.rows() as f32 / total));
+    let both = with_shares(halves);
     let Some([one, all]) = part.factors else { return Ok(found) };
     let grid = part.layer.grid;
     let mut rows = part.rows(&found);
     let kept: usize = rows
         .par_chunks_mut(TOGETHER)
         .map(|batch| {
-            let mut tried: Vec<Row> = batch.iter().map(|row| fitted(row, one, &[(halves[0], 1.0)], grid)).collect();
+            let tried: Vec<Row> = batch.iter().map(|row| fitted(row, one, &[(halves[0], 1.0)], grid)).collect();
             let checked = [costs(batch, halves[1]), costs(&tried, halves[1])];
             let better = |i: &usize| checked[1][*i] < checked[0][*i];
             let kept: Vec<usize> = (0..batch.len()).filter(better).collect();
             for &i in &kept {
                 batch[i] = fitted(&batch[i], all, &both, grid);
             }
-            tried.clear();
             kept.len()
         })
         .sum();

@@ -11,7 +11,7 @@ mod moments;
 mod rows;
 
 pub use self::{
-    blocks::{BlockedWeight, Blocks, Grid, Layer, Part},
+    blocks::{BlockedWeight, Blocks, Grid, Layer, Like, Part},
     gram::Gram,
     moments::{Layout, Moments, Reads},
 };

@@ -155,11 +155,6 @@ impl Half {
         trace.is_finite()
     }
 
-    /// How many rows were seen.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// For rows of errors, half of the slope of the squared error of their outputs: `G e`.
     pub fn slopes(&self, errors: &[&[f32]]) -> Vec<Vec<f32>> {
         let depth = self.sums.len();
@@ -170,6 +165,12 @@ impl Half {
         }
         slopes
     }
+}
+
+/// The halves with the share of the rows that each has.
+pub(super) fn with_shares(halves: [&Half; 2]) -> [(&Half, f32); 2] {
+    let total = (halves[0].rows + halves[1].rows) as f32;
+    halves.map(|h| (h, h.rows as f32 / total))
 }
 
 /// The squared error of an output, from its weights' errors and the slope.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{
     error::{Error, Result},
     ir::{DType, Tensor},
-    weights::BlockedWeight,
+    weights::{BlockedWeight, Like},
 };
 
 type Make = dyn Fn() -> Result<BlockedWeight> + Send + Sync;
@@ -43,11 +43,12 @@ impl Lazy {
 
 /// Codes, scales and zero points that are computed when they are written; `like` says their types and shapes.
 pub fn deferred(
-    like: [Option<(DType, Vec<usize>)>; 3],
+    like: Like,
     make: impl Fn() -> Result<BlockedWeight> + Send + Sync + 'static,
 ) -> Result<[Option<Tensor>; 3]> {
     let lazy = Arc::new(Lazy { make: Box::new(make), kept: Mutex::default() });
     let mut parts = [None, None, None];
+    let like = [Some(like.codes), Some(like.scales), like.zeros];
     for (which, (part, like)) in parts.iter_mut().zip(like).enumerate() {
         let Some((dtype, dims)) = like else { continue };
         let lazy = lazy.clone();

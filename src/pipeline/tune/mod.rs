@@ -184,8 +184,8 @@ fn held(
     }
     let proof = Reference::new(lab.job.runtime, lab.prepared, data, &samples, &|_, _| ())?;
     before::answered(&proof, &mut samples)?;
-    let mut failed: Vec<(usize, f64)> = Vec::new();
-    while failed.len() < PROVED {
+    let (mut tried, mut found): (Vec<(usize, f64)>, _) = (Vec::new(), None);
+    while tried.len() < PROVED {
         let Some(point) = front::best(figures, budgets, measured) else { break };
         let loss = lab.proved(&state.points[point].recipe, &proof, &samples)?;
         let judged = std::mem::replace(&mut figures[point].loss, loss);
@@ -198,27 +198,27 @@ fn held(
             );
             noticed.push(Diagnostic::note("proof_lost_more", text));
         }
-        failed.push((point, judged));
+        tried.push((point, judged));
         if holds {
+            found = Some(point);
             break;
         }
     }
-    let last = failed.last().map(|&(point, _)| point).filter(|&p| aims::Aim::Loss.holds(budgets, &figures[p]));
     // What points were chosen by stands in the table.
-    failed.iter().for_each(|&(point, judged)| figures[point].loss = judged);
-    if last.is_some() {
-        return Ok(last);
+    tried.iter().for_each(|&(point, judged)| figures[point].loss = judged);
+    if found.is_some() {
+        return Ok(found);
     }
     // By the samples that they are judged on the first is the best, and the others are no better on those of the proof.
     noticed.retain(|d| d.code != "proof_lost_more");
     let text = format!(
         "none of {} within the budget of loss keeps to it on the {} of the proof, too: the best of them is written all the same",
-        count(failed.len(), "point"),
+        count(tried.len(), "point"),
         count(samples.len(), "sample")
     );
     noticed
         .push(Diagnostic::warning("proof_lost_more", text).help("give more samples, or compare what is written below"));
-    Ok(failed.first().map(|&(point, _)| point))
+    Ok(tried.first().map(|&(point, _)| point))
 }
 
 /// Says so where the data have labels and loss is not counted in right answers.

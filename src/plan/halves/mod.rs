@@ -191,8 +191,7 @@ fn insert(
         return;
     }
     let name = node.name.clone().filter(|n| !n.is_empty());
-    let (op, kernel) = (node.op_type.clone(), None);
-    let entry = NodePlan { name, op, becomes, kernel, weight: None, reason, fenced: false, few_bits: None };
+    let entry = NodePlan { reason, ..NodePlan::new(name, &node.op_type, becomes) };
     plan.nodes.insert(key.to_owned(), entry);
 }
 
