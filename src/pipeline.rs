@@ -24,6 +24,7 @@ mod prices;
 mod promised;
 mod sensitivity;
 mod split;
+mod spread;
 mod start;
 pub mod tune;
 mod weight_only;
@@ -204,7 +205,8 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
         }
         None if config.mode == Mode::WeightOnly => {
-            weight_only::plan(job, &model, &resolved, dataset.as_ref(), (samples, split), &mut clock)?
+            let (models, data) = ((&original, &mut model), dataset.as_ref());
+            weight_only::plan(job, models, &mut resolved, data, (samples, split), &mut clock, &mut cx)?
         }
         None => {
             let data = dataset.as_ref();
@@ -225,7 +227,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         measure::measure(job, [&original, &model], &resolved, data, &cx, &mut outcome, &mut clock)?;
     cx.diagnostics.extend(noticed);
     clock.step("rewrite");
-    cx.options.stream_weights = dataset.is_none() && evaluation.is_none();
+    cx.options.stream_weights = (dataset.is_none() && evaluation.is_none()).then_some(STREAMED);
     let promises = promised::promises(&model, &outcome.plan);
     let left = already::left(&model, &outcome.plan, &job.settings.target);
     cx.plan = Some(outcome.plan);
@@ -273,6 +275,8 @@ fn options(settings: &Settings) -> Options {
     }
 }
 
+/// Weights of more bytes than this, all together, are rounded when they are written, if nothing runs the model before.
+const STREAMED: usize = 1 << 28;
 /// With more bytes of weights than this, a model is not brought into memory.
 const LARGE: usize = 1 << 30;
 /// The largest weight of such a model that is changed before it is quantized.

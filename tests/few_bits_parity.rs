@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use common::{ort_optimize, ort_try_run, random::Random};
 use qonvert::{
     Config, Job, Settings,
-    config::{Format, Mode},
+    config::{Format, Mode, Size},
     ir::{Model, Tensor, text},
     onnx_file, pipeline,
     runtime::{Runtime, tract::Tract},
@@ -148,6 +148,59 @@ fn no_algorithm_is_worse_than_the_nearest_codes() {
     for (algorithm, with_data) in [("mse", false), ("hqq", false), ("mse", true), ("adaround", true), ("gptq", true)] {
         let found = error(algorithm, with_data);
         assert!(found < nearest, "{algorithm}: {found}, rtn: {nearest}");
+    }
+}
+
+/// What awq does to a layer that reads channels of very different sizes, behind a gain that can take the factors in.
+#[test]
+fn awq_makes_weights_finer_where_much_is_read() {
+    let mut random = Random(5);
+    let gains: Vec<String> = (0..64).map(|i| if i % 16 == 3 { "12".to_owned() } else { "0.5".to_owned() }).collect();
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (int64[1,4] i) => (float[1,4,48] y)
+         <{}, float[64] g = {{{}}}, {}> {{
+            rows = Gather(table, i) t = Tanh(rows) [gain] x = Mul(t, g) [out] y = MatMul(x, w) }}",
+        constant("table", &[40, 64], &mut random),
+        gains.join(","),
+        constant("w", &[64, 48], &mut random)
+    );
+    let model = text::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+    let float = ours(&model, 40);
+    let error = |algorithm: &str, with_data: bool| {
+        let (written, _, codes) = quantized(&model, config(4, false, algorithm), with_data);
+        let found = ours(&written, 40);
+        (found.iter().zip(&float).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>(), codes)
+    };
+    let ((plain, _), (scaled, codes)) = (error("mse", true), error("awq", true));
+    assert!(scaled < 0.7 * plain && codes.contains(&"evened_out"), "{scaled} after {plain}: {codes:?}");
+    let ((none, codes), (mse, _)) = (error("awq", false), error("mse", false));
+    assert!(none == mse && codes.contains(&"settings_without_effect"), "{none} {mse}: {codes:?}");
+}
+
+/// Layers get the bits that they need: as small as with the same bits in all layers, the answers are nearer.
+#[test]
+fn bits_are_spread_by_what_layers_do_to_the_answers() {
+    let model = net(17, 48);
+    let float = ours(&model, 40);
+    let error =
+        |written: &Model| -> f64 { ours(written, 40).iter().zip(&float).map(|(a, b)| f64::from(a - b).powi(2)).sum() };
+    for with_data in [true, false] {
+        let (uniform, kernels, _) = quantized(&model, config(4, true, "mse"), with_data);
+        let size = onnx_file::to_bytes(&uniform).expect("it encodes").len();
+        let mut config = config(4, true, "mse");
+        config.weight_only.table_bits = 8;
+        config.weight_only.target_size = Some(Size::Bytes(size as u64));
+        let (spread, same, codes) = quantized(&model, config, with_data);
+        let now = onnx_file::to_bytes(&spread).expect("it encodes").len();
+        assert!(now <= size && now * 10 > size * 9, "{now} bytes, {size} were asked for");
+        assert!(codes.contains(&"bits_spread") && kernels == same, "{codes:?} {same:?}");
+        let (before, after) = (error(&uniform), error(&spread));
+        assert!(after < before, "with data {with_data}: {after} after {before}");
+        if let Some(theirs) = ort_try_run(&onnx_file::to_bytes(&spread).expect("it encodes"), &[("i", inputs(0))], true)
+        {
+            let theirs = theirs.unwrap_or_else(|e| panic!("{e}")).remove(0).to_f32().expect("floats");
+            assert!(off(&theirs, &ours(&spread, 1)) < 0.02);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use qonvert::{
     onnx_file::{self, WriteOptions},
     pipeline::{
         self,
-        tune::{Aims, Size, SpeedBy, Tuning},
+        tune::{Aims, SpeedBy, Tuning},
     },
     report::tune::{Tuned, missed, table},
 };

@@ -22,6 +22,11 @@ impl Config {
         observer("activation.observer", &self.activation.observer)?;
         algorithm("weight.algorithm", &self.weight.algorithm)?;
         self.weight_only.check()?;
+        if self.weight_only.is_spread() && self.mode != Mode::WeightOnly {
+            let name = if self.weight_only.target_bits.is_some() { "target_bits" } else { "target_size" };
+            let text = format!("weight_only.{name} is set, but the mode is not weight-only");
+            return Err(Error::config(text).help("set mode: weight-only (--mode weight-only), or leave it out"));
+        }
         if let Some((i, rule)) =
             self.rules.iter().enumerate().find(|(_, r)| r.is_integer() && self.mode == Mode::WeightOnly)
         {

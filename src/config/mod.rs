@@ -11,6 +11,7 @@ mod load;
 mod one_or_many;
 mod rules;
 pub mod share;
+mod size;
 pub mod suggest;
 mod weight_only;
 mod words;
@@ -20,7 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use halves::{IoTypes, Numbers};
 pub use load::rules_yaml;
 pub use rules::{Precision, Rule, RuleActivation, RuleWeight, Span};
-pub use weight_only::{Others, RuleWeightOnly, WeightOnly};
+pub use size::Size;
+pub use weight_only::{AWQ, Others, RuleWeightOnly, WeightOnly};
 
 use crate::{
     calibrate::{

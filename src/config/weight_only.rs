@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FloatWeights, suggest};
+use super::{FloatWeights, Size, suggest};
 use crate::{
     error::{Error, Result},
     ir::DType,
@@ -12,13 +12,17 @@ use crate::{
 
 /// The algorithm that suits the data: see [`WeightOnly::few_bits`].
 pub const AUTO: &str = "auto";
+/// Factors for channels that carry large numbers, then scales that cost least: see [`crate::plan::awq`].
+pub const AWQ: &str = "awq";
 /// Bits that kernels take.
 const BITS: &[usize] = &[1, 2, 4, 8];
 /// Bits of tables.
 const TABLE_BITS: &[usize] = &[2, 4, 8];
+/// Bits of a weight on average, from all in 2 bits to all in 16.
+const TARGETS: std::ops::RangeInclusive<f64> = 2.0..=16.0;
 
 /// How weights are stored of nodes that compute on float data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WeightOnly {
     /// Bits of a code: 8, 4, 2, or 1 for a sign times a scale (which kernels read as codes of 2 bits).
@@ -33,11 +37,17 @@ pub struct WeightOnly {
     /// Zero is the middle code of all blocks, and needs no place. With zero points of their own, blocks of 32 take 3 % more, and
     /// lose a sixth less on these models.
     pub symmetric: bool,
-    /// How they are rounded: rtn, mse, hqq, adaround, gptq, or auto.
+    /// How they are rounded: rtn, mse, hqq, awq, adaround, gptq, or auto.
     pub algorithm: String,
     /// What becomes of weights whose codes no kernel reads, of convolutions for example: they become float again when the runtime
     /// loads the file. In mode weight-only this stands for `float_weights`, unless that is `keep`.
     pub others: Others,
+    /// In the place of `bits` and `table_bits`: bits that a weight shall have on average, those that kernels read and those of
+    /// tables, scales and zero points counted. Each layer gets 2, 4, 8 or 16, and blocks of `block_size` or of two or four
+    /// times that, so that the answers suffer least.
+    pub target_bits: Option<f64>,
+    /// The same, with the size that the written model shall have at most: 40MB, or 20% of the original.
+    pub target_size: Option<Size>,
 }
 
 /// What becomes of weights whose codes no kernel reads.
@@ -76,6 +86,8 @@ impl Default for WeightOnly {
             symmetric: false,
             algorithm: AUTO.to_owned(),
             others: Others::Float16,
+            target_bits: None,
+            target_size: None,
         }
     }
 }
@@ -110,7 +122,14 @@ impl WeightOnly {
             symmetric: rule.symmetric.unwrap_or(self.symmetric),
             algorithm: rule.algorithm.clone().unwrap_or_else(|| self.algorithm.clone()),
             others: self.others,
+            target_bits: self.target_bits.filter(|_| rule.bits.is_none()),
+            target_size: self.target_size.filter(|_| rule.bits.is_none()),
         }
+    }
+
+    /// Whether each layer gets the bits that it needs.
+    pub fn is_spread(&self) -> bool {
+        self.target_bits.is_some() || self.target_size.is_some()
     }
 
     /// As the plan says it. Algorithm `auto` is `gptq` where there are data and `mse` where there are none.
@@ -129,7 +148,12 @@ impl WeightOnly {
             (_, false) => DType::Uint4,
         };
         let best = if data { weights::GPTQ } else { weights::MSE };
-        let algorithm = if self.algorithm == AUTO { best.to_owned() } else { self.algorithm.clone() };
+        let algorithm = match self.algorithm.as_str() {
+            AUTO => best,
+            AWQ => weights::MSE,
+            name => name,
+        };
+        let algorithm = algorithm.to_owned();
         FewBits { dtype, block_size: self.block_size, symmetric: self.symmetric, algorithm }
     }
 
@@ -158,6 +182,9 @@ impl WeightOnly {
             let text = format!("weight_only.ternary is set beside {} bits", self.bits);
             return Err(Error::config(text).help("ternary weights have 2 bits: leave bits out"));
         }
+        if self.is_spread() {
+            self.check_target()?;
+        }
         if !TABLE_BITS.contains(&self.table_bits) {
             return Err(Error::config(format!("weight_only.table_bits is {}, must be 2, 4 or 8", self.table_bits)));
         }
@@ -168,6 +195,37 @@ impl WeightOnly {
             algorithm: Some(self.algorithm.clone()),
         }
         .check()
+    }
+}
+
+impl WeightOnly {
+    /// Refuses what says the bits twice.
+    fn check_target(&self) -> Result<()> {
+        if let (Some(bits), Some(size)) = (self.target_bits, self.target_size) {
+            let text = format!("weight_only.target_bits is {bits} beside target_size: {size}");
+            return Err(Error::config(text).help("give one of them: either says how small the weights shall be"));
+        }
+        let (name, default) = (if self.target_bits.is_some() { "target_bits" } else { "target_size" }, Self::default());
+        let fixed = [
+            (self.bits != default.bits, "bits", self.bits.to_string()),
+            (self.table_bits != default.table_bits, "table_bits", self.table_bits.to_string()),
+            (self.ternary, "ternary", "true".to_owned()),
+        ];
+        if let Some((_, other, value)) = fixed.into_iter().find(|(set, ..)| *set) {
+            let text = format!("weight_only.{other} is {value} beside {name}");
+            let help = format!(
+                "leave {other} out, and give single layers their bits by a rule: {{nodes: …, weight_only: {{bits: 8}}}}"
+            );
+            return Err(Error::config(text).help(help));
+        }
+        match self.target_bits.filter(|bits| !TARGETS.contains(bits)) {
+            None => Ok(()),
+            Some(bits) => {
+                let (least, most) = (TARGETS.start(), TARGETS.end());
+                Err(Error::config(format!("weight_only.target_bits is {bits}, must be from {least} to {most}"))
+                    .help("scales and zero points are counted: 4 bits in blocks of 32 are 5.125"))
+            }
+        }
     }
 }
 
@@ -185,7 +243,7 @@ impl RuleWeightOnly {
         let Some(name) = self.algorithm.as_deref() else { return Ok(()) };
         let signs = ["binary", "ternary"];
         let all = weights::ALGORITHMS.iter().filter(|a| a.blocks.is_some() && !signs.contains(&a.name)).map(|a| a.name);
-        let names: Vec<&str> = std::iter::once(AUTO).chain(all).collect();
+        let names: Vec<&str> = [AUTO, AWQ].into_iter().chain(all).collect();
         if names.contains(&name) {
             return Ok(());
         }

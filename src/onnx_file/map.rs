@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use crate::{
     error::{Error, Result},
     files::Identity,
+    ir::{Tensor, TensorData},
 };
 
 /// Address ranges of live maps with the files behind them. [`release`] asks here first: the same advice on ordinary
@@ -60,6 +61,13 @@ pub(super) fn map(path: &Path) -> Result<Bytes> {
 pub fn is_mapped(path: &Path) -> bool {
     let identity = Identity::of(path);
     live().iter().any(|(_, i)| *i == identity)
+}
+
+/// [`release`] for all of a tensor's elements, where these stand in a file.
+pub(crate) fn give_back(tensor: &Tensor) {
+    if let TensorData::Bytes(bytes) = tensor.data() {
+        release(bytes);
+    }
 }
 
 /// Tells the system that these bytes are not needed for now, if they are a window of a map: their pages no longer count

@@ -13,10 +13,10 @@ mod tensors;
 mod write;
 
 pub use map::is_mapped;
-pub(crate) use map::release;
+pub(crate) use map::{give_back, release};
 pub use read::{ReadOptions, from_bytes, read, read_with};
 pub use size::size_on_disk;
-pub use write::{Named, WriteOptions, data_path, to_bytes, to_bytes_and_weights, write};
+pub use write::{Named, WriteOptions, data_path, to_bytes, to_bytes_and_weights, write, written_len};
 
 /// The generated protobuf types; the schema is `proto/onnx.proto`.
 #[allow(missing_docs, clippy::pedantic, clippy::all)]

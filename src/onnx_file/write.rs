@@ -29,6 +29,8 @@ const MOST_READABLE: u64 = (1 << 31) - 1;
 const SMALLEST_EXTERNAL: usize = 1024;
 /// Alignment of tensors in the data file, so that runtimes can map them: a page, the rule of the ONNX specification.
 const ALIGNMENT: u64 = 4096;
+/// Bytes of a reference to a tensor in the data file, about: names of files are seldom longer than a hundred.
+const REFERENCE: u64 = 200;
 /// How much of a tensor is copied before its pages are given back.
 const CHUNK: usize = 8 << 20;
 
@@ -81,6 +83,24 @@ pub fn write(model: &Model, path: &Path, options: WriteOptions) -> Result<()> {
         }
     }
     file.publish()
+}
+
+/// The bytes that [`write`] will write, both files together. No elements of tensors are computed.
+pub fn written_len(model: &Model, options: WriteOptions) -> Result<u64> {
+    let encoded = encode::model(model, &[])?;
+    let length = Lengths::of(model, &encoded)?.model;
+    if !options.external_data.unwrap_or(length > LARGEST_FILE) {
+        return Ok(length);
+    }
+    // Tensors that move out leave the place of their elements to that of a reference, and gaps between pages.
+    let moved = encoded.initializers.iter().filter_map(|i| i.raw.as_ref().map(|t| t.byte_len() as u64));
+    let mut data = 0u64;
+    let mut rest = length;
+    for bytes in moved.filter(|bytes| *bytes >= SMALLEST_EXTERNAL as u64) {
+        data = data.next_multiple_of(ALIGNMENT) + bytes;
+        rest = rest.saturating_sub(bytes) + REFERENCE;
+    }
+    Ok(rest + data)
 }
 
 /// The encoded model in memory, for runtimes that load it from there.

@@ -75,8 +75,9 @@ pub struct Options {
     /// Operators that the runtime looks through for a QuantizeLinear: with one of them behind it, a product whose weight has few
     /// bits stays float unless it is written as the kernel's own operator.
     pub seen_through: Vec<String>,
-    /// Nothing runs the model, so weights in few bits can be rounded when they are written.
-    pub stream_weights: bool,
+    /// Where nothing runs the model, weights in few bits can be rounded when they are written: if they have more bytes than this,
+    /// all together.
+    pub stream_weights: Option<usize>,
 }
 
 impl Default for Options {
@@ -90,7 +91,7 @@ impl Default for Options {
             float_state: false,
             onnx_only: false,
             seen_through: Vec::new(),
-            stream_weights: false,
+            stream_weights: None,
             qoperator: None,
         }
     }

@@ -19,14 +19,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{GraphId, Model, NodeId, NodeSpec, Place, Tensor, TensorData, ValueId},
+    ir::{GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     onnx_file,
     plan::{self, FewBits, Form, KnownReads, Plan, named_values},
     weights::{self, BlockedWeight, Layer},
 };
-
-/// Weights of more bytes than this, all together, are rounded when they are written, if nothing else needs them.
-const LARGEST: usize = 1 << 28;
 
 /// See the module's documentation. Without a plan there is nothing to do.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
@@ -51,7 +48,8 @@ fn quantize_all(model: &mut Model, plan: &Plan, cx: &mut Context) -> Result<usiz
     }
     let nodes: Vec<NodeId> = model.nodes_below(model.main()).into_iter().filter(|n| found.contains_key(n)).collect();
     let sizes = nodes.iter().filter_map(|&id| model.value(plan::weight_of(model, id)?).constant());
-    let deferred = cx.options.stream_weights && sizes.map(Tensor::byte_len).sum::<usize>() > LARGEST;
+    let bytes: usize = sizes.map(Tensor::byte_len).sum();
+    let deferred = cx.options.stream_weights.is_some_and(|most| bytes > most);
     let mut rounder = Rounder { model, known: &cx.known, deferred, rounded: HashMap::new() };
     for &id in &nodes {
         let (label, op) = (rounder.model.node_label(id), rounder.model.node(id).op_type.clone());
@@ -146,8 +144,6 @@ impl Rounder<'_> {
 
 fn round(layer: &Layer<'_>, tensor: &Tensor, algorithm: &str, outs_first: bool) -> Result<BlockedWeight> {
     let rounded = layer.rounded(tensor, weights::by_name(algorithm)?, outs_first)?;
-    if let TensorData::Bytes(bytes) = tensor.data() {
-        onnx_file::release(bytes);
-    }
+    onnx_file::give_back(tensor);
     Ok(rounded)
 }

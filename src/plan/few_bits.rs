@@ -88,7 +88,7 @@ pub fn weights_in_few_bits(
 
 /// Whether a node can have a weight in few bits, as it can: a smaller block where the depth asks for it. `None` for operators
 /// that no kernel of the kind is for.
-pub(super) fn check<'t>(
+pub fn check<'t>(
     model: &Model,
     target: &'t Target,
     id: NodeId,

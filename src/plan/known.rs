@@ -55,9 +55,9 @@ pub struct Known<'a> {
     weight: &'a str,
 }
 
-impl Known<'_> {
+impl<'a> Known<'a> {
     /// What is known of what the layer reads.
-    pub fn reads(&self) -> Option<&Reads> {
+    pub fn reads(&self) -> Option<&'a Reads> {
         self.all.and_then(|all| all.reads.get(self.weight))
     }
 

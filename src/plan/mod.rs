@@ -5,6 +5,7 @@
 
 mod absorb;
 mod averages;
+mod awq;
 mod check;
 mod decide;
 mod factors;
@@ -15,6 +16,7 @@ mod known;
 mod packed;
 mod saturation;
 mod smooth;
+mod spread;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -27,9 +29,12 @@ mod store;
 mod units;
 
 pub use absorb::{ChannelShifts, Clamped, absorb};
+pub use awq::{AwqTask, awq};
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
-pub use few_bits::{BLOCK_SIZES, FewBits, layout as few_bits_layout, weight_of, weights_in_few_bits};
+pub use few_bits::{
+    BLOCK_SIZES, FewBits, check as check_few_bits, layout as few_bits_layout, weight_of, weights_in_few_bits,
+};
 pub use fragile::{fragile_weights, gated_products};
 pub use halves::{HalfTask, Halves, decide_halves, half_values};
 pub use known::{Known, KnownReads, layout, reads};
@@ -37,6 +42,7 @@ pub use names::named_values;
 pub use packed::{PackedWeight, exactly as packed_exactly, pack_weights};
 pub use regions::Regions;
 pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
+pub use spread::{Cost, spread};
 pub use store::store_float_weights;
 pub use units::{Readings, Units, form};
 

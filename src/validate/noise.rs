@@ -112,12 +112,52 @@ fn measure_some(
     if sources.is_empty() {
         return Ok(Noise::default());
     }
+    let sets = (0..sources.len()).map(|number| vec![number]).collect();
+    let shares = tried(prepared, model, sets, data, samples, progress)?;
+    Ok(Noise(sources.into_iter().zip(shares).collect()))
+}
+
+/// Another constant at an input of a node.
+pub type Instead = (NodeId, usize, Tensor);
+
+/// The noise at each output, as a share of its power, for each trial: with these constants in their places, and all else as the
+/// prepared model has it. Nodes are in the main graph.
+pub fn measure_instead(
+    prepared: &Model,
+    trials: Vec<Vec<Instead>>,
+    data: &Dataset,
+    samples: &[usize],
+    progress: &Progress<'_>,
+) -> Result<Vec<Vec<f64>>> {
+    let (mut switches, mut sets, mut number) = (Switches::new(prepared), Vec::new(), 0);
+    for trial in trials {
+        let mut set = Vec::new();
+        for (node, input, constant) in trial {
+            let twin = Twin { constants: vec![(input, constant)], ..Twin::default() };
+            switches.node(node, twin, When::Chosen(number))?;
+            set.push(number);
+            number += 1;
+        }
+        sets.push(set);
+    }
+    tried(prepared, switches.finish()?, sets, data, samples, progress)
+}
+
+/// The shares of noise at the outputs in each of these trials.
+fn tried(
+    prepared: &Model,
+    model: Model,
+    sets: Vec<Vec<usize>>,
+    data: &Dataset,
+    samples: &[usize],
+    progress: &Progress<'_>,
+) -> Result<Vec<Vec<f64>>> {
     let session = Tract.load(&model, &[])?;
     drop(model);
-    let trials = Trials { base: BTreeSet::new(), sets: (0..sources.len()).map(|number| vec![number]).collect() };
     let outputs = prepared.graph(prepared.main()).outputs().to_vec();
     let gathered: Vec<Mutex<Vec<Gathered>>> =
-        sources.iter().map(|_| Mutex::new(vec![Gathered::default(); outputs.len()])).collect();
+        sets.iter().map(|_| Mutex::new(vec![Gathered::default(); outputs.len()])).collect();
+    let trials = Trials { base: BTreeSet::new(), sets };
     for_each_sample(samples, progress, |sample| {
         let inputs = data.sample(sample)?;
         let answers = session.run_trials(&inputs, &Trials::default(), &mut |_, _| Ok(()))?;
@@ -136,7 +176,7 @@ fn measure_some(
         let of = of.into_inner().unwrap_or_else(PoisonError::into_inner);
         of.into_iter().map(|g| share(&g.metrics(String::new()))).collect()
     };
-    Ok(Noise(sources.into_iter().zip(gathered.into_iter().map(shares)).collect()))
+    Ok(gathered.into_iter().map(shares).collect())
 }
 
 /// The noise of an output as a share of its power: all of it where numbers became none. Where it holds classes, samples with

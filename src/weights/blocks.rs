@@ -215,13 +215,13 @@ impl Whole {
 }
 
 /// A weight's numbers, read where they stand.
-struct Numbers32 {
+pub(super) struct Numbers32 {
     bytes: bytes::Bytes,
     dtype: DType,
 }
 
 impl Numbers32 {
-    fn of(weight: &Tensor, count: usize) -> Result<Self> {
+    pub(super) fn of(weight: &Tensor, count: usize) -> Result<Self> {
         if weight.len() != count || !matches!(weight.dtype(), DType::Float | DType::Float16 | DType::Bfloat16) {
             let found = format!("{} of {}", weight.len(), weight.dtype());
             return Err(Error::malformed(format!("{count} weights of float are needed, there are {found}")));
@@ -247,7 +247,7 @@ impl Numbers32 {
     }
 
     /// The weights of some outputs, one after the other.
-    fn rows(&self, layout: Layout, outs: Range<usize>) -> Vec<f32> {
+    pub(super) fn rows(&self, layout: Layout, outs: Range<usize>) -> Vec<f32> {
         let (many, depth) = (outs.len(), layout.depth);
         let mut rows = vec![0f32; many * depth];
         if !layout.depth_first {

@@ -70,6 +70,15 @@ impl Gram {
         }
     }
 
+    /// The same for columns that are divided.
+    pub fn divided(&self, by: &[f32]) -> Self {
+        let mut sums = self.sums.clone();
+        for (row, own) in sums.chunks_exact_mut(self.size.max(1)).zip(by) {
+            row.iter_mut().zip(by).for_each(|(sum, other)| *sum /= own * other);
+        }
+        Self { size: self.size, sums }
+    }
+
     /// A row, which is a column too once the matrix is mirrored.
     pub fn row(&self, i: usize) -> &[f32] {
         &self.sums[i * self.size..(i + 1) * self.size]

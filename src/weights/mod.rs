@@ -8,12 +8,14 @@ pub mod blocks;
 mod factor;
 mod gram;
 mod moments;
+mod noise;
 mod rows;
 
 pub use self::{
     blocks::{BlockedWeight, Blocks, Grid, Layer, Like, Part},
     gram::Gram,
     moments::{Layout, Moments, Reads},
+    noise::SomeOutputs,
 };
 use crate::{
     error::{Error, Result},

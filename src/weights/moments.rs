@@ -8,7 +8,7 @@ use super::gram::Gram;
 use crate::quant::arith::dot;
 
 /// How the elements of a weight meet what the layer reads: each output adds products along the depth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Layout {
     /// Outputs of all groups together.
     pub outs: usize,
@@ -47,6 +47,12 @@ pub struct Reads {
 }
 
 impl Reads {
+    /// The same where each place of the depth is divided by a factor: by so much less is read there.
+    #[must_use]
+    pub fn divided(&self, by: &[f32]) -> Self {
+        Self { layout: self.layout, moments: Arc::new(self.moments.divided(by)) }
+    }
+
     /// How much each output becomes less, on average, by other numbers in the weight's place and by the rounding of what is
     /// read.
     pub fn shift(&self, weight: &[f32], rounded: &[f32]) -> Vec<f64> {
@@ -125,6 +131,13 @@ impl Moments {
     /// whether all is finite and there was anything in both halves.
     pub fn finish(&mut self, centered: bool) -> bool {
         self.halves.iter_mut().all(|groups| groups.par_iter_mut().map(|half| half.finish(centered)).all(|sound| sound))
+    }
+
+    fn divided(&self, by: &[f32]) -> Self {
+        let list = |of: &[f64]| of.iter().zip(by).map(|(x, by)| x / f64::from(*by)).collect();
+        let half =
+            |h: &Half| Half { rows: h.rows, sums: list(&h.sums), noise: list(&h.noise), gram: h.gram.divided(by) };
+        Self { depth: self.depth, halves: [0, 1].map(|k| self.halves[k].iter().map(half).collect()) }
     }
 
     /// One half of the data of a group.

@@ -33,6 +33,7 @@ fn language_model(place: &Place) {
 fn weights_in_few_bits() {
     let place = Place::new();
     language_model(&place);
+    fs::write(place.path("bits2.yaml"), "{mode: weight-only, weight_only: {bits: 2}}").unwrap();
     golden!("weight_only", place.run("quantize lm.onnx -o out.onnx --mode weight-only --dump-plan plan.yaml"));
     golden!("weight_only_with_data", place.run("quantize lm.onnx -o data.onnx --preset int4 --calibration ids.npz"));
     let done = place.run("quantize lm.onnx -o again.onnx --plan plan.yaml");
@@ -44,7 +45,31 @@ fn weights_in_few_bits() {
         "weight_only_idle",
         place.run("quantize lm.onnx -o idle.onnx --mode weight-only --bits 2 --per-tensor --smooth")
     );
+    golden!(
+        "bits_spread",
+        place.run("quantize lm.onnx -o spread.onnx --mode weight-only --target-bits 6 --calibration ids.npz")
+    );
+    let done = place.run("quantize lm.onnx -o size.onnx --mode weight-only --target-size 12kB --keep-float out");
+    let size = place.bytes("size.onnx").len();
+    assert!(done.code == 0 && size <= 12_000 && done.err.contains(&size.to_string()), "{size}: {}", done.err);
+    fs::write(
+        place.path("fixed.yaml"),
+        "{mode: weight-only, weight_only: {target_bits: 4}, rules: [{nodes: out, weight_only: {bits: 8}}]}",
+    )
+    .unwrap();
+    let done = place.run("quantize lm.onnx -o fixed.onnx --config fixed.yaml --dump-plan fixed-plan.yaml");
+    let plan = String::from_utf8(place.bytes("fixed-plan.yaml")).unwrap();
+    let out = plan.split("  logits:").nth(1).unwrap_or_default();
+    assert!(
+        done.code == 0 && out.contains("dtype: uint8") && done.err.contains("bits of 2 weights"),
+        "{plan} {}",
+        done.err
+    );
     for (name, flags) in [
+        ("error_target_bits", "--mode weight-only --target-bits 2.1"),
+        ("error_target_size", "--mode weight-only --target-size 1kB"),
+        ("error_target_mode", "--target-size 1MB --mode dynamic"),
+        ("error_target_beside_bits", "--preset bits2.yaml --target-bits 4"),
         ("error_bits", "--mode weight-only --bits 3"),
         ("error_block_size", "--mode weight-only --block-size 48"),
         ("error_few_bits_algorithm", "--mode weight-only --weight-algorithm gpqt"),

@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Mode, Others, Precision, Rule, StackTraces, share},
+    config::{Config, FloatWeights, Format, Mode, Others, Precision, Rule, Size, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -69,7 +69,7 @@ pub struct SchemeArgs {
     #[arg(long, help_heading = "Scheme")]
     pub per_tensor: bool,
     /// How weights are rounded: rtn (to the nearest codes), mse (with the scales that cost the outputs least) or adaround (up
-    /// or down, as the outputs want it), the last two by calibration data; in few bits also hqq and gptq (the default with data)
+    /// or down, as the outputs want it), the last two by calibration data; in few bits also hqq, awq and gptq (the default with data)
     #[arg(long, value_name = "NAME", help_heading = "Scheme")]
     pub weight_algorithm: Option<String>,
     /// Mode weight-only: bits of a weight: 8, 4 (the default), 2, or 1 (a sign times a scale)
@@ -84,6 +84,12 @@ pub struct SchemeArgs {
     /// Mode weight-only: bits of tables that rows are gathered from: 8 (the default), 4 or 2
     #[arg(long, value_name = "N", help_heading = "Weights in few bits")]
     pub table_bits: Option<usize>,
+    /// Mode weight-only: each layer gets the bits that it needs, and a weight this many on average, scales counted, as 4.5
+    #[arg(long, value_name = "B", help_heading = "Weights in few bits", value_parser = number, conflicts_with_all = ["bits", "ternary", "table_bits"])]
+    pub target_bits: Option<f64>,
+    /// The same, so that the written model is at most this large: 40MB, or 20% of the original
+    #[arg(long, value_name = "SIZE", help_heading = "Weights in few bits", conflicts_with_all = ["bits", "ternary", "table_bits", "target_bits"])]
+    pub target_size: Option<Size>,
     /// Mode weight-only: no zero points, all blocks have 0 in the middle of their codes
     #[arg(long, help_heading = "Weights in few bits")]
     pub no_zero_points: bool,
@@ -172,6 +178,8 @@ impl SchemeArgs {
             (self.block_size.is_some(), "--block-size"),
             (self.table_bits.is_some(), "--table-bits"),
             (self.no_zero_points, "--no-zero-points"),
+            (self.target_bits.is_some(), "--target-bits"),
+            (self.target_size.is_some(), "--target-size"),
         ];
         let by_rule = config.rules.iter().any(|r| r.precision == Some(Precision::WeightOnly));
         let asked = config.mode == Mode::WeightOnly || by_rule;
@@ -237,6 +245,8 @@ impl SchemeArgs {
         }
         set(&mut config.weight_only.table_bits, self.table_bits);
         config.weight_only.symmetric |= self.no_zero_points;
+        config.weight_only.target_bits = self.target_bits.or(config.weight_only.target_bits);
+        config.weight_only.target_size = self.target_size.or(config.weight_only.target_size);
         config.weight.per_channel &= !self.per_tensor;
         config.activation.symmetric |= self.symmetric;
         config.weight.reduce_range |= self.reduce_range;

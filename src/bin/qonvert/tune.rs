@@ -5,12 +5,12 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use clap::ValueEnum;
 use qonvert::{
-    config::{Config, duration},
+    config::{Config, Size, duration},
     files,
     onnx_file::ReadOptions,
     pipeline::{
         self, Job,
-        tune::{Aims, POINTS, Size, SpeedBy, Tuning, parse_speedup},
+        tune::{Aims, POINTS, SpeedBy, Tuning, parse_speedup},
     },
     report::{
         terminal,

@@ -1,6 +1,7 @@
 //! What a tuned model shall keep to: loss, speed and size.
 
 use crate::{
+    config::Size,
     error::{Error, Result},
     report::tune::{Budgets, Figures},
 };
@@ -16,57 +17,6 @@ pub struct Aims {
     pub max_size: Option<Size>,
 }
 
-/// How large a model may be.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Size {
-    /// In bytes, weights in other files counted.
-    Bytes(u64),
-    /// As a share of the original.
-    Share(f64),
-}
-
-/// Units of sizes, of 1000 as reports have them and of 1024.
-const UNITS: [(&str, f64); 10] = [
-    ("", 1.0),
-    ("b", 1.0),
-    ("k", 1e3),
-    ("kb", 1e3),
-    ("m", 1e6),
-    ("mb", 1e6),
-    ("gb", 1e9),
-    ("kib", 1024.0),
-    ("mib", 1_048_576.0),
-    ("gib", 1_073_741_824.0),
-];
-
-impl std::str::FromStr for Size {
-    type Err = String;
-
-    /// `8MB`, `800kB`, or a share of the original as `30%`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let example = "write a size as 8MB or 800kB, or a share of the original as 30%";
-        let text = text.trim();
-        if let Some(number) = text.strip_suffix('%') {
-            let share = number.trim().parse::<f64>().map_err(|_| example.to_owned())? / 100.0;
-            return match share {
-                s if s > 0.0 && s <= 1.0 => Ok(Self::Share(s)),
-                s => Err(format!("{} % is not above 0 and at most 100 %; {example}", 100.0 * s)),
-            };
-        }
-        let number = text.trim_end_matches(|c: char| c.is_alphabetic());
-        let unit = &text[number.len()..];
-        let known = UNITS.iter().find(|(name, _)| unit.eq_ignore_ascii_case(name));
-        match (number.trim().parse::<f64>(), known) {
-            (Ok(_), None) => Err(format!("there is no unit {unit:?}; {example}")),
-            (Ok(number), Some((_, unit))) => match number * unit {
-                bytes if (1.0..=1e15).contains(&bytes) => Ok(Self::Bytes(bytes as u64)),
-                bytes => Err(format!("{bytes} bytes are no size of a model; {example}")),
-            },
-            (Err(_), _) => Err(example.to_owned()),
-        }
-    }
-}
-
 /// How many times as fast: `2` or `2x`.
 pub fn parse_speedup(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches(['x', 'X']);
@@ -80,10 +30,7 @@ pub fn parse_speedup(text: &str) -> Result<f64, String> {
 impl Aims {
     /// As numbers for an original of so many bytes. Where nothing is asked for, the loss is what the configuration says.
     pub(super) fn budgets(&self, original_bytes: u64, usual_loss: f64) -> Result<Budgets> {
-        let bytes = self.max_size.map(|s| match s {
-            Size::Bytes(bytes) => bytes,
-            Size::Share(share) => (share * original_bytes as f64) as u64,
-        });
+        let bytes = self.max_size.map(|size| size.bytes(original_bytes));
         if let Some(loss) = self.max_loss.filter(|l| !(*l > 0.0 && *l <= 1.0)) {
             return Err(Error::config(format!("max_loss is {loss}, must be above 0 and at most 1"))
                 .help("write a share: 0.01 for a percent"));
@@ -156,29 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_speeds() {
-        for (text, size) in [
-            ("8MB", Size::Bytes(8_000_000)),
-            ("1.5 mib", Size::Bytes(1_572_864)),
-            ("800kB", Size::Bytes(800_000)),
-            ("12345", Size::Bytes(12_345)),
-            ("30%", Size::Share(0.3)),
-        ] {
-            assert_eq!(text.parse(), Ok(size), "{text}");
-        }
-        for (text, said) in [
-            ("8 elephants", "no unit \"elephants\"; write a size as 8MB"),
-            ("", "write a size as 8MB"),
-            ("MB", "write a size"),
-            ("0MB", "0 bytes are no size"),
-            ("-3MB", "no size"),
-            ("130%", "at most 100 %"),
-            ("0%", "not above 0"),
-            ("x%", "30%"),
-        ] {
-            let e = text.parse::<Size>().unwrap_err();
-            assert!(e.contains(said), "{text}: {e}");
-        }
+    fn speeds() {
         assert_eq!((parse_speedup("2"), parse_speedup("1.5x")), (Ok(2.0), Ok(1.5)));
         for bad in ["", "fast", "0", "-1", "nan", "2000x"] {
             assert!(parse_speedup(bad).is_err(), "{bad}");

@@ -23,7 +23,7 @@ use std::{
 
 pub(super) use self::recipe::exact;
 pub use self::{
-    aims::{Aims, Size, parse_speedup},
+    aims::{Aims, parse_speedup},
     speed::SpeedBy,
 };
 use self::{
