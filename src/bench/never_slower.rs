@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Result,
     ir::{Model, NodeId, ValueId},
-    plan::{Plan, Regions},
+    plan::{Form, Plan, Regions},
     runtime::{
         Runtime,
         onnxruntime::{Feeds, OnnxRuntime},
@@ -90,7 +90,10 @@ pub struct PutBack {
 /// Measures and returns the plan with what does not gain in float.
 pub fn put_back(task: &Task<'_>, plan: &Plan) -> Result<(Plan, Measured)> {
     let began = Instant::now();
-    let regions = Regions::of(task.prepared, plan);
+    // Weights in few bits are there for their size.
+    let mut computing = plan.clone();
+    computing.nodes.retain(|_, n| n.becomes != Form::WeightOnly);
+    let regions = Regions::of(task.prepared, &computing);
     let (groups, count) = by_cost(task, &regions)?;
     let mut measured = Measured { regions: count, ..Measured::default() };
     let mut kept = plan.clone();
@@ -261,7 +264,7 @@ mod tests {
     use super::*;
     use crate::{
         ir::{DType, Tensor, text},
-        plan::{Activation, Form, NodePlan, Readers},
+        plan::{Activation, NodePlan, Readers},
         runtime::tract::Tract,
     };
 

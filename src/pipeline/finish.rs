@@ -6,7 +6,7 @@ use super::{Clock, Job, Quantized, already, even_out::prepared_for, prepare, pro
 use crate::{
     analysis::types,
     calibrate::Dataset,
-    config::{self, Rule},
+    config::{self, Mode, Rule},
     diagnostics::Diagnostic,
     error::{Error, ErrorKind, Result},
     ir::Model,
@@ -57,6 +57,7 @@ pub fn finish(job: &Job<'_>, mut q: Quantized) -> Result<Report> {
         auto: q.auto.take(),
         kernels: Some(predicted.summary()),
         broken_weights: std::mem::take(&mut q.broken),
+        for_size: config.mode == Mode::WeightOnly && job.plan.is_none(),
         uneven_concats: q.uneven,
         size: Size { before: size(&job.model, &q.original), after: written(&job.output, &q.model, options) },
         calibration: (job.plan.is_none() && !q.samples.is_empty()).then(|| calibration(&q)),

@@ -35,7 +35,7 @@ pub(super) fn know(
     let Some((data, samples)) = data.filter(|(_, samples)| !samples.is_empty()) else {
         // Scales of blocks are chosen by the weights alone then, which is no less than what was asked for.
         let blocks = plan.nodes.values().filter(|n| n.becomes == Form::WeightOnly);
-        let blocks = blocks.filter(|n| n.algorithm() == Some(weights::MSE)).count();
+        let blocks = blocks.filter(|n| n.algorithm().is_some_and(weights::needs_no_data)).count();
         if plan.algorithms().filter(|(_, name)| plan::reads(name)).count() == blocks {
             return Ok((Arc::default(), Vec::new()));
         }

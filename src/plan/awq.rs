@@ -110,29 +110,24 @@ fn best(task: &AwqTask<'_>, group: &Group) -> Result<Option<Vec<f32>>> {
         let largest = layer.take.largest(layer.weight, group.channels)?;
         weights.iter_mut().zip(largest).for_each(|(w, x)| *w = w.max(f64::from(x)));
     }
-    let loss = |factors: &[f32]| -> Result<[f64; 2]> {
-        let mut sums = [0.0; 2];
-        for layer in &layers {
-            let noise = layer.noise(factors, mse)?;
-            sums.iter_mut().zip(noise).for_each(|(s, n)| *s += n);
-        }
-        Ok(sums)
-    };
-    let before = loss(&vec![1.0; group.channels])?;
+    let losses = |factors: &[f32]| layers.iter().map(|l| l.noise(factors, mse)).collect::<Result<Vec<_>>>();
+    let before = losses(&vec![1.0; group.channels])?;
     let shapes = EXPONENTS.iter().flat_map(|&a| [(a, 0.0), (a, 1.0 - a)]);
-    let tried: Vec<((f64, f64), Vec<f32>, [f64; 2])> = shapes
+    let tried: Vec<((f64, f64), Vec<f32>, Vec<[f64; 2]>)> = shapes
         .collect::<Vec<_>>()
         .into_par_iter()
         .map(|shape| {
             let factors = factors(&read, &weights, shape);
-            let after = loss(&factors)?;
+            let after = losses(&factors)?;
             Ok((shape, factors, after))
         })
         .collect::<Result<_>>()?;
-    let Some((shape, factors, after)) = tried.into_iter().min_by(|a, b| a.2[0].total_cmp(&b.2[0])) else {
-        return Ok(None);
-    };
-    let gains = [0, 1].map(|half| 10.0 * (before[half] / after[half].max(f64::MIN_POSITIVE)).log10());
+    // Layers that read the same value share its factors: none may lose what another one gains.
+    let harmless = |after: &[[f64; 2]]| before.iter().zip(after).all(|(b, a)| a[0] <= b[0] && a[1] <= b[1]);
+    let sum = |losses: &[[f64; 2]], half: usize| losses.iter().map(|l| l[half]).sum::<f64>();
+    let best = tried.into_iter().filter(|t| harmless(&t.2)).min_by(|a, b| sum(&a.2, 0).total_cmp(&sum(&b.2, 0)));
+    let Some((shape, factors, after)) = best else { return Ok(None) };
+    let gains = [0, 1].map(|half| 10.0 * (sum(&before, half) / sum(&after, half).max(f64::MIN_POSITIVE)).log10());
     log::debug!("awq: exponents {shape:?} gain {:.2} and {:.2} dB in {} layers", gains[0], gains[1], layers.len());
     Ok(gains.iter().all(|g| *g >= LEAST && g.is_finite()).then_some(factors))
 }

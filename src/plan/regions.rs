@@ -1,4 +1,4 @@
-//! Integer nodes that hang together, and the plan with some of them back in float.
+//! Integer nodes that hang together, and nodes with weights in few bits, each by itself; and the plan with some of them back in float.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -33,7 +33,7 @@ impl Regions {
                 // A node of a subgraph that bears a name of the main graph.
                 _ if node.outputs().iter().flatten().next() != named.get(&key) => {}
                 // It needs no quantized value, so it is a region by itself.
-                Some(Form::Dynamic) => all.nodes.push((id, key, BTreeSet::new())),
+                Some(Form::Dynamic | Form::WeightOnly) => all.nodes.push((id, key, BTreeSet::new())),
                 Some(Form::Integer) => {
                     let at = node.inputs().iter().chain(node.outputs()).copied().flatten().map(name);
                     let at = at.filter(|v| plan.activations.contains_key(v)).collect();
@@ -105,7 +105,7 @@ impl Regions {
         for (name, node) in &mut out.nodes {
             if !names.contains(name) && node.becomes != Form::Float {
                 node.becomes = Form::Float;
-                (node.kernel, node.weight) = (None, None);
+                (node.kernel, node.weight, node.few_bits) = (None, None, None);
             }
         }
         for (name, activation) in plan.activations.iter().filter(|(v, _)| values.contains(v)) {
@@ -134,7 +134,8 @@ impl Regions {
         for (name, node) in &mut out.nodes {
             if names.contains(name) {
                 node.becomes = Form::Float;
-                (node.kernel, node.weight, node.reason) = (None, None, Some(reason.to_owned()));
+                (node.kernel, node.weight, node.few_bits) = (None, None, None);
+                node.reason = Some(reason.to_owned());
             }
             // Nothing is left to fence off where the input is not quantized any more.
             let input = named.get(name).and_then(|&v| model.producer(v)).and_then(|n| model.node(n).input(0));

@@ -54,6 +54,9 @@ pub struct Report {
     pub auto: Option<Auto>,
     /// What the runtime makes of the written file, as predicted: integer kernels, and conversions that run each time.
     pub kernels: Option<kernels::Summary>,
+    /// Whether weights in few bits were asked for, and nothing else.
+    #[serde(skip)]
+    pub for_size: bool,
     /// Weights of the original that are NaN or infinite, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub broken_weights: Vec<String>,

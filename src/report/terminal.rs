@@ -121,6 +121,7 @@ pub fn verdict(report: &Report) -> String {
             let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
             let why = match report.auto.as_ref().filter(|a| a.floated > 0) {
                 Some(a) => format!("integers would cost more of the answers than {} allows", a.limit),
+                None if report.for_size => "no kernel reads its weights as codes".to_owned(),
                 None => "no node of this model gains from integers".to_owned(),
             };
             format!("{gained}: {file} is written, but {why}")

@@ -9,8 +9,9 @@ use crate::{
     error::Result,
     ir::{Attr, Model, NodeId, Tensor},
     passes::{self, Context, Stage},
-    plan::{Form, KnownReads, Plan},
+    plan::{self, Form, KnownReads, Plan, form},
     runtime::{Runtime, tract::Tract},
+    weights::{self, Layer},
 };
 
 /// Constants in the place of a node's inputs, by the number of the input.
@@ -98,6 +99,10 @@ impl Carried {
         let mut found = BTreeMap::new();
         for &id in wanted {
             let node = prepared.node(id);
+            if let Some((input, real)) = in_few_bits(prepared, plan, known, id)? {
+                found.insert(id, Twin { constants: vec![(input, real)], ..Twin::default() });
+                continue;
+            }
             let entry = node.output(0).and_then(|v| plan.nodes.get(prepared.value(v).name()));
             let Some(entry) = entry.filter(|e| e.becomes == Form::Dynamic && !self.keeps(prepared, id)) else {
                 continue;
@@ -134,4 +139,19 @@ impl Carried {
     fn keeps(&self, prepared: &Model, id: NodeId) -> bool {
         self.left.contains(&id) && self.inserted.node(id).op_type == prepared.node(id).op_type
     }
+}
+
+/// The weight of a node in few bits as the node computes with it, and the number of its input.
+fn in_few_bits(prepared: &Model, plan: &Plan, known: &KnownReads, id: NodeId) -> Result<Option<(usize, Tensor)>> {
+    if form(prepared, plan, id) != Some(Form::WeightOnly) {
+        return Ok(None);
+    }
+    let entry = prepared.node(id).output(0).and_then(|v| plan.nodes.get(prepared.value(v).name()));
+    let how = entry.and_then(|e| e.few_bits.as_ref());
+    let Some((how, weight)) = how.zip(plan::weight_of(prepared, id)) else { return Ok(None) };
+    let value = prepared.value(weight);
+    let Some((layout, tensor)) = plan::few_bits_layout(prepared, id).zip(value.constant()) else { return Ok(None) };
+    let layer = Layer::new(layout, how.block_size, how.grid()?, known.of(value.name()).reads());
+    let real = layer.round_trip(tensor, weights::by_name(&how.algorithm)?).map_err(|e| e.value(value.name()))?;
+    Ok(Some((usize::from(!prepared.node(id).is("Gather")), real)))
 }

@@ -126,7 +126,9 @@ impl Switchable<'_> {
         of.extend(self.units.biases(prepared));
         let wanted: BTreeSet<NodeId> =
             of.iter().filter(|(_, u)| others || batch.contains(u)).map(|(n, _)| *n).collect();
-        let constants = self.carried.constants(prepared, &wanted, &data.sample(self.first)?)?;
+        let coded = |n: &NodeId| form(prepared, plan, *n) == Some(Form::WeightOnly);
+        let changed: BTreeSet<NodeId> = wanted.iter().copied().filter(|n| !coded(n)).collect();
+        let constants = self.carried.constants(prepared, &changed, &data.sample(self.first)?)?;
         let mut twins = self.carried.kernels(prepared, plan, known, &wanted)?;
         for &id in &wanted {
             let dynamic = form(prepared, plan, id) == Some(Form::Dynamic);

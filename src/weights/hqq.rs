@@ -4,16 +4,18 @@
 //! p = 0.7, under which few large ones are better than many small ones, and split off by a second variable: once it is shrunk
 //! ([`shrunk`]), what remains is least squares. The paper moves zero points in real numbers; codes of DequantizeLinear have
 //! whole ones, so a block moves its zero point to the nearest of those, and where that stays, or is fixed, its scale.
-//! It looks at no data. Nothing is taken that has a greater squared error than what [`super::rtn`] starts with.
+//! It needs no data. Nothing is taken that has a greater squared error than what [`super::rtn`] starts with, where weights count as
+//! much as what they are multiplied with, if that is known.
 
 use super::{
     Round, RoundBlocks,
     blocks::{self, Blocks, Grid, Part},
+    rtn,
 };
 use crate::error::Result;
 
-/// It looks at the weight alone.
-pub const READS: bool = false;
+/// It looks at what the layer reads.
+pub const READS: bool = true;
 
 /// It is for blocks.
 pub const ROUND: Option<Round> = None;
@@ -28,10 +30,10 @@ const STEPS: usize = 20;
 
 /// See the file's documentation.
 pub fn in_blocks(part: &Part<'_>) -> Result<Blocks> {
-    Ok(part.each(|values, _, grid| choose(values, grid)))
+    part.nearer(part.each(choose), || rtn::in_blocks(part))
 }
 
-fn choose(values: &[f32], grid: Grid) -> (f32, i32) {
+fn choose(values: &[f32], matters: &[f32], grid: Grid) -> (f32, i32) {
     let most = values.iter().fold(0f32, |m, w| m.max(w.abs()));
     if most == 0.0 {
         return blocks::starts(values, grid)[0];
@@ -40,7 +42,7 @@ fn choose(values: &[f32], grid: Grid) -> (f32, i32) {
     for start in blocks::starts(values, grid) {
         let (mut now, mut beta) = (start, BETA);
         for _ in 0..=STEPS {
-            let cost = blocks::error(values, &[], now.0, now.1, grid);
+            let cost = blocks::error(values, matters, now.0, now.1, grid);
             if best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, now));
             }
@@ -95,7 +97,7 @@ mod tests {
         for symmetric in [true, false] {
             let grid = Grid::of(DType::Int4, symmetric).unwrap();
             let first = blocks::starts(&values, grid)[0];
-            let found = choose(&values, grid);
+            let found = choose(&values, &[], grid);
             let cost = |p: (f32, i32)| blocks::error(&values, &[], p.0, p.1, grid);
             assert!(cost(found) < cost(first), "{symmetric}: {found:?} {first:?}");
         }
@@ -105,7 +107,7 @@ mod tests {
         #[test]
         fn never_worse_than_the_start(values in prop::collection::vec(-3f32..3.0, 1..40), symmetric: bool) {
             let grid = Grid::of(DType::Int2, symmetric).unwrap();
-            let (scale, zero) = choose(&values, grid);
+            let (scale, zero) = choose(&values, &[], grid);
             let found = blocks::error(&values, &[], scale, zero, grid);
             for (scale, zero) in blocks::starts(&values, grid) {
                 prop_assert!(found <= blocks::error(&values, &[], scale, zero, grid) * 1.001);

@@ -92,6 +92,11 @@ pub const MSE: &str = "mse";
 /// The one that is best for blocks where there are data.
 pub const GPTQ: &str = "gptq";
 
+/// Whether an algorithm that looks at what layers read, in blocks, does what it is there for without knowing that, too.
+pub fn needs_no_data(name: &str) -> bool {
+    [MSE, "hqq"].contains(&name)
+}
+
 /// The algorithm of this name.
 pub fn by_name(name: &str) -> Result<&'static Algorithm> {
     ALGORITHMS.iter().find(|a| a.name == name).ok_or_else(|| {

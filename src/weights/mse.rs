@@ -45,7 +45,7 @@ pub const BLOCKS: Option<RoundBlocks> = Some(RoundBlocks { part: in_blocks, solv
 /// The nearest codes of all blocks under the scales that cost least: by what each place of the depth reads on average where
 /// that is known, else by the weights alone.
 pub fn in_blocks(part: &Part<'_>) -> Result<Blocks> {
-    Ok(part.each(choose))
+    part.nearer(part.each(choose), || rtn::in_blocks(part))
 }
 
 /// The scale and zero point of a block that cost least.

@@ -186,13 +186,19 @@ impl SchemeArgs {
         given.into_iter().find(|(given, _)| *given && !asked).map(|(_, flag)| flag)
     }
 
-    /// The same for what is about integers alone.
-    pub fn integer_settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
+    /// The same for what is about codes, of data or of weights.
+    pub fn code_settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
         let settings = self.settings(adjust)?;
         if settings.config.precision.half().is_some() {
             let text = format!("precision is {}, but this is about integers", settings.config.precision.name());
             return Err(Error::config(text).help("leave precision out; `qonvert quantize` takes it").into());
         }
+        Ok(settings)
+    }
+
+    /// The same for what is about data in integers alone.
+    pub fn integer_settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
+        let settings = self.code_settings(adjust)?;
         if settings.config.mode == Mode::WeightOnly {
             let text = "mode is weight-only, but this is about data in integers";
             return Err(Error::config(text).help("leave the mode out; `qonvert quantize` takes it").into());

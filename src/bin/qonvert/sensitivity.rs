@@ -17,8 +17,8 @@ use crate::{Common, progress::Bar, runtime_args::RuntimeArgs, scheme_args::Schem
 #[command(after_help = "\
 All that the plan rounds is measured at the model's outputs, on samples that calibration has not
 seen: each unit quantized alone, and alone left in float. A unit is an integer node with the
-values that it reads and makes, or float nodes whose weight is stored in 8 bits; nodes that can
-only be switched together are one. SQNR is the signal to noise ratio of the worst output: 20 dB
+values that it reads and makes, a node whose weight has few bits, or float nodes whose weight is
+stored in 8 bits; nodes that can only be switched together are one. SQNR is the signal to noise ratio of the worst output: 20 dB
 is an error of 10 %, 40 dB of 1 %. Where outputs hold classes, KL is the divergence of the
 distribution over these. The most harmful come first: by right answers lost where the data have
 enough labels, else by divergence, else by noise. The model runs in the built-in runtime, with
@@ -65,7 +65,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
-    let settings = args.scheme.integer_settings(|config| config.never_slower = false)?;
+    let settings = args.scheme.code_settings(|config| config.never_slower = false)?;
     let runtime = args.runtime.open()?;
     let bar = Bar::new(common);
     let mut files = args.scheme.files();
