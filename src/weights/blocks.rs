@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::{
     Algorithm, Layout, Reads,
     factor::Factor,
-    moments::{Half, cost},
+    moments::{Half, cost, with_shares},
     rows::{Row, TOGETHER},
 };
 use crate::{
@@ -301,23 +301,28 @@ impl Part<'_> {
         found
     }
 
-    /// Of each output the codes with which it is nearer to what it was on either half of the data: those that
-    /// were `found`, if the others are not better on both. Blocks that were chosen one by one may err in step.
+    /// Of each output those codes with which it is nearer to what it was, as far as it is known what the layer reads: blocks that
+    /// were chosen one by one may err in step.
     pub(super) fn nearer(&self, mut found: Blocks, other: impl FnOnce() -> Result<Blocks>) -> Result<Blocks> {
         let Some(halves) = self.layer.halves() else { return Ok(found) };
         let other = other()?;
-        let costs = |blocks: &Blocks| -> Vec<[f64; 2]> {
+        let halves = with_shares(halves);
+        let costs = |blocks: &Blocks| -> Vec<f64> {
             let cost_of = |batch: &[Row]| {
                 let errors: Vec<Vec<f32>> = batch.iter().map(Row::errors).collect();
                 let slices: Vec<&[f32]> = errors.iter().map(Vec::as_slice).collect();
-                let slopes = halves.map(|half| half.slopes(&slices));
-                (0..errors.len()).map(|i| [0, 1].map(|h| cost(&errors[i], &slopes[h][i]))).collect::<Vec<_>>()
+                let mut costs = vec![0.0; errors.len()];
+                for (half, share) in halves {
+                    let own = errors.iter().zip(half.slopes(&slices)).map(|(e, s)| cost(e, &s));
+                    costs.iter_mut().zip(own).for_each(|(sum, c)| *sum += f64::from(share) * c);
+                }
+                costs
             };
             self.rows(blocks).par_chunks(TOGETHER).flat_map_iter(cost_of).collect()
         };
         let (depth, each) = (self.layer.layout.depth, self.layer.blocks());
         for (out, (ours, theirs)) in costs(&found).into_iter().zip(costs(&other)).enumerate() {
-            if theirs[0] < ours[0] && theirs[1] < ours[1] {
+            if theirs < ours {
                 let (codes, blocks) = (out * depth..(out + 1) * depth, out * each..(out + 1) * each);
                 found.codes[codes.clone()].copy_from_slice(&other.codes[codes]);
                 found.scales[blocks.clone()].copy_from_slice(&other.scales[blocks.clone()]);
