@@ -12,6 +12,7 @@ mod dynamic;
 mod even_out;
 mod finish;
 mod fit;
+mod float8;
 mod gate;
 mod halves;
 mod judge;
@@ -47,7 +48,7 @@ use crate::{
     files::Files,
     ir::{Model, Tensor, ValueId},
     onnx_file::ReadOptions,
-    passes::{self, Context, Options, Stage},
+    passes::{self, Context, Options, Stage, convert_opset},
     plan::{KnownReads, Plan},
     report::Auto,
     runtime::{Runtime, tract::Tract},
@@ -174,6 +175,9 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     if let Some(dtype) = config.precision.half() {
         return halves::quantize(job, dtype);
     }
+    if let Some(dtype) = config.precision.float8().filter(|_| job.plan.is_none()) {
+        return float8::quantize(job, dtype);
+    }
     if config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data() {
         let settings = job.settings.with_mode(Mode::Dynamic);
         let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;
@@ -269,6 +273,10 @@ fn options(settings: &Settings) -> Options {
         keep_masks: config.float_weights == FloatWeights::Keep || config.precision.half().is_some(),
         qoperator: (config.format == Format::Qoperator).then(|| settings.target.integer_ops()),
         seen_through: settings.target.seen_through.clone(),
+        least_opset: match config.precision.float8() {
+            Some(_) => convert_opset::FLOAT8,
+            None => convert_opset::NEEDED,
+        },
         ..Options::default()
     }
 }

@@ -22,6 +22,7 @@ impl Config {
         observer("activation.observer", &self.activation.observer)?;
         algorithm("weight.algorithm", &self.weight.algorithm)?;
         self.weight_only.check()?;
+        self.check_float8()?;
         if let Some((i, rule)) =
             self.rules.iter().enumerate().find(|(_, r)| r.is_integer() && self.mode == Mode::WeightOnly)
         {

@@ -16,7 +16,9 @@ use crate::{
     plan::{Activation, Form, KnownReads, Plan, Readers, Weight, named_values},
     quant::{
         bias::quantize_bias,
+        float8::Float8,
         granularity::{Granularity, QuantizedWeight, quantize_with},
+        pack,
         params::{QParams, QuantTarget, Range},
     },
 };
@@ -64,7 +66,7 @@ impl<'a> Inserter<'a> {
             let v = *names.get(name).ok_or_else(|| missing(name))?;
             let id = model.producer(v).ok_or_else(|| missing(name))?;
             match node.becomes {
-                Form::Integer => integer.push((id, node.weight.as_ref())),
+                Form::Integer | Form::Float8 => integer.push((id, node.weight.as_ref())),
                 Form::Absorbed => absorbed.push(id),
                 Form::Float if node.fenced => fenced.push(id),
                 Form::Dynamic | Form::WeightOnly | Form::Half | Form::Float => {}
@@ -178,7 +180,8 @@ impl<'a> Inserter<'a> {
             }
         };
         self.model.set_input(id, at, Some(dq));
-        if let (Some(i), Some(bias), Some(input)) = (bias_at, bias, input) {
+        let float = Float8::of(plan.dtype).is_some();
+        if let (Some(i), Some(bias), Some(input)) = (bias_at, bias, input.filter(|_| !float)) {
             self.bias(id, i, &bias, input, &q)?;
         }
         Ok(())
@@ -225,7 +228,9 @@ impl<'a> Inserter<'a> {
         let (name, main) = (self.model.value(of).name().to_owned(), self.model.node(reader).graph());
         let values = self.model.add_initializer(main, &format!("{name}_quantized"), q.values.clone());
         let scale = self.model.add_initializer(main, &format!("{name}_scale"), q.scale.clone());
-        let zeros = q.zero_point.to_i64()?.iter().all(|&z| z == 0);
+        // Some runtimes take the type of floats of 8 bits from it.
+        let float = Float8::of(q.values.dtype()).is_some();
+        let zeros = !float && q.zero_point.to_i64()?.iter().all(|&z| z == 0);
         // Zero is what an absent zero point means. ONNX Runtime (1.32) has no QGemm without one for the weight, though.
         let implied = zeros && (q.values.dtype() == DType::Int32 || !self.model.node(reader).is("Gemm"));
         let zero_point =
@@ -248,7 +253,10 @@ impl<'a> Inserter<'a> {
         let place = producer.map_or(Place::Start(graph), |(n, _)| Place::After(n));
         let scale = Tensor::from_f32(&[], &[a.scale]);
         let scale = self.scalar(graph, DType::Float, a.scale.to_bits(), &format!("{name}_scale"), scale);
-        let zero = crate::quant::pack::pack(a.dtype, &[], &[a.zero_point])?;
+        let zero = match Float8::of(a.dtype) {
+            Some(_) => pack::zeros(a.dtype, &[])?,
+            None => pack::pack(a.dtype, &[], &[a.zero_point])?,
+        };
         let bits = a.zero_point.cast_unsigned();
         let zero_point = self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero);
         let node = |op: &str, input: ValueId| {
@@ -289,7 +297,7 @@ impl<'a> Inserter<'a> {
         let name = self.model.node_label(id);
         let graph = self.model.node(id).graph();
         let scales = Tensor::from_f32(&[channels], &vec![s; channels]);
-        let zeros = crate::quant::pack::pack(dtype, &[channels], &vec![z as i32; channels])?;
+        let zeros = pack::pack(dtype, &[channels], &vec![z as i32; channels])?;
         let scales = self.model.add_initializer(graph, &format!("{name}_input_scale"), scales);
         let zeros = self.model.add_initializer(graph, &format!("{name}_input_zero_point"), zeros);
         let spec =
@@ -319,6 +327,7 @@ impl<'a> Inserter<'a> {
 
     fn reads_codes(&self, node: NodeId, input: usize) -> bool {
         let integer = self.integer.iter().any(|(n, _)| *n == node);
-        integer && ops::spec(self.model, node).is_some_and(|s| s.role(input) == Role::Data)
+        let data = |role: Role| matches!(role, Role::Data | Role::Weight);
+        integer && ops::spec(self.model, node).is_some_and(|s| data(s.role(input)))
     }
 }

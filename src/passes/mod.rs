@@ -75,6 +75,8 @@ pub struct Options {
     /// Operators that the runtime looks through for a QuantizeLinear: with one of them behind it, a product whose weight has few
     /// bits stays float unless it is written as the kernel's own operator.
     pub seen_through: Vec<String>,
+    /// Operators are upgraded to this version at least, for what is to be inserted; see [`convert_opset`].
+    pub least_opset: i64,
     /// Nothing runs the model, so weights in few bits can be rounded when they are written.
     pub stream_weights: bool,
 }
@@ -91,6 +93,7 @@ impl Default for Options {
             onnx_only: false,
             seen_through: Vec::new(),
             stream_weights: false,
+            least_opset: convert_opset::NEEDED,
             qoperator: None,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Job;
 use crate::{
     calibrate::{Table, dataset},
-    config::{Config, Mode, Precision, suggest},
+    config::{Config, Mode, Numbers, Precision, suggest},
     diagnostics::{Diagnostic, count},
     error::{Error, Result},
     files::{self, Files},
@@ -133,6 +133,10 @@ pub(super) fn answered(reference: &Reference<'_>, samples: &mut Vec<usize>) -> R
 /// Nothing can be calibrated.
 pub(super) fn no_data(config: &Config) -> Error {
     let help = "give --calibration with an .npz file, a folder of .npy files, or a folder of pictures";
+    if config.precision.float8().is_some() {
+        let text = format!("precision {} needs calibration data: scales follow from their ranges", config.precision.name());
+        return Error::config(text).help(help);
+    }
     match config.mode {
         Mode::Auto | Mode::Static => Error::config("static quantization needs calibration data")
             .help(format!("{help}; or --mode dynamic, which needs none")),
@@ -182,6 +186,30 @@ pub(super) fn idle_beside_halves(config: &Config) -> Option<Diagnostic> {
     (!idle.is_empty()).then(|| {
         let text = format!("no effect of {} with precision: {}", idle.join(", "), config.precision.name());
         Diagnostic::warning("settings_without_effect", text).help("leave it out, or choose another precision")
+    })
+}
+
+/// Settings that have no effect on floats of 8 bits.
+pub(super) fn idle_beside_float8(config: &Config) -> Option<Diagnostic> {
+    let idle = config.precision.float8().map(|_| config.idle_beside_float8()).unwrap_or_default();
+    (!idle.is_empty()).then(|| {
+        let text = format!("no effect of {} with precision: {}", idle.join(", "), config.precision.name());
+        Diagnostic::warning("settings_without_effect", text).help("leave it out, or choose another precision")
+    })
+}
+
+/// A target that computes nothing in floats of 8 bits.
+pub(super) fn no_float8(target: &Target, dtype: DType) -> Option<Diagnostic> {
+    let name = &target.name;
+    let text = format!(
+        "{name} has no kernels that compute in {dtype}: it converts the data there and back at every run and computes in 32 bits, \
+         so there the file is slower than the original. It is for accelerators with floats of 8 bits"
+    );
+    (!target.float8.computes).then(|| {
+        Diagnostic::warning("no_float8_kernels", text).help(format!(
+            "to be fast on {name}, leave out --precision {}; for TensorRT, --target tensorrt",
+            Numbers::ALL.iter().find(|n| n.float8() == Some(dtype)).map_or("fp8", |n| n.name())
+        ))
     })
 }
 

@@ -115,7 +115,7 @@ pub fn verdict(report: &Report) -> String {
             format!("gate failed: {file} is written, but {}", failed.join("; "))
         }
         Verdict::Unproven | Verdict::Good
-            if report.nodes.integer + report.nodes.weight_only == 0 && report.halves.is_none() =>
+            if report.nodes.integer + report.nodes.weight_only + report.nodes.float8 == 0 && report.halves.is_none() =>
         {
             let smaller = report.size.after * 20 < report.size.before * 19;
             let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
@@ -194,6 +194,12 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
         if halves.nodes > 0 {
             reasons(out, Halves::reasons(&n.reasons), limit);
         }
+        return;
+    }
+    if n.float8 > 0 {
+        let total = n.float8 + n.float;
+        row(out, "nodes", &format!("{} of {total} between floats of 8 bits; {} as they were", n.float8, n.float));
+        reasons(out, Halves::reasons(&n.reasons), limit);
         return;
     }
     let integer = n.integer + n.already;

@@ -16,7 +16,7 @@ use crate::{
         Observer,
         observers::{self, Method},
     },
-    config::{self, Config, FloatWeights, Format, Mode, Precision, Rule, WeightOnly, suggest},
+    config::{self, Config, FloatWeights, Format, Mode, Numbers, Precision, Rule, WeightOnly, suggest},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
@@ -137,6 +137,7 @@ impl Settings {
     pub fn new(config: Config) -> Result<Self> {
         config.check()?;
         let target = on_cpu(Target::load(&config.target)?, config.cpu.as_deref())?;
+        check_target(&config, &target)?;
         let compile =
             |(i, rule): (usize, &Rule)| Ok((Selector::new(rule).map_err(|e| in_rule(&e, i, rule))?, rule.clone()));
         let rules = config.rules.iter().enumerate().map(compile).collect::<Result<_>>()?;
@@ -177,6 +178,8 @@ impl Settings {
         // Nothing is quantized to the activations' type where all of it is quantized at run time.
         let at_run_time = config::Activation::default();
         let a = if self.config.needs_data() { &self.config.activation } else { &at_run_time };
+        let float8 = self.config.precision.float8();
+        let float8 = float8.map(|dtype| QuantTarget { dtype, symmetric: true, reduce_range: false });
         let mut out = Resolved {
             wishes: Wishes {
                 symmetric: a.symmetric,
@@ -186,12 +189,12 @@ impl Settings {
                 ..Wishes::default()
             },
             scheme: plan::Scheme {
-                activation: a.target(),
-                weight: self.config.weight.target(),
+                activation: float8.unwrap_or(a.target()),
+                weight: float8.unwrap_or(self.config.weight.target()),
                 per_channel: self.config.weight.per_channel,
                 algorithm: self.config.weight.algorithm.clone(),
                 as_uint8: match self.config.format {
-                    _ if self.target.activation != DType::Uint8 => AsUint8::None,
+                    _ if self.target.activation != DType::Uint8 || float8.is_some() => AsUint8::None,
                     Format::Qdq => AsUint8::Shared,
                     Format::Qoperator => AsUint8::All,
                 },
@@ -236,7 +239,8 @@ impl Settings {
         let idle: Vec<_> = idle.collect();
         out.diagnostics.extend(idle);
         check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
-        if out.scheme.activation.dtype.bits() == 8 && out.scheme.activation.dtype != self.target.activation {
+        let integer = out.scheme.activation.dtype.bits() == 8 && float8.is_none();
+        if integer && out.scheme.activation.dtype != self.target.activation {
             let (name, have, want) = (&self.target.name, out.scheme.activation.dtype, self.target.activation);
             let text = match out.scheme.as_uint8 {
                 AsUint8::Shared => format!(
@@ -362,6 +366,27 @@ fn on_cpu(target: Target, cpu: Option<&str>) -> Result<Target> {
         false => format!("{}cpus: {}", hint.unwrap_or_default(), known.join(", ")),
     };
     target.on_cpu(cpu).map_err(|e| e.help(help))
+}
+
+/// Refuses numbers that the target does not have.
+fn check_target(config: &Config, target: &Target) -> Result<()> {
+    let name = &target.name;
+    match config.precision.float8() {
+        None if target.is_for_float8() && config.precision == Numbers::Int8 => {
+            let text = format!("target {name} is described for floats of 8 bits alone");
+            Err(Error::config(text).help("add --precision fp8, or leave --target out"))
+        }
+        Some(dtype) if !target.float8.has(dtype) => {
+            let known: Vec<_> = target.float8.types.iter().map(|d| d.name()).collect();
+            let text = format!(
+                "precision {} is {dtype}, but target {name} takes {}",
+                config.precision.name(),
+                known.join(", ")
+            );
+            Err(Error::config(text).help("choose another precision, or another target"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The first opset whose QuantizeLinear makes codes of 16 bits.
