@@ -53,6 +53,7 @@ use crate::{
     report::Auto,
     runtime::{Runtime, tract::Tract},
     scheme::Settings,
+    target::Target,
 };
 
 use self::start::{Start, start};
@@ -273,12 +274,18 @@ fn options(settings: &Settings) -> Options {
         keep_masks: config.float_weights == FloatWeights::Keep || config.precision.half().is_some(),
         qoperator: (config.format == Format::Qoperator).then(|| settings.target.integer_ops()),
         seen_through: settings.target.seen_through.clone(),
+        no_float8_zeros: !settings.target.float8.zero_points,
         least_opset: match config.precision.float8() {
-            Some(_) => convert_opset::FLOAT8,
+            Some(_) => float8_opset(&settings.target),
             None => convert_opset::NEEDED,
         },
         ..Options::default()
     }
+}
+
+/// The operator set that floats of 8 bits need.
+fn float8_opset(target: &Target) -> i64 {
+    if target.float8.zero_points { convert_opset::FLOAT8 } else { convert_opset::TYPE_ATTRIBUTE }
 }
 
 /// With more bytes of weights than this, a model is not brought into memory.

@@ -80,9 +80,8 @@ fn scales_of_channels() {
     for dtype in Float8::TYPES {
         let constants = format!("float[4] s = {{0.5, 0.01, 3, 0.1}}, {dtype}[4] z = {{0, 0, 0, 0}}");
         for axis in [1, -1] {
-            let body = format!(
-                "q = QuantizeLinear <axis = {axis}> (x, s, z) y = DequantizeLinear <axis = {axis}> (q, s, z)"
-            );
+            let body =
+                format!("q = QuantizeLinear <axis = {axis}> (x, s, z) y = DequantizeLinear <axis = {axis}> (q, s, z)");
             let (ours, theirs) = both(&model(&body, 19, "float y", &constants), &x);
             assert!(theirs.is_none_or(|t| t == ours), "{dtype}, axis {axis}");
         }
@@ -114,11 +113,12 @@ fn small_models_answer_alike_in_both_runtimes() {
     for name in ["digits_cnn.torchscript", "digits_transformer.dynamo"] {
         let path = folder.join(format!("{name}.onnx"));
         let original = onnx_file::read(&path).expect("a model");
-        let samples = Dataset::open(&data, &InputSpec::of_model(&original).unwrap(), &DatasetOptions::default()).unwrap();
+        let samples =
+            Dataset::open(&data, &InputSpec::of_model(&original).unwrap(), &DatasetOptions::default()).unwrap();
         let input = original.value(original.required_inputs()[0]).name().to_owned();
         let sample = samples.sample(0).expect("a sample").remove(0);
         for precision in [Numbers::Fp8, Numbers::Fp8E5m2, Numbers::Fp8Fnuz, Numbers::Fp8E5m2Fnuz] {
-            let config = Config { precision, ..Config::default() };
+            let config = Config { precision, everywhere: true, ..Config::default() };
             let (made, report) = written(&path, &data, config);
             assert!(report.passed(), "{name} in {precision:?}: {:?}", report.verdict);
             assert!(report.nodes.float8 > 0 && report.size.after * 10 < report.size.before * 6, "{:?}", report.size);
@@ -128,8 +128,10 @@ fn small_models_answer_alike_in_both_runtimes() {
             let bytes = onnx_file::to_bytes(&made).unwrap();
             let Some(theirs) = ort_run(&bytes, &[(&input, sample.clone())]) else { continue };
             let (a, b) = (ours[0].to_f32().unwrap(), theirs[0].to_f32().unwrap());
-            let (power, noise) =
-                a.iter().zip(&b).fold((0.0, 0.0), |(p, n), (a, b)| (p + f64::from(a * a), n + f64::from((a - b).powi(2))));
+            let (power, noise) = a
+                .iter()
+                .zip(&b)
+                .fold((0.0, 0.0), |(p, n), (a, b)| (p + f64::from(a * a), n + f64::from((a - b).powi(2))));
             // Sums in another order move single numbers to the next code.
             assert!(noise * 300.0 <= power, "{name} in {precision:?}: {noise:e} of {power:e}");
         }
@@ -140,7 +142,7 @@ fn small_models_answer_alike_in_both_runtimes() {
 fn a_plan_and_a_written_file_serve_again() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     let (path, data) = (folder.join("digits_cnn.torchscript.onnx"), folder.join("digits_calib.npz"));
-    let settings = Settings::new(Config { precision: Numbers::Fp8, ..Config::default() }).unwrap();
+    let settings = Settings::new(Config { precision: Numbers::Fp8, everywhere: true, ..Config::default() }).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let first = dir.path().join("first.onnx");
     let job = Job { data: Some(data.clone()), ..Job::new(&path, &first, &settings) };

@@ -44,7 +44,6 @@ impl Config {
             ("weight_only", self.weight_only != default.weight_only),
             ("cpu", self.cpu != default.cpu),
             ("format", self.format != default.format),
-            ("everywhere", self.everywhere),
             ("never_slower", self.never_slower),
             ("equalize", self.equalize),
             ("smooth", self.smooth),
@@ -71,7 +70,6 @@ impl Rule {
         let a = self.activation.as_ref();
         let w = self.weight.as_ref();
         let idle = [
-            ("force", self.force.is_some()),
             ("weight_only", self.weight_only.is_some()),
             ("activation.dtype", a.is_some_and(|a| a.dtype.is_some())),
             ("activation.symmetric", a.is_some_and(|a| a.symmetric.is_some())),
@@ -118,17 +116,18 @@ mod tests {
             ("{precision: fp8, weight: {algorithm: adaround}}", "is adaround"),
             ("{precision: fp8, rules: [{nodes: a, precision: int8}]}", "rule 1 (nodes: a): it asks for precision int8"),
             ("{precision: fp8, rules: [{nodes: a, activation: {dtype: int8}}]}", "activation.dtype has no effect"),
-            ("{precision: fp8, rules: [{nodes: a, force: true}]}", "force has no effect"),
+            ("{precision: fp8, rules: [{nodes: a, weight: {symmetric: true}}]}", "weight.symmetric has no effect"),
         ] {
             let e = Config::from_yaml(text).unwrap().check().unwrap_err();
             assert!(e.to_string().contains(message) && e.help_text().is_some(), "{text}: {e}");
         }
-        let fine = "{precision: fp8-fnuz, mode: static, activation: {observer: mse}, rules: [{nodes: a, precision: float}]}";
+        let fine =
+            "{precision: fp8-fnuz, mode: static, activation: {observer: mse}, rules: [{nodes: a, precision: float}]}";
         let config = Config::from_yaml(fine).unwrap();
         config.check().unwrap();
         assert_eq!(config.idle_beside_float8(), [""; 0]);
-        let idle = "{precision: fp8, activation: {dtype: int8}, everywhere: true, smooth: true}";
+        let idle = "{precision: fp8, activation: {dtype: int8}, everywhere: true, never_slower: true, smooth: true}";
         let idle = Config::from_yaml(idle).unwrap();
-        assert_eq!(idle.idle_beside_float8(), ["activation.dtype", "everywhere", "smooth"]);
+        assert_eq!(idle.idle_beside_float8(), ["activation.dtype", "never_slower", "smooth"]);
     }
 }

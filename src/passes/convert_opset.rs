@@ -52,6 +52,8 @@ pub const NEWEST: i64 = 28;
 pub const NEEDED: i64 = 13;
 /// What floats of 8 bits need: QuantizeLinear and DequantizeLinear take them from version 19 on.
 pub const FLOAT8: i64 = 19;
+/// What types of codes need that an attribute of QuantizeLinear tells: it came with version 21.
+pub const TYPE_ATTRIBUTE: i64 = 21;
 
 /// Operators that changed: the version that brought the change, and how a node gets there from the version before.
 const CONVERSIONS: &[(i64, &str, Convert)] = &[

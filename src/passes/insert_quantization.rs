@@ -26,7 +26,7 @@ use crate::{
 /// See the module's documentation. Without a plan there is nothing to do.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let Some(plan) = cx.plan.take() else { return Ok(0) };
-    let done = Inserter::new(model, &plan, &cx.known).and_then(|mut i| i.all());
+    let done = Inserter::new(model, &plan, &cx.known, cx.options.no_float8_zeros).and_then(|mut i| i.all());
     cx.plan = Some(plan);
     done
 }
@@ -44,11 +44,13 @@ struct Inserter<'a> {
     weights: HashMap<(ValueId, String), ValueId>,
     /// Scalar scales and zero points by type and bits: in small models, their names are a good part of the file.
     scalars: HashMap<(DType, u32), ValueId>,
+    /// Floats of 8 bits have no zero points.
+    no_float8_zeros: bool,
 }
 
 impl<'a> Inserter<'a> {
     /// Looks every name of the plan up before anything is renamed.
-    fn new(model: &'a mut Model, plan: &'a Plan, known: &'a KnownReads) -> Result<Self> {
+    fn new(model: &'a mut Model, plan: &'a Plan, known: &'a KnownReads, no_float8_zeros: bool) -> Result<Self> {
         let main = model.main();
         let names = named_values(model);
         let missing = |name: &str| {
@@ -86,7 +88,7 @@ impl<'a> Inserter<'a> {
         absorbed.sort_by_key(|n| place[n]);
         fenced.sort_by_key(|n| place[n]);
         let (weights, scalars) = (HashMap::new(), HashMap::new());
-        Ok(Self { model, known, activations, integer, absorbed, fenced, weights, scalars })
+        Ok(Self { model, known, activations, integer, absorbed, fenced, weights, scalars, no_float8_zeros })
     }
 
     fn all(&mut self) -> Result<usize> {
@@ -228,11 +230,11 @@ impl<'a> Inserter<'a> {
         let (name, main) = (self.model.value(of).name().to_owned(), self.model.node(reader).graph());
         let values = self.model.add_initializer(main, &format!("{name}_quantized"), q.values.clone());
         let scale = self.model.add_initializer(main, &format!("{name}_scale"), q.scale.clone());
-        // Some runtimes take the type of floats of 8 bits from it.
         let float = Float8::of(q.values.dtype()).is_some();
         let zeros = !float && q.zero_point.to_i64()?.iter().all(|&z| z == 0);
         // Zero is what an absent zero point means. ONNX Runtime (1.32) has no QGemm without one for the weight, though.
-        let implied = zeros && (q.values.dtype() == DType::Int32 || !self.model.node(reader).is("Gemm"));
+        let implied = float && self.no_float8_zeros
+            || zeros && (q.values.dtype() == DType::Int32 || !self.model.node(reader).is("Gemm"));
         let zero_point =
             (!implied).then(|| self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone()));
         let mut spec = NodeSpec::new("DequantizeLinear")
@@ -253,16 +255,25 @@ impl<'a> Inserter<'a> {
         let place = producer.map_or(Place::Start(graph), |(n, _)| Place::After(n));
         let scale = Tensor::from_f32(&[], &[a.scale]);
         let scale = self.scalar(graph, DType::Float, a.scale.to_bits(), &format!("{name}_scale"), scale);
-        let zero = match Float8::of(a.dtype) {
-            Some(_) => pack::zeros(a.dtype, &[])?,
-            None => pack::pack(a.dtype, &[], &[a.zero_point])?,
+        let float = Float8::of(a.dtype).is_some();
+        let by_attribute = float && self.no_float8_zeros;
+        let zero_point = match by_attribute {
+            true => None,
+            false => {
+                let zero = if float { pack::zeros(a.dtype, &[])? } else { pack::pack(a.dtype, &[], &[a.zero_point])? };
+                let bits = a.zero_point.cast_unsigned();
+                Some(self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero))
+            }
         };
-        let bits = a.zero_point.cast_unsigned();
-        let zero_point = self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero);
         let node = |op: &str, input: ValueId| {
-            NodeSpec::new(op).input(input).input(scale).input(zero_point).output(format!("{name}_{op}_Output"))
+            let spec = NodeSpec::new(op).input(input).input(scale).inputs(zero_point.map(Some));
+            spec.output(format!("{name}_{op}_Output"))
         };
-        let q = self.model.insert(node("QuantizeLinear", v), place);
+        let mut quantize = node("QuantizeLinear", v);
+        if by_attribute {
+            quantize = quantize.attr("output_dtype", i64::from(a.dtype.to_onnx()));
+        }
+        let q = self.model.insert(quantize, place);
         let codes = self.model.node(q).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
         let real = self.model.insert_value(node("DequantizeLinear", codes), Place::After(q))?;
         match a.readers {

@@ -77,6 +77,8 @@ pub struct Options {
     pub seen_through: Vec<String>,
     /// Operators are upgraded to this version at least, for what is to be inserted; see [`convert_opset`].
     pub least_opset: i64,
+    /// Floats of 8 bits have no zero points: QuantizeLinear is told the type by an attribute.
+    pub no_float8_zeros: bool,
     /// Nothing runs the model, so weights in few bits can be rounded when they are written.
     pub stream_weights: bool,
 }
@@ -94,6 +96,7 @@ impl Default for Options {
             seen_through: Vec::new(),
             stream_weights: false,
             least_opset: convert_opset::NEEDED,
+            no_float8_zeros: false,
             qoperator: None,
         }
     }

@@ -134,7 +134,8 @@ pub(super) fn answered(reference: &Reference<'_>, samples: &mut Vec<usize>) -> R
 pub(super) fn no_data(config: &Config) -> Error {
     let help = "give --calibration with an .npz file, a folder of .npy files, or a folder of pictures";
     if config.precision.float8().is_some() {
-        let text = format!("precision {} needs calibration data: scales follow from their ranges", config.precision.name());
+        let text =
+            format!("precision {} needs calibration data: scales follow from their ranges", config.precision.name());
         return Error::config(text).help(help);
     }
     match config.mode {
@@ -198,19 +199,24 @@ pub(super) fn idle_beside_float8(config: &Config) -> Option<Diagnostic> {
     })
 }
 
-/// A target that computes nothing in floats of 8 bits.
+/// Where a file with floats of 8 bits is slow, or wrong.
 pub(super) fn no_float8(target: &Target, dtype: DType) -> Option<Diagnostic> {
     let name = &target.name;
+    if target.float8.computes {
+        let text = format!(
+            "the file is for {name}; ONNX Runtime's CPU provider would be slow, and leaves out (release 1.32) a Relu in front of a \
+             QuantizeLinear whose zero point is a float of 8 bits: its answers say nothing about this file"
+        );
+        let note = Diagnostic::note("float8_elsewhere", text).help("to look at answers there, leave --target out");
+        return target.float8.zero_points.then_some(note);
+    }
     let text = format!(
         "{name} has no kernels that compute in {dtype}: it converts the data there and back at every run and computes in 32 bits, \
          so there the file is slower than the original. It is for accelerators with floats of 8 bits"
     );
-    (!target.float8.computes).then(|| {
-        Diagnostic::warning("no_float8_kernels", text).help(format!(
-            "to be fast on {name}, leave out --precision {}; for TensorRT, --target tensorrt",
-            Numbers::ALL.iter().find(|n| n.float8() == Some(dtype)).map_or("fp8", |n| n.name())
-        ))
-    })
+    let precision = Numbers::ALL.iter().find(|n| n.float8() == Some(dtype)).map_or("fp8", |n| n.name());
+    let help = format!("to be fast on {name}, leave out --precision {precision}; for TensorRT, --target tensorrt");
+    Some(Diagnostic::warning("no_float8_kernels", text).help(help))
 }
 
 /// How fast 16-bit floats are in the target.

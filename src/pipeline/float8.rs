@@ -75,11 +75,7 @@ struct Calibrated<'a> {
 }
 
 impl Calibrated<'_> {
-    fn plan(
-        &mut self,
-        clock: &mut Clock<'_>,
-        noticed: &mut Vec<Diagnostic>,
-    ) -> Result<(Plan, Table, Arc<KnownReads>)> {
+    fn plan(&mut self, clock: &mut Clock<'_>, noticed: &mut Vec<Diagnostic>) -> Result<(Plan, Table, Arc<KnownReads>)> {
         let Self { job, model, resolved, .. } = *self;
         let wishes = &resolved.wishes;
         let task = Float8Task { model, target: &job.settings.target, scheme: &resolved.scheme, wishes };
@@ -117,7 +113,9 @@ impl Calibrated<'_> {
             plan.input_means.clone_from(&table.input_means);
         }
         if resolved.stores_float_weights() {
-            let stored = |n| resolved.stored_as(model, n);
+            // Where codes of 8 bits have kernels, they are not for nodes that compute in float.
+            let computes = job.settings.target.float8.computes;
+            let stored = |n| resolved.stored_as(model, n).filter(|d| !(computes && *d == DType::Int8));
             plan::store_float_weights(model, &mut plan, &resolved.scheme, stored);
         }
         let mut known = Arc::default();

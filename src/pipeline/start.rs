@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Clock, Job, before, not_finite, options, prepare};
-use crate::{calibrate::Dataset, error::Result, ir::Model, onnx_file, passes::{Context, convert_opset}, plan::Plan, scheme::Resolved};
+use super::{Clock, Job, before, float8_opset, not_finite, options, prepare};
+use crate::{calibrate::Dataset, error::Result, ir::Model, onnx_file, passes::Context, plan::Plan, scheme::Resolved};
 
 /// What the first steps give.
 pub(super) struct Start<'a> {
@@ -36,7 +36,7 @@ pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
     clock.step("prepare");
     let mut cx = Context { options: options(job.settings), ..Context::default() };
     if job.plan.as_ref().is_some_and(Plan::has_float8) {
-        cx.options.least_opset = convert_opset::FLOAT8;
+        cx.options.least_opset = float8_opset(&job.settings.target);
     }
     let model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     cx.diagnostics.splice(0..0, before::look_at(&original));

@@ -18,6 +18,9 @@ use crate::{
     target::Target,
 };
 
+/// Why all operators but a few stay as they are.
+pub const NO_FLOAT8: &str = "not an operator that is computed in floats of 8 bits";
+
 /// What the plan rests on.
 pub struct Float8Task<'a> {
     /// The prepared model.
@@ -66,10 +69,14 @@ fn data(task: &Float8Task<'_>, types: &Types, id: NodeId) -> Result<Vec<ValueId>
         return why(rule);
     }
     if !task.target.float8.takes(node) {
-        return why("not an operator that is computed in floats of 8 bits");
+        return why(NO_FLOAT8);
     }
     if node.graph() != model.main() {
         return why("it stands in a subgraph");
+    }
+    let wanted = task.wishes.ignore_cost || task.wishes.forces(model, id);
+    if let Some(slow) = task.target.float8.slow(model, id).filter(|_| !wanted) {
+        return Err(Some(slow));
     }
     let Some(spec) = ops::spec(model, id) else { return why("its operator is not described") };
     let mut data = Vec::new();
@@ -153,6 +160,18 @@ mod tests {
     use crate::ir::testing::model;
 
     #[test]
+    fn what_gains_nothing_is_left_unless_it_is_asked_for() {
+        let m = model("float[1,2] x \n float[2,2] w = {1, 2, 3, 4} \n [a] a = MatMul(x, w) \n return a");
+        let target = Target::load("tensorrt").unwrap();
+        let nodes = |wishes: &Wishes| {
+            float8_nodes(&Float8Task { model: &m, target: &target, scheme: &Scheme::default(), wishes }).0.len()
+        };
+        assert_eq!(nodes(&Wishes::default()), 0);
+        assert_eq!(nodes(&Wishes { ignore_cost: true, ..Wishes::default() }), 1);
+        assert_eq!(nodes(&Wishes { force: m.all_nodes().into_iter().collect(), ..Wishes::default() }), 1);
+    }
+
+    #[test]
     fn products_alone_and_what_they_read() {
         let m = model(
             "float[1,2] x
@@ -169,11 +188,12 @@ mod tests {
         let dtype = DType::Float8E4M3FN;
         let types = QuantTarget { dtype, symmetric: true, reduce_range: false };
         let scheme = Scheme { activation: types, weight: types, ..Scheme::default() };
-        let task = Float8Task { model: &m, target: &target, scheme: &scheme, wishes: &Wishes::default() };
+        let wishes = Wishes { ignore_cost: true, ..Wishes::default() };
+        let task = Float8Task { model: &m, target: &target, scheme: &scheme, wishes: &wishes };
         let plan = decide_float8(&task, |_, _| Ok(Range::new(-1.0, 224.0))).unwrap();
         let form = |name: &str| (plan.nodes[name].becomes, plan.nodes[name].reason.clone().unwrap_or_default());
         assert_eq!([form("a").0, form("b").0], [Form::Float8; 2]);
-        assert_eq!(form("r"), (Form::Float, "not an operator that is computed in floats of 8 bits".to_owned()));
+        assert_eq!(form("r"), (Form::Float, NO_FLOAT8.to_owned()));
         assert!(form("c").1.contains("NaN"));
         let values: Vec<&str> = plan.activations.keys().map(String::as_str).collect();
         assert_eq!(values, ["a", "r", "x"]);

@@ -31,7 +31,7 @@ pub use absorb::{ChannelShifts, Clamped, absorb};
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
 pub use few_bits::{BLOCK_SIZES, FewBits, layout as few_bits_layout, weight_of, weights_in_few_bits};
-pub use float8::{Float8Node, Float8Task, decide_float8, float8_nodes};
+pub use float8::{Float8Node, Float8Task, NO_FLOAT8, decide_float8, float8_nodes};
 pub use fragile::{fragile_weights, gated_products};
 pub use halves::{HalfTask, Halves, decide_halves, half_values};
 pub use known::{Known, KnownReads, layout, reads};

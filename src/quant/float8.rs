@@ -27,10 +27,8 @@ pub struct Float8 {
     signed_zero: bool,
 }
 
-const E4M3FN: Float8 =
-    Float8 { mantissa: 3, bias: 7, largest: 448.0, infinity: None, nan: 0x7f, signed_zero: true };
-const E4M3FNUZ: Float8 =
-    Float8 { mantissa: 3, bias: 8, largest: 240.0, infinity: None, nan: 0x80, signed_zero: false };
+const E4M3FN: Float8 = Float8 { mantissa: 3, bias: 7, largest: 448.0, infinity: None, nan: 0x7f, signed_zero: true };
+const E4M3FNUZ: Float8 = Float8 { mantissa: 3, bias: 8, largest: 240.0, infinity: None, nan: 0x80, signed_zero: false };
 const E5M2: Float8 =
     Float8 { mantissa: 2, bias: 15, largest: 57344.0, infinity: Some(0x7c), nan: 0x7f, signed_zero: true };
 const E5M2FNUZ: Float8 =
@@ -176,8 +174,7 @@ impl Float8 {
         };
         let whole = ((inner - floor) / step).floor();
         let rest = inner - floor - whole * step;
-        let partly =
-            if rest <= step / 2.0 { rest.powi(3) } else { step.powi(3) / 4.0 - (step - rest).powi(3) } / 3.0;
+        let partly = if rest <= step / 2.0 { rest.powi(3) } else { step.powi(3) / 4.0 - (step - rest).powi(3) } / 3.0;
         let sum = all_below + whole * step.powi(3) / 12.0 + partly + (size - inner).powi(3) / 3.0;
         if u < 0.0 { -sum } else { sum }
     }
@@ -304,7 +301,8 @@ mod tests {
         for (dtype, f) in all() {
             let l = f64::from(f.largest());
             let n = f64::from(f.least_normal());
-            let spans = [(0.0, n), (0.3 * n, 5.7 * n), (-3.0, 2.0), (0.9 * l, 1.3 * l), (-1.1 * l, -0.4 * l), (1.0, 1.01)];
+            let spans =
+                [(0.0, n), (0.3 * n, 5.7 * n), (-3.0, 2.0), (0.9 * l, 1.3 * l), (-1.1 * l, -0.4 * l), (1.0, 1.01)];
             for (lo, hi) in spans {
                 const POINTS: u32 = 100_000;
                 let at = |i: u32| lo + (hi - lo) * (f64::from(i) + 0.5) / f64::from(POINTS);

@@ -208,9 +208,12 @@ fn as_float8(
         return Err(Error::malformed(format!("a weight of shape {dims:?} has no channels")));
     };
     let mut codes = vec![0u8; values.len()];
-    codes.par_chunks_mut(inner).zip(values.par_chunks(inner)).enumerate().with_min_len(4096usize.div_ceil(inner)).for_each(
-        |(row, (codes, run))| float.quantize(run, codes, params[row % channels].scale, true),
-    );
+    codes
+        .par_chunks_mut(inner)
+        .zip(values.par_chunks(inner))
+        .enumerate()
+        .with_min_len(4096usize.div_ceil(inner))
+        .for_each(|(row, (codes, run))| float.quantize(run, codes, params[row % channels].scale, true));
     let scale_dims = granularity.scale_dims(channels);
     let scales: Vec<f32> = params.iter().map(|p| p.scale).collect();
     Ok(QuantizedWeight {

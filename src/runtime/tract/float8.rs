@@ -125,9 +125,7 @@ mod tests {
         let run = |body: &str| Tract.load(&model(body), &[]).unwrap().run(std::slice::from_ref(&x)).unwrap().remove(0);
         let pair = run("q = QuantizeLinear <output_dtype = 17> (x, s) y = DequantizeLinear (q, s)");
         assert_eq!(pair.to_f32().unwrap(), [0.3125, -224.0, 0.25, 0.0]);
-        let moved = run(
-            "q = QuantizeLinear <output_dtype = 19> (x, s) t = Transpose (q) y = DequantizeLinear (t, s)",
-        );
+        let moved = run("q = QuantizeLinear <output_dtype = 19> (x, s) t = Transpose (q) y = DequantizeLinear (t, s)");
         assert_eq!(moved.to_f32().unwrap(), [0.3125, 0.25, -1024.0, 0.0]);
         let lost = run("q = QuantizeLinear <output_dtype = 17, saturate = 0> (x, s) y = DequantizeLinear (q, s)");
         assert!(lost.to_f32().unwrap()[1].is_nan());

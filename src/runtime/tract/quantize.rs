@@ -137,8 +137,7 @@ impl Work<'_> {
             let mut made = Tensor::zero::<u8>(x.shape())?;
             let mut view = made.try_as_plain_ram_mut()?;
             let y = view.as_slice_mut::<u8>()?;
-            self.runs
-                .each(real.len(), |a, b, s| float.quantize(&real[a..b], &mut y[a..b], self.scales[s], saturate));
+            self.runs.each(real.len(), |a, b, s| float.quantize(&real[a..b], &mut y[a..b], self.scales[s], saturate));
             return Ok(made);
         }
         let mut made = Tensor::zero::<f32>(x.shape())?;
