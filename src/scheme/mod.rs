@@ -3,12 +3,14 @@
 
 mod outline;
 mod select;
+mod target;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::{
     outline::{Entry, Outline},
     select::Selector,
+    target::{check_target, on_cpu},
 };
 use crate::{
     analysis::placement::Wishes,
@@ -16,7 +18,7 @@ use crate::{
         Observer,
         observers::{self, Method},
     },
-    config::{self, Config, FloatWeights, Format, Mode, Numbers, Precision, Rule, WeightOnly, suggest},
+    config::{self, Config, FloatWeights, Format, Mode, Precision, Rule, WeightOnly},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
@@ -353,39 +355,6 @@ impl Settings {
             }
         }
         values
-    }
-}
-
-/// The target on the processor that is asked for.
-fn on_cpu(target: Target, cpu: Option<&str>) -> Result<Target> {
-    let Some(cpu) = cpu else { return Ok(target) };
-    let known: Vec<_> = target.cpus().collect();
-    let hint = suggest::closest(cpu, known.iter().copied()).first().map(|c| format!("did you mean {c:?}? "));
-    let help = match known.is_empty() {
-        true => "leave --cpu out, or list its cpus in the target's file".to_owned(),
-        false => format!("{}cpus: {}", hint.unwrap_or_default(), known.join(", ")),
-    };
-    target.on_cpu(cpu).map_err(|e| e.help(help))
-}
-
-/// Refuses numbers that the target does not have.
-fn check_target(config: &Config, target: &Target) -> Result<()> {
-    let name = &target.name;
-    match config.precision.float8() {
-        None if target.is_for_float8() && config.precision == Numbers::Int8 => {
-            let text = format!("target {name} is described for floats of 8 bits alone");
-            Err(Error::config(text).help("add --precision fp8, or leave --target out"))
-        }
-        Some(dtype) if !target.float8.has(dtype) => {
-            let known: Vec<_> = target.float8.types.iter().map(|d| d.name()).collect();
-            let text = format!(
-                "precision {} is {dtype}, but target {name} takes {}",
-                config.precision.name(),
-                known.join(", ")
-            );
-            Err(Error::config(text).help("choose another precision, or another target"))
-        }
-        _ => Ok(()),
     }
 }
 

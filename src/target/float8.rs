@@ -64,6 +64,7 @@ impl Float8Facts {
                 }
                 (*outs, *ins)
             }
+            ("Gemm", [outs, ins]) if node.int("transB").unwrap_or(0) != 0 => (*outs, *ins),
             (_, [.., ins, outs]) => (*outs, *ins),
             _ => return None,
         };
