@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::ort_run;
+use common::{ort_run, ort_try_run};
 use qonvert::{
     calibrate::dataset::{Dataset, DatasetOptions, InputSpec},
     config::{Config, Numbers},
@@ -63,7 +63,7 @@ fn every_number_gets_the_code_of_the_runtime() {
             let all = x.to_f32().unwrap();
             let coded = all.iter().map(|x| float.number(float.code(x / scale, true)) * scale);
             let coded = Tensor::from_f32(&[all.len()], &coded.collect::<Vec<f32>>());
-            assert_eq!(bits(&coded), ours, "{dtype}");
+            assert!(bits(&coded) == ours, "{dtype}");
             let Some(theirs) = theirs else { continue };
             for ((x, a), b) in all.iter().zip(&ours).zip(&theirs) {
                 let [a, b] = [*a, *b].map(f32::from_bits);
@@ -126,7 +126,10 @@ fn small_models_answer_alike_in_both_runtimes() {
             assert!(made.opset("").unwrap() >= 19);
             let ours = Tract.load(&made, &[]).unwrap().run(std::slice::from_ref(&sample)).unwrap();
             let bytes = onnx_file::to_bytes(&made).unwrap();
-            let Some(theirs) = ort_run(&bytes, &[(&input, sample.clone())]) else { continue };
+            // Optimized, ONNX Runtime makes integers of biases, which overflow beside the small scales of these types.
+            let optimize = !matches!(precision, Numbers::Fp8E5m2 | Numbers::Fp8E5m2Fnuz);
+            let theirs = ort_try_run(&bytes, &[(&input, sample.clone())], optimize);
+            let Some(theirs) = theirs.map(|t| t.expect("it runs")) else { continue };
             let (a, b) = (ours[0].to_f32().unwrap(), theirs[0].to_f32().unwrap());
             let (power, noise) = a
                 .iter()

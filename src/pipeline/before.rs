@@ -210,9 +210,16 @@ pub(super) fn no_float8(target: &Target, dtype: DType) -> Option<Diagnostic> {
         let note = Diagnostic::note("float8_elsewhere", text).help("to look at answers there, leave --target out");
         return target.float8.zero_points.then_some(note);
     }
+    // Their scales are so small that biases overflow which the runtime makes integers with the product of two of them.
+    let biases = match dtype {
+        DType::Float8E5M2 | DType::Float8E5M2FNUZ => {
+            ", and answers wrongly unless session.disable_quant_qdq is 1, because it rounds biases to integers that overflow"
+        }
+        _ => "",
+    };
     let text = format!(
         "{name} has no kernels that compute in {dtype}: it converts the data there and back at every run and computes in 32 bits, \
-         so there the file is slower than the original. It is for accelerators with floats of 8 bits"
+         so there the file is slower than the original{biases}. It is for accelerators with floats of 8 bits"
     );
     let precision = Numbers::ALL.iter().find(|n| n.float8() == Some(dtype)).map_or("fp8", |n| n.name());
     let help = format!("to be fast on {name}, leave out --precision {precision}; for TensorRT, --target tensorrt");

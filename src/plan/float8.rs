@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_gains_nothing_is_left_unless_it_is_asked_for() {
-        let m = model("float[1,2] x \n float[2,2] w = {1, 2, 3, 4} \n [a] a = MatMul(x, w) \n return a");
+        let m = model("float[1,2] x \n float[2,2] w = {1, 2, 3, 4} \n a = MatMul(x, w) \n return a");
         let target = Target::load("tensorrt").unwrap();
         let nodes = |wishes: &Wishes| {
             float8_nodes(&Float8Task { model: &m, target: &target, scheme: &Scheme::default(), wishes }).0.len()

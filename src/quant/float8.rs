@@ -75,7 +75,8 @@ impl Float8 {
     pub fn rounded(&self, x: f32) -> f32 {
         let size = x.abs();
         let size = if size > self.largest { self.largest } else { size };
-        self.nearest(size).copysign(x)
+        let near = self.nearest(size);
+        if near == 0.0 && !self.signed_zero { 0.0 } else { near.copysign(x) }
     }
 
     /// The nearest number to a size that is NaN or at most twice the greatest number; the next power of two is one, too, here.
@@ -207,7 +208,8 @@ mod tests {
             let nearer = off(b.1) < off(a.1) || off(b.1) == off(a.1) && b.0 % 2 == 0;
             if nearer { b } else { a }
         });
-        best.unwrap().1.copysign(x)
+        let best = best.unwrap().1;
+        if best == 0.0 && !f.signed_zero { 0.0 } else { best.copysign(x) }
     }
 
     #[test]

@@ -103,7 +103,7 @@ mod tests {
             (weight("2,16,16", 512), "MatMul(x, w)", None),
             (weight("16,9", 144), "Gemm(x, w)", Some("16 by 9")),
         ] {
-            let m = model(&format!("float x \n {weight} \n y = {call} \n return y"));
+            let m = model(&format!("float[1,16] x \n {weight} \n y = {call} \n return y"));
             let said = Float8Facts::default().slow(&m, m.producer(find(&m, "y")).unwrap());
             match why {
                 Some(why) => assert!(said.as_ref().is_some_and(|s| s.contains(why)), "{call}: {said:?}"),
