@@ -61,7 +61,7 @@ fn data(task: &Float8Task<'_>, types: &Types, id: NodeId) -> Result<Vec<ValueId>
     let model = task.model;
     let node = model.node(id);
     let is_float = |v: &ValueId| types.dtype(*v).is_some_and(DType::is_float);
-    if !node.inputs().iter().chain(node.outputs()).flatten().any(|v| is_float(v)) {
+    if !node.inputs().iter().chain(node.outputs()).flatten().any(is_float) {
         return Err(None);
     }
     let why = |text: &str| Err(Some(text.to_owned()));
@@ -209,7 +209,7 @@ mod tests {
             p.check(&m, &target).unwrap_err().to_string()
         };
         assert!(wrong(&|p| p.activations.get_mut("x").unwrap().zero_point = 3).contains("zero_point is 3"));
-        assert!(wrong(&|p| drop(p.activations.remove("r"))).contains("\"r\" is not"));
+        assert!(wrong(&|p| p.activations.retain(|name, _| name != "r")).contains("\"r\" is not"));
         assert!(wrong(&|p| p.nodes.get_mut("a").unwrap().weight = None).contains("weight"));
         assert!(wrong(&|p| p.nodes.get_mut("t").unwrap().becomes = Form::Float8).contains("Transpose"));
         let int8 = |p: &mut Plan| p.activations.get_mut("x").unwrap().dtype = DType::Int8;

@@ -250,7 +250,8 @@ mod tests {
     #[test]
     fn numbers_between_codes_go_to_the_nearest() {
         for (dtype, f) in all() {
-            let mut finite: Vec<f32> = f.numbers().into_iter().filter(|n| n.is_finite() && *n >= 0.0).collect();
+            let mut finite: Vec<f32> =
+                f.numbers().into_iter().filter(|n| n.is_finite() && n.is_sign_positive()).collect();
             finite.sort_by(f32::total_cmp);
             let mut tried = Vec::new();
             for pair in finite.windows(2) {
