@@ -202,7 +202,7 @@ mod tests {
     /// The nearest finite number by looking at all of them; of two, the one with the even code.
     fn by_search(f: &Float8, x: f32) -> f32 {
         let finite = (0..=0x7fu8).map(|c| (c, f.number(c))).filter(|(_, n)| n.is_finite());
-        let size = f64::from(x.abs());
+        let size = f64::from(x.abs().min(2.0 * f.largest()));
         let off = |n: f32| (f64::from(n) - size).abs();
         let best = finite.reduce(|a, b| {
             let nearer = off(b.1) < off(a.1) || off(b.1) == off(a.1) && b.0 % 2 == 0;
