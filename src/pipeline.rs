@@ -12,6 +12,7 @@ mod dynamic;
 mod even_out;
 mod finish;
 mod fit;
+mod float8;
 mod gate;
 mod halves;
 mod judge;
@@ -48,11 +49,12 @@ use crate::{
     files::Files,
     ir::{Model, Tensor, ValueId},
     onnx_file::ReadOptions,
-    passes::{self, Context, Options, Stage},
+    passes::{self, Context, Options, Stage, convert_opset},
     plan::{KnownReads, Plan},
     report::Auto,
     runtime::{Runtime, tract::Tract},
     scheme::Settings,
+    target::Target,
 };
 
 use self::start::{Start, start};
@@ -175,6 +177,9 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     if let Some(dtype) = config.precision.half() {
         return halves::quantize(job, dtype);
     }
+    if let Some(dtype) = config.precision.float8().filter(|_| job.plan.is_none()) {
+        return float8::quantize(job, dtype);
+    }
     if config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data() {
         let settings = job.settings.with_mode(Mode::Dynamic);
         let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;
@@ -271,8 +276,18 @@ fn options(settings: &Settings) -> Options {
         keep_masks: config.float_weights == FloatWeights::Keep || config.precision.half().is_some(),
         qoperator: (config.format == Format::Qoperator).then(|| settings.target.integer_ops()),
         seen_through: settings.target.seen_through.clone(),
+        no_float8_zeros: !settings.target.float8.zero_points,
+        least_opset: match config.precision.float8() {
+            Some(_) => float8_opset(&settings.target),
+            None => convert_opset::NEEDED,
+        },
         ..Options::default()
     }
+}
+
+/// The operator set that floats of 8 bits need.
+fn float8_opset(target: &Target) -> i64 {
+    if target.float8.zero_points { convert_opset::FLOAT8 } else { convert_opset::TYPE_ATTRIBUTE }
 }
 
 /// Weights of more bytes than this, all together, are rounded when they are written, if nothing runs the model before.

@@ -47,6 +47,8 @@ macro_rules! golden {
 
 #[path = "cli/few_bits.rs"]
 mod few_bits;
+#[path = "cli/float8.rs"]
+mod float8;
 
 /// A panic inside the runtime is one sentence, not a backtrace.
 #[test]

@@ -18,6 +18,7 @@ use crate::{
     quant::{
         QParams,
         arith::Quantizer,
+        float8::Float8,
         integer::{Window, Windows},
     },
     runtime::{Observed, Runtime},
@@ -349,18 +350,34 @@ impl<'a> View<'a> {
         let mut noise = Vec::new();
         if let Some(params) = params {
             noise = vec![0.0; depth * groups];
-            let q = Quantizer::new(params)?;
-            for (r, row) in rows.chunks_exact_mut(depth.max(1)).enumerate() {
-                let sums = &mut noise[r / chosen.len() * depth..][..depth];
-                for (x, sum) in row.iter_mut().zip(sums) {
-                    let read = q.round_trip(*x);
-                    // What is cut off counts as one step: a few numbers far beyond the range would shift all others.
-                    *sum += f64::from((read - *x).clamp(-params.scale, params.scale));
-                    *x = read;
+            let each_row = rows.chunks_exact_mut(depth.max(1)).enumerate();
+            let pairs = each_row.map(|(r, row)| (row, r / chosen.len() * depth..(r / chosen.len() + 1) * depth));
+            let scale = params.scale;
+            match Float8::of(params.dtype) {
+                // Their steps at the greatest number are the largest.
+                Some(float) => {
+                    let step = scale * float.largest() / 8.0;
+                    pairs.for_each(|(row, at)| {
+                        round_row(row, &mut noise[at], step, |x| float.rounded(x / scale) * scale);
+                    });
+                }
+                None => {
+                    let q = Quantizer::new(params)?;
+                    pairs.for_each(|(row, at)| round_row(row, &mut noise[at], scale, |x| q.round_trip(x)));
                 }
             }
         }
         Ok(Seen { rows, noise })
+    }
+}
+
+/// Rounds what a row reads, and adds the errors up. What is cut off counts as one step: a few numbers far beyond the range
+/// would shift all others.
+fn round_row(row: &mut [f32], sums: &mut [f64], step: f32, round_trip: impl Fn(f32) -> f32) {
+    for (x, sum) in row.iter_mut().zip(sums) {
+        let read = round_trip(*x);
+        *sum += f64::from((read - *x).clamp(-step, step));
+        *x = read;
     }
 }
 

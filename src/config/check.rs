@@ -27,6 +27,7 @@ impl Config {
             let text = format!("weight_only.{name} is set, but the mode is not weight-only");
             return Err(Error::config(text).help("set mode: weight-only (--mode weight-only), or leave it out"));
         }
+        self.check_float8()?;
         if let Some((i, rule)) =
             self.rules.iter().enumerate().find(|(_, r)| r.is_integer() && self.mode == Mode::WeightOnly)
         {

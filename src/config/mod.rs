@@ -6,6 +6,7 @@
 
 mod check;
 pub mod duration;
+mod float8;
 mod halves;
 mod load;
 mod one_or_many;

@@ -50,6 +50,10 @@ pub const OLDEST: i64 = 7;
 pub const NEWEST: i64 = 28;
 /// What quantization needs: `axis` of QuantizeLinear and DequantizeLinear came with version 13.
 pub const NEEDED: i64 = 13;
+/// What floats of 8 bits need: QuantizeLinear and DequantizeLinear take them from version 19 on.
+pub const FLOAT8: i64 = 19;
+/// What types of codes need that an attribute of QuantizeLinear tells: it came with version 21.
+pub const TYPE_ATTRIBUTE: i64 = 21;
 
 /// Operators that changed: the version that brought the change, and how a node gets there from the version before.
 const CONVERSIONS: &[(i64, &str, Convert)] = &[
@@ -102,13 +106,15 @@ const CONVERSIONS: &[(i64, &str, Convert)] = &[
     (21, "GroupNormalization", normalization::group_parameters_per_channel),
 ];
 
-/// See the module's documentation: to [`NEEDED`], or to the model's own version where only a function is older.
+/// See the module's documentation: to what the options ask for, which is [`NEEDED`] at least, or to the model's own version
+/// where only a function is older.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let oldest = scopes(model)?.iter().map(|s| s.version).min().unwrap_or(NEEDED);
-    if oldest >= NEEDED {
+    let needed = cx.options.least_opset;
+    if oldest >= needed {
         return Ok(0);
     }
-    let target = model.opset("").unwrap_or(NEEDED).max(NEEDED);
+    let target = model.opset("").unwrap_or(needed).max(needed);
     convert_to(model, target, cx)
 }
 

@@ -84,7 +84,7 @@ fn rounded(
     if let Some(how) = entry.filter(|e| e.becomes == Form::Dynamic).and_then(|e| e.weight.as_ref()) {
         return how.quantize_alike(weight, known)?.dequantized().map(Some);
     }
-    if let Some(entry) = entry.filter(|e| e.becomes == Form::Integer) {
+    if let Some(entry) = entry.filter(|e| matches!(e.becomes, Form::Integer | Form::Float8)) {
         let Some(how) = &entry.weight else { return Ok(None) };
         let input = n.input(0).and_then(|v| plan.activations.get(name(v))).map(|a| a.params());
         return how

@@ -16,7 +16,9 @@ use crate::{
     plan::{Activation, Form, KnownReads, Plan, Readers, Weight, named_values},
     quant::{
         bias::quantize_bias,
+        float8::Float8,
         granularity::{Granularity, QuantizedWeight, quantize_with},
+        pack,
         params::{QParams, QuantTarget, Range},
     },
 };
@@ -24,7 +26,7 @@ use crate::{
 /// See the module's documentation. Without a plan there is nothing to do.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let Some(plan) = cx.plan.take() else { return Ok(0) };
-    let done = Inserter::new(model, &plan, &cx.known).and_then(|mut i| i.all());
+    let done = Inserter::new(model, &plan, &cx.known, cx.options.no_float8_zeros).and_then(|mut i| i.all());
     cx.plan = Some(plan);
     done
 }
@@ -42,11 +44,13 @@ struct Inserter<'a> {
     weights: HashMap<(ValueId, String), ValueId>,
     /// Scalar scales and zero points by type and bits: in small models, their names are a good part of the file.
     scalars: HashMap<(DType, u32), ValueId>,
+    /// Floats of 8 bits have no zero points.
+    no_float8_zeros: bool,
 }
 
 impl<'a> Inserter<'a> {
     /// Looks every name of the plan up before anything is renamed.
-    fn new(model: &'a mut Model, plan: &'a Plan, known: &'a KnownReads) -> Result<Self> {
+    fn new(model: &'a mut Model, plan: &'a Plan, known: &'a KnownReads, no_float8_zeros: bool) -> Result<Self> {
         let main = model.main();
         let names = named_values(model);
         let missing = |name: &str| {
@@ -64,7 +68,7 @@ impl<'a> Inserter<'a> {
             let v = *names.get(name).ok_or_else(|| missing(name))?;
             let id = model.producer(v).ok_or_else(|| missing(name))?;
             match node.becomes {
-                Form::Integer => integer.push((id, node.weight.as_ref())),
+                Form::Integer | Form::Float8 => integer.push((id, node.weight.as_ref())),
                 Form::Absorbed => absorbed.push(id),
                 Form::Float if node.fenced => fenced.push(id),
                 Form::Dynamic | Form::WeightOnly | Form::Half | Form::Float => {}
@@ -84,7 +88,7 @@ impl<'a> Inserter<'a> {
         absorbed.sort_by_key(|n| place[n]);
         fenced.sort_by_key(|n| place[n]);
         let (weights, scalars) = (HashMap::new(), HashMap::new());
-        Ok(Self { model, known, activations, integer, absorbed, fenced, weights, scalars })
+        Ok(Self { model, known, activations, integer, absorbed, fenced, weights, scalars, no_float8_zeros })
     }
 
     fn all(&mut self) -> Result<usize> {
@@ -178,7 +182,8 @@ impl<'a> Inserter<'a> {
             }
         };
         self.model.set_input(id, at, Some(dq));
-        if let (Some(i), Some(bias), Some(input)) = (bias_at, bias, input) {
+        let float = Float8::of(plan.dtype).is_some();
+        if let (Some(i), Some(bias), Some(input)) = (bias_at, bias, input.filter(|_| !float)) {
             self.bias(id, i, &bias, input, &q)?;
         }
         Ok(())
@@ -225,9 +230,11 @@ impl<'a> Inserter<'a> {
         let (name, main) = (self.model.value(of).name().to_owned(), self.model.node(reader).graph());
         let values = self.model.add_initializer(main, &format!("{name}_quantized"), q.values.clone());
         let scale = self.model.add_initializer(main, &format!("{name}_scale"), q.scale.clone());
-        let zeros = q.zero_point.to_i64()?.iter().all(|&z| z == 0);
+        let float = Float8::of(q.values.dtype()).is_some();
+        let zeros = !float && q.zero_point.to_i64()?.iter().all(|&z| z == 0);
         // Zero is what an absent zero point means. ONNX Runtime (1.32) has no QGemm without one for the weight, though.
-        let implied = zeros && (q.values.dtype() == DType::Int32 || !self.model.node(reader).is("Gemm"));
+        let implied = float && self.no_float8_zeros
+            || zeros && (q.values.dtype() == DType::Int32 || !self.model.node(reader).is("Gemm"));
         let zero_point =
             (!implied).then(|| self.model.add_initializer(main, &format!("{name}_zero_point"), q.zero_point.clone()));
         let mut spec = NodeSpec::new("DequantizeLinear")
@@ -248,13 +255,25 @@ impl<'a> Inserter<'a> {
         let place = producer.map_or(Place::Start(graph), |(n, _)| Place::After(n));
         let scale = Tensor::from_f32(&[], &[a.scale]);
         let scale = self.scalar(graph, DType::Float, a.scale.to_bits(), &format!("{name}_scale"), scale);
-        let zero = crate::quant::pack::pack(a.dtype, &[], &[a.zero_point])?;
-        let bits = a.zero_point.cast_unsigned();
-        let zero_point = self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero);
-        let node = |op: &str, input: ValueId| {
-            NodeSpec::new(op).input(input).input(scale).input(zero_point).output(format!("{name}_{op}_Output"))
+        let float = Float8::of(a.dtype).is_some();
+        let by_attribute = float && self.no_float8_zeros;
+        let zero_point = match by_attribute {
+            true => None,
+            false => {
+                let zero = if float { pack::zeros(a.dtype, &[])? } else { pack::pack(a.dtype, &[], &[a.zero_point])? };
+                let bits = a.zero_point.cast_unsigned();
+                Some(self.scalar(graph, a.dtype, bits, &format!("{name}_zero_point"), zero))
+            }
         };
-        let q = self.model.insert(node("QuantizeLinear", v), place);
+        let node = |op: &str, input: ValueId| {
+            let spec = NodeSpec::new(op).input(input).input(scale).inputs(zero_point.map(Some));
+            spec.output(format!("{name}_{op}_Output"))
+        };
+        let mut quantize = node("QuantizeLinear", v);
+        if by_attribute {
+            quantize = quantize.attr("output_dtype", i64::from(a.dtype.to_onnx()));
+        }
+        let q = self.model.insert(quantize, place);
         let codes = self.model.node(q).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
         let real = self.model.insert_value(node("DequantizeLinear", codes), Place::After(q))?;
         match a.readers {
@@ -289,7 +308,7 @@ impl<'a> Inserter<'a> {
         let name = self.model.node_label(id);
         let graph = self.model.node(id).graph();
         let scales = Tensor::from_f32(&[channels], &vec![s; channels]);
-        let zeros = crate::quant::pack::pack(dtype, &[channels], &vec![z as i32; channels])?;
+        let zeros = pack::pack(dtype, &[channels], &vec![z as i32; channels])?;
         let scales = self.model.add_initializer(graph, &format!("{name}_input_scale"), scales);
         let zeros = self.model.add_initializer(graph, &format!("{name}_input_zero_point"), zeros);
         let spec =
@@ -319,6 +338,7 @@ impl<'a> Inserter<'a> {
 
     fn reads_codes(&self, node: NodeId, input: usize) -> bool {
         let integer = self.integer.iter().any(|(n, _)| *n == node);
-        integer && ops::spec(self.model, node).is_some_and(|s| s.role(input) == Role::Data)
+        let data = |role: Role| matches!(role, Role::Data | Role::Weight);
+        integer && ops::spec(self.model, node).is_some_and(|s| data(s.role(input)))
     }
 }

@@ -75,6 +75,10 @@ pub struct Options {
     /// Operators that the runtime looks through for a QuantizeLinear: with one of them behind it, a product whose weight has few
     /// bits stays float unless it is written as the kernel's own operator.
     pub seen_through: Vec<String>,
+    /// Operators are upgraded to this version at least, for what is to be inserted; see [`convert_opset`].
+    pub least_opset: i64,
+    /// Floats of 8 bits have no zero points: QuantizeLinear is told the type by an attribute.
+    pub no_float8_zeros: bool,
     /// Where nothing runs the model, weights in few bits can be rounded when they are written: if they have more bytes than this,
     /// all together.
     pub stream_weights: Option<usize>,
@@ -92,6 +96,8 @@ impl Default for Options {
             onnx_only: false,
             seen_through: Vec::new(),
             stream_weights: None,
+            least_opset: convert_opset::NEEDED,
+            no_float8_zeros: false,
             qoperator: None,
         }
     }

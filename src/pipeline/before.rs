@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Job;
 use crate::{
     calibrate::{Table, dataset},
-    config::{Config, Mode, Precision, suggest},
+    config::{Config, Mode, Numbers, Precision, suggest},
     diagnostics::{Diagnostic, count},
     error::{Error, Result},
     files::{self, Files},
@@ -133,6 +133,11 @@ pub(super) fn answered(reference: &Reference<'_>, samples: &mut Vec<usize>) -> R
 /// Nothing can be calibrated.
 pub(super) fn no_data(config: &Config) -> Error {
     let help = "give --calibration with an .npz file, a folder of .npy files, or a folder of pictures";
+    if config.precision.float8().is_some() {
+        let text =
+            format!("precision {} needs calibration data: scales follow from their ranges", config.precision.name());
+        return Error::config(text).help(help);
+    }
     match config.mode {
         Mode::Auto | Mode::Static => Error::config("static quantization needs calibration data")
             .help(format!("{help}; or --mode dynamic, which needs none")),
@@ -183,6 +188,42 @@ pub(super) fn idle_beside_halves(config: &Config) -> Option<Diagnostic> {
         let text = format!("no effect of {} with precision: {}", idle.join(", "), config.precision.name());
         Diagnostic::warning("settings_without_effect", text).help("leave it out, or choose another precision")
     })
+}
+
+/// Settings that have no effect on floats of 8 bits.
+pub(super) fn idle_beside_float8(config: &Config) -> Option<Diagnostic> {
+    let idle = config.precision.float8().map(|_| config.idle_beside_float8()).unwrap_or_default();
+    (!idle.is_empty()).then(|| {
+        let text = format!("no effect of {} with precision: {}", idle.join(", "), config.precision.name());
+        Diagnostic::warning("settings_without_effect", text).help("leave it out, or choose another precision")
+    })
+}
+
+/// Where a file with floats of 8 bits is slow, or wrong.
+pub(super) fn no_float8(target: &Target, dtype: DType) -> Option<Diagnostic> {
+    let name = &target.name;
+    if target.float8.computes {
+        let text = format!(
+            "the file is for {name}; ONNX Runtime's CPU provider would be slow, and leaves out (release 1.32) a Relu in front of a \
+             QuantizeLinear whose zero point is a float of 8 bits: its answers say nothing about this file"
+        );
+        let note = Diagnostic::note("float8_elsewhere", text).help("to look at answers there, leave --target out");
+        return target.float8.zero_points.then_some(note);
+    }
+    // Their scales are so small that biases overflow which the runtime makes integers with the product of two of them.
+    let biases = match dtype {
+        DType::Float8E5M2 | DType::Float8E5M2FNUZ => {
+            ", and answers wrongly unless session.disable_quant_qdq is 1, because it rounds biases to integers that overflow"
+        }
+        _ => "",
+    };
+    let text = format!(
+        "{name} has no kernels that compute in {dtype}: it converts the data there and back at every run and computes in 32 bits, \
+         so there the file is slower than the original{biases}. It is for accelerators with floats of 8 bits"
+    );
+    let precision = Numbers::ALL.iter().find(|n| n.float8() == Some(dtype)).map_or("fp8", |n| n.name());
+    let help = format!("to be fast on {name}, leave out --precision {precision}; for TensorRT, --target tensorrt");
+    Some(Diagnostic::warning("no_float8_kernels", text).help(help))
 }
 
 /// How fast 16-bit floats are in the target.

@@ -128,7 +128,7 @@ fn is_asked(model: &Model, plan: &Plan, weight: ValueId) -> bool {
     let of_reader = |(node, input): (NodeId, usize)| {
         let out = model.node(node).output(0).filter(|_| input == 1)?;
         let entry = plan.nodes.get(model.value(out).name())?;
-        let computes = matches!(entry.becomes, Form::Integer | Form::Dynamic | Form::WeightOnly);
+        let computes = matches!(entry.becomes, Form::Integer | Form::Float8 | Form::Dynamic | Form::WeightOnly);
         entry.algorithm().filter(|_| computes)
     };
     stored.map(String::as_str).into_iter().chain(value.readers().filter_map(of_reader)).any(plan::reads)
@@ -151,7 +151,7 @@ fn layer(model: &Model, types: &Types, plan: &Plan, weight: ValueId) -> Option<L
             _ => None,
         };
         let out = n.output(0).and_then(|v| plan.nodes.get(model.value(v).name()));
-        let integer = out.is_some_and(|entry| entry.becomes == Form::Integer);
+        let integer = out.is_some_and(|entry| matches!(entry.becomes, Form::Integer | Form::Float8));
         let params = plan.activations.get(name).filter(|_| integer).map(|a| a.params());
         let corrected = plan.input_means.contains_key(name);
         want.centered &= corrected && Linear::of(model, types, node).is_some_and(|l| l.takes_bias());

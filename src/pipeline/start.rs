@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Clock, Job, before, not_finite, options, prepare};
-use crate::{calibrate::Dataset, error::Result, ir::Model, onnx_file, passes::Context, scheme::Resolved};
+use super::{Clock, Job, before, float8_opset, not_finite, options, prepare};
+use crate::{calibrate::Dataset, error::Result, ir::Model, onnx_file, passes::Context, plan::Plan, scheme::Resolved};
 
 /// What the first steps give.
 pub(super) struct Start<'a> {
@@ -35,6 +35,9 @@ pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
     before::check_weights(&files)?;
     clock.step("prepare");
     let mut cx = Context { options: options(job.settings), ..Context::default() };
+    if job.plan.as_ref().is_some_and(Plan::has_float8) {
+        cx.options.least_opset = float8_opset(&job.settings.target);
+    }
     let model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     cx.diagnostics.splice(0..0, before::look_at(&original));
     let (broken, said) = not_finite::weights(&original)?;
@@ -54,5 +57,6 @@ pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
     cx.diagnostics.extend(before::idle_evaluation(job));
     cx.diagnostics.extend(before::idle_calibration(job));
     cx.diagnostics.extend(before::idle_beside_halves(config));
+    cx.diagnostics.extend(before::idle_beside_float8(config));
     Ok(Start { clock, original, model, resolved, cx, dataset, evaluation, broken })
 }

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, Model, NodeId, Tensor, ValueId},
     ops::{self, Role},
-    quant::{integer::mean_scale, params::type_range, saturation::Pairs},
+    quant::{float8::Float8, integer::mean_scale, params::type_range, saturation::Pairs},
     target::{Output, Target},
     weights,
 };
@@ -28,10 +28,15 @@ impl Plan {
             .help(format!("cpus that it knows: {}", known.join(", "))));
         }
         for (name, a) in &self.activations {
-            let (least, most) = type_range(a.dtype).map_err(|e| e.value(name))?;
+            let float = Float8::of(a.dtype).map(|_| (0, 0));
+            let (least, most) = float.map_or_else(|| type_range(a.dtype), Ok).map_err(|e| e.value(name))?;
             if !(least..=most).contains(&a.zero_point) {
-                let text =
-                    format!("zero_point is {}, codes of type {} go from {least} to {most}", a.zero_point, a.dtype);
+                let text = match float {
+                    Some(_) => format!("zero_point is {}, that of type {} is 0", a.zero_point, a.dtype),
+                    None => {
+                        format!("zero_point is {}, codes of type {} go from {least} to {most}", a.zero_point, a.dtype)
+                    }
+                };
                 return Err(Error::config(text).value(name));
             }
             if !(a.scale.is_finite() && a.scale > 0.0) {
@@ -91,7 +96,46 @@ impl Plan {
                     return Err(self.wrong(name, entry, text).help("add halves: {dtype: float16}"));
                 }
                 Form::Half => self.check_half(model, name, entry, id)?,
+                Form::Float8 => self.check_float8(model, target, name, entry, id)?,
                 Form::Float => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_float8(&self, model: &Model, target: &Target, name: &str, entry: &NodePlan, id: NodeId) -> Result<()> {
+        let node = model.node(id);
+        let cannot = |why: &str| {
+            let text = format!("it cannot stand between floats of 8 bits: {why}");
+            self.wrong(name, entry, &text).help("let the node be float")
+        };
+        let Some(spec) = ops::spec(model, id).filter(|_| target.float8.takes(node)) else {
+            return Err(cannot(&format!("{} takes no {} there", target.name, node.op_type)));
+        };
+        for (i, v) in node.inputs().iter().enumerate() {
+            let Some(v) = v.filter(|_| matches!(spec.role(i), Role::Data | Role::Weight)) else { continue };
+            if let Some(tensor) = model.value(v).constant().filter(|_| spec.role(i) == Role::Weight) {
+                let Some(plan) = &entry.weight else {
+                    return Err(cannot("the plan does not say how its weight is quantized"));
+                };
+                if Float8::of(plan.dtype).is_none() {
+                    return Err(cannot(&format!("the plan has a weight of type {}", plan.dtype)));
+                }
+                let channels = spec.weight_axis(node, tensor.rank());
+                if plan.axis.is_some() && plan.axis != channels {
+                    let want = channels.map_or("none".into(), |a| a.to_string());
+                    let have = plan.axis.unwrap_or_default();
+                    let text = format!("axis of its weight is {have}, the axis of its output channels is {want}");
+                    return Err(self.wrong(name, entry, &text));
+                }
+                continue;
+            }
+            let value = model.value(v);
+            match self.activations.get(value.name()) {
+                _ if value.constant().is_some() => {}
+                Some(a) if Float8::of(a.dtype).is_some() => {}
+                Some(a) => return Err(cannot(&format!("its input {:?} is of type {}", value.name(), a.dtype))),
+                None => return Err(cannot(&format!("its input {:?} is not quantized", value.name()))),
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ mod check;
 mod decide;
 mod factors;
 mod few_bits;
+mod float8;
 mod fragile;
 mod halves;
 mod known;
@@ -35,6 +36,7 @@ pub use factors::{ChannelFactors, TakenBy};
 pub use few_bits::{
     BLOCK_SIZES, FewBits, check as check_few_bits, layout as few_bits_layout, weight_of, weights_in_few_bits,
 };
+pub use float8::{Float8Node, Float8Task, NO_FLOAT8, decide_float8, float8_nodes};
 pub use fragile::{fragile_weights, gated_products};
 pub use halves::{HalfTask, Halves, decide_halves, half_values};
 pub use known::{Known, KnownReads, layout, reads};
@@ -133,7 +135,7 @@ impl Activation {
 pub enum Readers {
     /// Everyone, graph outputs too.
     All,
-    /// Only integer nodes.
+    /// Only nodes that compute with the codes: integer ones, and those in floats of 8 bits.
     Integer,
 }
 
@@ -194,6 +196,8 @@ pub enum Form {
     Absorbed,
     /// It computes in 16-bit floats; see [`Plan::halves`].
     Half,
+    /// It stands between conversions to and from floats of 8 bits, for runtimes that compute in these.
+    Float8,
     /// It stays.
     Float,
 }
@@ -255,6 +259,11 @@ impl Plan {
     /// How many nodes compute in integers.
     pub fn integer_nodes(&self) -> usize {
         self.nodes.values().filter(|n| matches!(n.becomes, Form::Integer | Form::Dynamic)).count()
+    }
+
+    /// Whether any node stands between floats of 8 bits.
+    pub fn has_float8(&self) -> bool {
+        self.nodes.values().any(|n| n.becomes == Form::Float8)
     }
 
     /// The algorithms that weights are rounded by.

@@ -34,6 +34,11 @@ impl Regions {
                 _ if node.outputs().iter().flatten().next() != named.get(&key) => {}
                 // It needs no quantized value, so it is a region by itself.
                 Some(Form::Dynamic | Form::WeightOnly) => all.nodes.push((id, key, BTreeSet::new())),
+                // What it makes is no code.
+                Some(Form::Float8) => {
+                    let at = node.inputs().iter().copied().flatten().map(name);
+                    all.nodes.push((id, key, at.filter(|v| plan.activations.contains_key(v)).collect()));
+                }
                 Some(Form::Integer) => {
                     let at = node.inputs().iter().chain(node.outputs()).copied().flatten().map(name);
                     let at = at.filter(|v| plan.activations.contains_key(v)).collect();

@@ -65,7 +65,7 @@ pub(super) fn is_integer(model: &Model, plan: &Plan, node: NodeId) -> bool {
     let entry = out.and_then(|v| plan.nodes.get(model.value(v).name()));
     // Only dynamic nodes stand in subgraphs, and there the name is theirs alone.
     entry.is_some_and(|n| match n.becomes {
-        Form::Integer => model.node(node).graph() == model.main(),
+        Form::Integer | Form::Float8 => model.node(node).graph() == model.main(),
         Form::Dynamic | Form::WeightOnly => model.node(node).op_type == n.op,
         Form::Absorbed | Form::Half | Form::Float => false,
     })

@@ -6,6 +6,7 @@ use crate::{
     ir::{DType, Tensor},
     quant::{
         bias::weight_scales_for_bias,
+        float8::Float8,
         granularity::{Granularity, QuantizedWeight, channel_params, quantize_weight, quantize_with},
         params::{QParams, QuantTarget, Range},
         saturation::{self, Pairs},
@@ -26,6 +27,8 @@ impl Weight {
     ) -> Result<QuantizedWeight> {
         let q = quantize_weight(tensor, self.dtype, self.axis, self.symmetric, self.reduce_range)?;
         let q = self.without_saturation(tensor, q)?;
+        // Beside floats of 8 bits, biases stay float.
+        let bias = bias.filter(|_| Float8::of(self.dtype).is_none());
         // Sums of pairs that just do not saturate could do so with codes that are nearer to a zero point other than 0.
         let free = self.symmetric || self.pair_axes.is_empty();
         let (Some(bias), Some(input), true) = (bias, input, free) else {

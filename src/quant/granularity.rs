@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::{
     arith::Quantizer,
+    float8::Float8,
     pack,
     params::{QParams, QuantTarget, Range},
 };
@@ -83,6 +84,15 @@ impl QuantizedWeight {
     pub fn dequantized(&self) -> Result<Vec<f32>> {
         let granularity = Granularity::from_axis(self.axis);
         let (channels, inner) = granularity.layout(self.values.dims())?;
+        if let Some(float) = Float8::of(self.values.dtype()) {
+            let numbers = float.numbers();
+            let codes = self.values.bytes()?;
+            let real = codes.chunks(inner).enumerate().flat_map(|(row, run)| {
+                let scale = self.params[row % channels].scale;
+                run.iter().map(move |&code| numbers[usize::from(code)] * scale)
+            });
+            return Ok(real.collect());
+        }
         let codes = pack::unpack(&self.values)?;
         let mut real = vec![0f32; codes.len()];
         for (row, (out, run)) in real.chunks_mut(inner).zip(codes.chunks(inner)).enumerate() {
@@ -96,7 +106,7 @@ impl QuantizedWeight {
 /// Rounds a floating point weight of any shape to the nearest codes, one scale for each index of `axis` or one for all.
 ///
 /// Errors: the weight is no floating point tensor or holds NaN or infinities, there is no such axis, or the type is no
-/// integer type of up to 16 bits.
+/// integer type of up to 16 bits and no float type of 8 bits.
 pub fn quantize_weight(
     weight: &Tensor,
     dtype: DType,
@@ -160,6 +170,9 @@ pub fn quantize_with(
     if params.len() != channels {
         return Err(Error::bug(format!("{} scales for {channels} channels", params.len())));
     }
+    if let Some(float) = Float8::of(target.dtype) {
+        return as_float8(float, values, dims, granularity, params);
+    }
     let codes = target.codes()?;
     let quantizers: Vec<Quantizer> = params.iter().map(|&p| Quantizer::within(p, codes)).collect();
     let mut out = vec![0i32; values.len()];
@@ -183,11 +196,50 @@ pub fn quantize_with(
     })
 }
 
+fn as_float8(
+    float: Float8,
+    values: &[f32],
+    dims: &[usize],
+    granularity: Granularity,
+    params: Vec<QParams>,
+) -> Result<QuantizedWeight> {
+    let (channels, inner) = granularity.layout(dims)?;
+    let Some(dtype) = params.first().map(|p| p.dtype) else {
+        return Err(Error::malformed(format!("a weight of shape {dims:?} has no channels")));
+    };
+    let mut codes = vec![0u8; values.len()];
+    codes
+        .par_chunks_mut(inner)
+        .zip(values.par_chunks(inner))
+        .enumerate()
+        .with_min_len(4096usize.div_ceil(inner))
+        .for_each(|(row, (codes, run))| float.quantize(run, codes, params[row % channels].scale, true));
+    let scale_dims = granularity.scale_dims(channels);
+    let scales: Vec<f32> = params.iter().map(|p| p.scale).collect();
+    Ok(QuantizedWeight {
+        values: Tensor::from_u8(dtype, dims, codes),
+        scale: Tensor::from_f32(&scale_dims, &scales),
+        zero_point: pack::zeros(dtype, &scale_dims)?,
+        axis: granularity.axis(),
+        params,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn floats_of_8_bits_by_channel() {
+        let w = Tensor::from_f32(&[2, 3], &[448.0, -1.0, 0.3, -0.875, 0.4375, 0.0]);
+        let q = quantize_weight(&w, DType::Float8E4M3FN, Some(0), true, false).unwrap();
+        assert_eq!(q.scales(), [1.0, 0.875 / 448.0]);
+        assert_eq!(q.values.bytes().unwrap()[..], [0x7e, 0xb8, 0x2a, 0xfe, 0x76, 0]);
+        assert_eq!(q.dequantized().unwrap(), [448.0, -1.0, 0.3125, -0.875, 0.4375, 0.0]);
+        assert_eq!((q.zero_point.dtype(), q.zero_point.dims()), (DType::Float8E4M3FN, &[2][..]));
+    }
 
     fn ramp(dims: &[usize]) -> Tensor {
         let n: usize = dims.iter().product();

@@ -6,6 +6,7 @@
 pub mod arith;
 pub mod bias;
 pub mod error;
+pub mod float8;
 pub mod granularity;
 pub mod halves;
 pub mod integer;

@@ -1,5 +1,6 @@
 //! Codes as the bytes of a tensor: two 4 bit or four 2 bit codes an octet, the first in the lowest bits.
 
+use super::float8::Float8;
 use crate::{
     error::{Error, Result},
     ir::{DType, Tensor},
@@ -18,6 +19,15 @@ pub fn pack(dtype: DType, dims: &[usize], codes: &[i32]) -> Result<Tensor> {
         _ => return Err(Error::config(format!("cannot hold integer codes in {dtype}"))),
     };
     Tensor::new(dtype, dims.to_vec(), bytes)
+}
+
+/// Zero points of 0, of integers or floats of 8 bits.
+pub fn zeros(dtype: DType, dims: &[usize]) -> Result<Tensor> {
+    let count = dims.iter().product();
+    match Float8::of(dtype) {
+        Some(_) => Ok(Tensor::from_u8(dtype, dims, vec![0; count])),
+        None => pack(dtype, dims, &vec![0; count]),
+    }
 }
 
 fn pack_bits(codes: &[i32], bits: usize) -> Vec<u8> {

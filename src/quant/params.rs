@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::float8::Float8;
 use crate::{
     error::{Error, Result},
     ir::DType,
@@ -50,7 +51,7 @@ impl Range {
 /// What a value is to be quantized to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QuantTarget {
-    /// An integer type of 2, 4, 8 or 16 bits.
+    /// An integer type of 2, 4, 8 or 16 bits, or a float type of 8 bits, whose zero is always its 0.
     pub dtype: DType,
     /// The range mirrored around 0 (signed types then have zero point 0).
     pub symmetric: bool,
@@ -130,12 +131,16 @@ impl QParams {
     ///
     /// The range is widened to hold 0; all is computed in 64 bits and the scale rounded at the end; the zero point is
     /// rounded half to even. A range too narrow for a normal scale gives scale 1 and zero point 0, which maps its
-    /// values to exact 0. Errors: the type is no integer type of up to 16 bits, or the range is not finite and in order.
+    /// values to exact 0. Of floats of 8 bits the greatest number stands for the end that is farther from 0. Errors: the type
+    /// is none of them and no integer type of up to 16 bits, or the range is not finite and in order.
     pub fn from_range(range: Range, dtype: DType, symmetric: bool, reduce_range: bool) -> Result<Self> {
-        let (qmin, qmax) = code_range(dtype, symmetric, reduce_range)?;
         if !range.is_valid() {
             return Err(Error::data(format!("cannot quantize over the range from {} to {}", range.lo, range.hi)));
         }
+        if let Some(float) = Float8::of(dtype) {
+            return Ok(Self { scale: float.scale(range.mirrored().hi), zero_point: 0, dtype });
+        }
+        let (qmin, qmax) = code_range(dtype, symmetric, reduce_range)?;
         let range = if symmetric { range.mirrored() } else { range.with_zero() };
         let (lo, hi) = (f64::from(range.lo), f64::from(range.hi));
         let scale = (hi - lo) / f64::from(qmax - qmin);
@@ -148,6 +153,10 @@ impl QParams {
 
     /// The real numbers that the codes of the whole type stand for, least and greatest.
     pub fn representable(&self) -> Result<Range> {
+        if let Some(float) = Float8::of(self.dtype) {
+            let most = self.scale * float.largest();
+            return Ok(Range::new(-most, most));
+        }
         let (qmin, qmax) = type_range(self.dtype)?;
         let real = |code: i32| self.scale * (code - self.zero_point) as f32;
         Ok(Range::new(real(qmin), real(qmax)))

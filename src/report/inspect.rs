@@ -8,6 +8,7 @@ use super::terminal::{bytes, count};
 use crate::{
     analysis::types,
     ir::{Model, NodeId, Tensor, ValueId},
+    quant::float8::Float8,
 };
 
 /// The facts of a model.
@@ -95,6 +96,8 @@ pub enum Precision {
     FloatStoredSmall,
     /// Codes of 8 bits or so, between Q/DQ pairs or as an integer operator.
     Integer,
+    /// Floats of 8 bits, between Q/DQ pairs, where the runtime has kernels of them.
+    Float8,
     /// Converts from or to codes.
     Conversion,
     /// Whole numbers, truth values, strings: shapes, indices, conditions.
@@ -204,6 +207,7 @@ impl Inspection {
             (n(Precision::Float), "in float"),
             (n(Precision::FloatStoredSmall), "in float with constants in few bits"),
             (n(Precision::Integer), "in integers"),
+            (n(Precision::Float8), "on floats of 8 bits"),
             (n(Precision::Conversion), "convert between them"),
             (n(Precision::Other), "on shapes, indices and conditions"),
         ];
@@ -219,6 +223,7 @@ impl Inspection {
                 Precision::Float => "float",
                 Precision::FloatStoredSmall => "float*",
                 Precision::Integer => "int",
+                Precision::Float8 => "float8",
                 Precision::Conversion => "convert",
                 Precision::Other => "-",
             };
@@ -274,9 +279,10 @@ fn precision(model: &Model, types: &types::Types, id: NodeId) -> Precision {
     let made_by_dq = |v: ValueId| {
         model.producer(v).map(|n| model.node(n)).filter(|n| n.op_type == "DequantizeLinear").and_then(|n| n.input(0))
     };
+    let float8 = |v: &ValueId| types.dtype(*v).and_then(Float8::of).is_some();
     let codes: Vec<ValueId> = node.inputs().iter().flatten().filter_map(|&v| made_by_dq(v)).collect();
     if codes.iter().any(|&v| model.value(v).constant().is_none()) {
-        return Precision::Integer;
+        return if codes.iter().any(float8) { Precision::Float8 } else { Precision::Integer };
     }
     if !codes.is_empty() {
         return Precision::FloatStoredSmall;
@@ -289,6 +295,25 @@ fn precision(model: &Model, types: &types::Types, id: NodeId) -> Precision {
 mod tests {
     use super::*;
     use crate::ir::text;
+
+    #[test]
+    fn floats_of_8_bits() {
+        let model = text::parse(
+            r#"<ir_version: 9, opset_import: ["" : 19]>
+            g (float[N,2] x) => (float[N,2] y) <float s = {0.1}, float8e4m3fn z = {0}, float8e5m2[2,2] w = {1, 2, 3, 4}> {
+                xq = QuantizeLinear(x, s, z)
+                xd = DequantizeLinear(xq, s, z)
+                wd = DequantizeLinear(w, s)
+                m = MatMul(xd, wd)
+                y = MatMul(m, wd)
+            }"#,
+        )
+        .unwrap();
+        let text = Inspection::of(&model, "m.onnx", 400).render(true);
+        assert!(text.contains("1 in float with constants in few bits, 1 on floats of 8 bits, 3 convert"), "{text}");
+        assert!(text.contains("float8  MatMul") && text.contains("xq  -> float8e4m3fn[N,2]"), "{text}");
+        assert!(text.contains("[float8e5m2[2,2]]"), "{text}");
+    }
 
     #[test]
     fn says_what_is_in_a_quantized_model() {

@@ -189,6 +189,9 @@ pub struct Nodes {
     /// Compute on float data, with weights in few bits.
     #[serde(skip_serializing_if = "is_zero")]
     pub weight_only: usize,
+    /// Stand between conversions to and from floats of 8 bits.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub float8: usize,
     /// Compute in integers or on codes, as the file had them before.
     #[serde(skip_serializing_if = "is_zero")]
     pub already: usize,
@@ -252,6 +255,7 @@ impl Nodes {
                 }
                 Form::Absorbed => nodes.absorbed += 1,
                 Form::Half => {} // see `Halves`
+                Form::Float8 => nodes.float8 += 1,
                 Form::Float if already.contains_key(output) => {
                     nodes.already += usize::from(already[output] == Already::Integer);
                     nodes.absorbed += usize::from(already[output] == Already::Absorbed);

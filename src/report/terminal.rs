@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Halves, Kept, Proof, Report, Verdict};
 pub use crate::diagnostics::count;
-use crate::{diagnostics::Severity, kernels};
+use crate::{diagnostics::Severity, kernels, plan::NO_FLOAT8};
 
 /// Lines of reasons and of diagnostics that are shown unless everything is asked for.
 const SHOWN: usize = 8;
@@ -115,7 +115,8 @@ pub fn verdict(report: &Report) -> String {
             format!("gate failed: {file} is written, but {}", failed.join("; "))
         }
         Verdict::Unproven | Verdict::Good
-            if report.nodes.integer + report.nodes.weight_only == 0 && report.halves.is_none() =>
+            if report.nodes.integer + report.nodes.weight_only + report.nodes.float8 == 0
+                && report.halves.is_none() =>
         {
             let smaller = report.size.after * 20 < report.size.before * 19;
             let gained = if smaller { "smaller, but not faster" } else { "nothing gained" };
@@ -195,6 +196,13 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
         if halves.nodes > 0 {
             reasons(out, Halves::reasons(&n.reasons), limit);
         }
+        return;
+    }
+    if n.float8 > 0 {
+        let total = n.float8 + n.float;
+        row(out, "nodes", &format!("{} of {total} between floats of 8 bits; {} as they were", n.float8, n.float));
+        let could: Vec<_> = n.reasons.iter().filter(|r| r.reason != NO_FLOAT8).cloned().collect();
+        reasons(out, Halves::reasons(&could), limit);
         return;
     }
     let integer = n.integer + n.already;
@@ -438,6 +446,7 @@ mod tests {
                 integer: 48,
                 dynamic: 0,
                 weight_only: 0,
+                float8: 0,
                 already: 0,
                 absorbed: 20,
                 float: 14,

@@ -3,12 +3,14 @@
 
 mod outline;
 mod select;
+mod target;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::{
     outline::{Entry, Outline},
     select::Selector,
+    target::{check_target, on_cpu},
 };
 use crate::{
     analysis::placement::Wishes,
@@ -16,7 +18,7 @@ use crate::{
         Observer,
         observers::{self, Method},
     },
-    config::{self, Config, FloatWeights, Format, Mode, Precision, Rule, WeightOnly, suggest},
+    config::{self, Config, FloatWeights, Format, Mode, Precision, Rule, WeightOnly},
     diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
@@ -137,6 +139,7 @@ impl Settings {
     pub fn new(config: Config) -> Result<Self> {
         config.check()?;
         let target = on_cpu(Target::load(&config.target)?, config.cpu.as_deref())?;
+        check_target(&config, &target)?;
         let compile =
             |(i, rule): (usize, &Rule)| Ok((Selector::new(rule).map_err(|e| in_rule(&e, i, rule))?, rule.clone()));
         let rules = config.rules.iter().enumerate().map(compile).collect::<Result<_>>()?;
@@ -177,6 +180,8 @@ impl Settings {
         // Nothing is quantized to the activations' type where all of it is quantized at run time.
         let at_run_time = config::Activation::default();
         let a = if self.config.needs_data() { &self.config.activation } else { &at_run_time };
+        let float8 = self.config.precision.float8();
+        let float8 = float8.map(|dtype| QuantTarget { dtype, symmetric: true, reduce_range: false });
         let mut out = Resolved {
             wishes: Wishes {
                 symmetric: a.symmetric,
@@ -186,12 +191,12 @@ impl Settings {
                 ..Wishes::default()
             },
             scheme: plan::Scheme {
-                activation: a.target(),
-                weight: self.config.weight.target(),
+                activation: float8.unwrap_or(a.target()),
+                weight: float8.unwrap_or(self.config.weight.target()),
                 per_channel: self.config.weight.per_channel,
                 algorithm: self.config.weight.algorithm.clone(),
                 as_uint8: match self.config.format {
-                    _ if self.target.activation != DType::Uint8 => AsUint8::None,
+                    _ if self.target.activation != DType::Uint8 || float8.is_some() => AsUint8::None,
                     Format::Qdq => AsUint8::Shared,
                     Format::Qoperator => AsUint8::All,
                 },
@@ -236,7 +241,8 @@ impl Settings {
         let idle: Vec<_> = idle.collect();
         out.diagnostics.extend(idle);
         check_wide(&mut out, model.opset("").unwrap_or(1), &self.target.name)?;
-        if out.scheme.activation.dtype.bits() == 8 && out.scheme.activation.dtype != self.target.activation {
+        let integer = out.scheme.activation.dtype.bits() == 8 && float8.is_none();
+        if integer && out.scheme.activation.dtype != self.target.activation {
             let (name, have, want) = (&self.target.name, out.scheme.activation.dtype, self.target.activation);
             let text = match out.scheme.as_uint8 {
                 AsUint8::Shared => format!(
@@ -350,18 +356,6 @@ impl Settings {
         }
         values
     }
-}
-
-/// The target on the processor that is asked for.
-fn on_cpu(target: Target, cpu: Option<&str>) -> Result<Target> {
-    let Some(cpu) = cpu else { return Ok(target) };
-    let known: Vec<_> = target.cpus().collect();
-    let hint = suggest::closest(cpu, known.iter().copied()).first().map(|c| format!("did you mean {c:?}? "));
-    let help = match known.is_empty() {
-        true => "leave --cpu out, or list its cpus in the target's file".to_owned(),
-        false => format!("{}cpus: {}", hint.unwrap_or_default(), known.join(", ")),
-    };
-    target.on_cpu(cpu).map_err(|e| e.help(help))
 }
 
 /// The first opset whose QuantizeLinear makes codes of 16 bits.

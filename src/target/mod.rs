@@ -12,6 +12,7 @@ use crate::{
 mod costs;
 mod cpus;
 mod dynamic;
+mod float8;
 mod halves;
 mod loading;
 mod products;
@@ -21,6 +22,7 @@ mod written;
 pub use costs::{Convolution, Costs};
 pub use cpus::{Cpu, Saturates};
 pub use dynamic::{DynamicKernel, ZeroPoints};
+pub use float8::Float8Facts;
 pub use halves::{Crash, HalfFacts, HalfForm};
 pub use loading::{Chain, Layout, WeightAxis, WeightOnly};
 pub use products::{DynamicCosts, ProductTimes};
@@ -36,6 +38,7 @@ pub struct Target {
     /// The type of activations that all of its integer kernels take.
     pub activation: DType,
     /// Integer kernels.
+    #[serde(default)]
     pub kernels: Vec<Kernel>,
     /// Kernels that quantize their data at run time.
     #[serde(default)]
@@ -44,6 +47,7 @@ pub struct Target {
     #[serde(default)]
     pub qoperator: IntegerOps,
     /// Operators that vanish where the quantized range ends at their bounds.
+    #[serde(default)]
     pub clamps: Vec<String>,
     /// Operators that only move elements and past which the runtime itself moves conversions, so that beside an integer
     /// kernel they compute on codes whatever the file says.
@@ -71,9 +75,14 @@ pub struct Target {
     /// What it does with 16-bit floats, by type.
     #[serde(default)]
     pub halves: BTreeMap<DType, HalfFacts>,
+    /// What it does with floats of 8 bits.
+    #[serde(default)]
+    pub float8: Float8Facts,
     /// Why other operators stay float.
+    #[serde(default)]
     pub never: BTreeMap<String, String>,
     /// Times of kernels.
+    #[serde(default)]
     pub costs: Costs,
     /// Processors that it runs on; the first one is its own, which all of the above is said of.
     #[serde(default)]
@@ -204,7 +213,10 @@ fn check_form(model: &Model, id: NodeId, min_opset: i64, attributes: &BTreeMap<S
     Ok(())
 }
 
-const BUILT_IN: &[(&str, &str)] = &[("onnxruntime-cpu", include_str!("../../configs/targets/onnxruntime-cpu.yaml"))];
+const BUILT_IN: &[(&str, &str)] = &[
+    ("onnxruntime-cpu", include_str!("../../configs/targets/onnxruntime-cpu.yaml")),
+    ("tensorrt", include_str!("../../configs/targets/tensorrt.yaml")),
+];
 
 impl Target {
     /// The names of the targets that need no file.
@@ -278,7 +290,9 @@ mod tests {
         for name in Target::names() {
             assert_eq!(Target::load(name).unwrap().name, name);
         }
-        let e = Target::load("tensorrt").unwrap_err();
+        assert!(Target::load("tensorrt").unwrap().is_for_float8());
+        assert!(!Target::load("onnxruntime-cpu").unwrap().is_for_float8());
+        let e = Target::load("openvino").unwrap_err();
         assert!(e.help_text().unwrap().contains("onnxruntime-cpu"));
     }
 }

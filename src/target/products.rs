@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Convolution, Costs};
 
 /// Parameters of these products in the cost model; `configs/targets/*.yaml` explains each.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct DynamicCosts {

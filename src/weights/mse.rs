@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    quant::{QParams, QuantizedWeight, Range, arith::Quantizer, granularity::quantize_with},
+    quant::{QParams, QuantizedWeight, Range, arith::Quantizer, float8::Float8, granularity::quantize_with},
 };
 
 /// It looks at what the layer reads.
@@ -114,7 +114,8 @@ pub fn round(task: &WeightTask<'_>) -> Result<QuantizedWeight> {
 pub(super) fn params(task: &WeightTask<'_>, rows: &Rows<'_>, fewest: usize) -> Result<Vec<QParams>> {
     // There is nothing to choose where outputs have scales in common along their depth.
     let Some(channels) = rows.channels() else { return Ok(task.params.clone()) };
-    let limits = task.target.codes()?;
+    let float = Float8::of(task.target.dtype);
+    let limits = if float.is_some() { (0, 0) } else { task.target.codes()? };
     let search = |(c, outs): (usize, &Vec<usize>)| {
         let first = task.params[c];
         if outs.len() < fewest.max(1) {
@@ -124,7 +125,7 @@ pub(super) fn params(task: &WeightTask<'_>, rows: &Rows<'_>, fewest: usize) -> R
         let few = if task.pairs.is_some() { outs.len() } else { outs.len().min(MOST_OUTPUTS) };
         let some = (0..few).map(|i| rows.row(outs[i * outs.len() / few], &task.params, &[])).collect();
         let least = task.least.get(c).copied().unwrap_or(0.0);
-        let channel = Channel { rows, some, first, least, limits, paired: task.pairs.is_some() };
+        let channel = Channel { rows, some, first, least, limits, float, paired: task.pairs.is_some() };
         channel.best()
     };
     let params: Vec<QParams> = channels.par_iter().enumerate().map(search).collect();
@@ -140,6 +141,8 @@ struct Channel<'a> {
     first: QParams,
     least: f32,
     limits: (i32, i32),
+    /// The type, where it is one of floats.
+    float: Option<Float8>,
     paired: bool,
 }
 
@@ -178,6 +181,10 @@ impl Channel<'_> {
         let params = QParams { scale: self.first.scale * share, ..self.first };
         if share < 1.0 && (params.scale < self.least || !params.scale.is_normal()) {
             return None;
+        }
+        if let Some(float) = self.float {
+            let rounded = |w: f32| float.rounded(w / params.scale) * params.scale;
+            return Some(row.weights.iter().map(|&w| w - rounded(w)).collect());
         }
         let q = Quantizer::within(params, self.limits);
         let codes: Vec<i32> = row.weights.iter().map(|&w| q.code(w)).collect();

@@ -88,7 +88,9 @@ pub struct Args {
         "fit_ranges", "mode", "max_loss", "time_budget", "precision", "io_types",
     ])]
     plan: Option<PathBuf>,
-    /// The numbers to compute in: int8 (the default), fp16 or bf16 (with data or without; what would overflow stays in 32 bits)
+    /// The numbers to compute in: int8 (the default); fp16 or bf16 (with data or without; what would overflow stays in 32 bits);
+    /// fp8, fp8-e5m2, fp8-fnuz or fp8-e5m2-fnuz for accelerators that have them (with data; ONNX Runtime's CPU has no kernels of
+    /// them)
     #[arg(long, value_name = "TYPE", value_parser = precision, help_heading = "Configuration")]
     precision: Option<Numbers>,
     /// With fp16 or bf16, types of inputs and outputs: keep (the default), or half for 16-bit floats, too
@@ -169,8 +171,9 @@ impl Args {
 }
 
 fn precision(name: &str) -> Result<Numbers, String> {
-    let all = [Numbers::Int8, Numbers::Fp16, Numbers::Bf16];
-    all.into_iter().find(|n| n.name() == name).ok_or_else(|| "write int8, fp16 or bf16".to_owned())
+    let names: Vec<&str> = Numbers::ALL.iter().map(|n| n.name()).collect();
+    let found = Numbers::ALL.iter().find(|n| n.name() == name);
+    found.copied().ok_or_else(|| format!("write one of {}", names.join(", ")))
 }
 
 fn io_types(name: &str) -> Result<IoTypes, String> {

@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Mode, Others, Precision, Rule, Size, StackTraces, share},
+    config::{Config, FloatWeights, Format, Mode, Numbers, Others, Precision, Rule, Size, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -189,7 +189,7 @@ impl SchemeArgs {
     /// The same for what is about codes, of data or of weights.
     pub fn code_settings(&self, adjust: impl FnOnce(&mut Config)) -> anyhow::Result<Settings> {
         let settings = self.settings(adjust)?;
-        if settings.config.precision.half().is_some() {
+        if settings.config.precision != Numbers::Int8 {
             let text = format!("precision is {}, but this is about integers", settings.config.precision.name());
             return Err(Error::config(text).help("leave precision out; `qonvert quantize` takes it").into());
         }

@@ -3,7 +3,7 @@
 use super::{Histogram, Observation};
 use crate::{
     error::Result,
-    quant::{QuantTarget, Range, error::StepError, params::type_range},
+    quant::{QuantTarget, Range, error::StepError, float8::Float8, params::type_range},
 };
 
 /// Expected squared error of an observed value under any range for one target, perhaps weighted.
@@ -78,19 +78,28 @@ impl Cost {
     /// The error under the parameters that `range` gives.
     pub fn of(&self, range: Range) -> Result<f64> {
         let params = self.target.params(range)?;
+        if let Some(float) = Float8::of(params.dtype) {
+            let scale = f64::from(params.scale);
+            let point = |x: f64| float.error_mean(x / scale, x / scale) * scale * scale;
+            return Ok(self.sum(scale, |u| float.error_integral(u), point));
+        }
         let (qmin, qmax) = type_range(params.dtype)?;
         let step = StepError::new(params, qmin, qmax);
-        let scale = step.scale();
+        Ok(self.sum(step.scale(), |u| step.integral(u), |x| step.mean(x, x)))
+    }
+
+    /// The errors of all bins, by the integral of the error in units of the scale, and those of the points.
+    fn sum(&self, scale: f64, integral: impl Fn(f64) -> f64, of_point: impl Fn(f64) -> f64) -> f64 {
         let (mut sum, mut edge) = (0.0, self.edges[0] / scale);
-        let mut before = step.integral(edge);
+        let mut before = integral(edge);
         for (&n, &next) in self.counts.iter().zip(&self.edges[1..]) {
             let next = next / scale;
-            let after = step.integral(next);
+            let after = integral(next);
             sum += n * (after - before) / (next - edge);
             (before, edge) = (after, next);
         }
-        let points: f64 = self.points.iter().map(|&(x, n)| n * step.mean(x, x)).sum();
-        Ok((sum * scale * scale).max(0.0) + points)
+        let points: f64 = self.points.iter().map(|&(x, n)| n * of_point(x)).sum();
+        (sum * scale * scale).max(0.0) + points
     }
 
     /// Everything seen, with 0.

@@ -12,6 +12,7 @@ mod branch;
 mod corrected;
 mod dynamic;
 mod failure;
+mod float8;
 mod kernels;
 mod pieces;
 mod plan;
@@ -48,6 +49,8 @@ impl Runtime for Tract {
     fn load(&self, model: &Model, observe: &[ValueId]) -> Result<Box<dyn Session>> {
         let wider = widen::small_integers(model)?;
         let model = wider.as_ref().unwrap_or(model);
+        let bytes = float8::as_bytes(model)?;
+        let model = bytes.as_ref().unwrap_or(model);
         refuse_unknown_operators(model, &framework())?;
         let outside = observe.iter().find(|&&v| model.value(v).graph() != model.main());
         if let Some(&v) = outside {

@@ -6,7 +6,11 @@
 
 use tract_onnx::{model::OnnxOpRegister, pb::NodeProto, prelude::*, tract_hir::internal::*};
 
-use super::kernels::{self, Code, Runs};
+use super::{
+    float8,
+    kernels::{self, Code, Runs},
+};
+use crate::{ir::DType, quant::float8::Float8};
 
 /// Puts our operators in the place of tract's.
 pub(super) fn register(register: &mut OnnxOpRegister) {
@@ -31,6 +35,8 @@ struct Linear {
     block: usize,
     /// Type of the codes where no zero point tells it.
     codes: DatumType,
+    /// Codes are floats of 8 bits, of this type; what is beyond it saturates or not.
+    float: Option<(DType, bool)>,
     inputs: usize,
 }
 
@@ -39,17 +45,19 @@ impl Linear {
         let axis = node.get_attr_opt::<i64>("axis")?.unwrap_or(1);
         let block = node.get_attr_opt::<i64>("block_size")?.unwrap_or(0);
         let block = usize::try_from(block).with_context(|| format!("block_size is {block}"))?;
+        let float = node.get_attr_opt::<i64>(float8::TYPE)?.and_then(|n| DType::from_onnx(i32::try_from(n).ok()?));
+        let saturate = node.get_attr_opt::<i64>("saturate")?.unwrap_or(1) != 0;
         let codes = match node.get_attr_opt::<i64>("output_dtype")?.unwrap_or(0) {
             0 | 2 => DatumType::U8,
             3 => DatumType::I8,
             4 => DatumType::U16,
             5 => DatumType::I16,
-            _ if direction == Direction::Dequantize => DatumType::U8,
+            _ if direction == Direction::Dequantize || float.is_some() => DatumType::U8,
             other => bail!("output_dtype {other} is not supported"),
         };
         let inputs = node.input.iter().filter(|name| !name.is_empty()).count();
         ensure!(inputs == 2 || inputs == 3, "needs 2 or 3 inputs, has {inputs}");
-        Ok(Self { direction, axis, block, codes, inputs })
+        Ok(Self { direction, axis, block, codes, float: float.map(|dtype| (dtype, saturate)), inputs })
     }
 
     fn compute(&self, x: &Tensor, scale: &Tensor, zero_point: Option<&Tensor>) -> TractResult<Tensor> {
@@ -73,6 +81,10 @@ impl Linear {
         };
         ensure!(zeros.len() == scales.len(), "{} scales and {} zero points", scales.len(), zeros.len());
         let work = Work { runs, scales, zeros: &zeros };
+        if let Some((dtype, saturate)) = self.float {
+            let float = Float8::of(dtype).with_context(|| format!("{dtype} is no float of 8 bits"))?;
+            return work.float8(self.direction, float, saturate, x, scale.datum_type());
+        }
         match (self.direction, codes) {
             (Direction::Dequantize, DatumType::U8) => work.dequantize::<u8>(x, scale.datum_type()),
             (Direction::Dequantize, DatumType::I8) => work.dequantize::<i8>(x, scale.datum_type()),
@@ -99,6 +111,49 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    fn float8(
+        &self,
+        direction: Direction,
+        float: Float8,
+        saturate: bool,
+        x: &Tensor,
+        to: DatumType,
+    ) -> TractResult<Tensor> {
+        let numbers = float.numbers();
+        if direction == Direction::Dequantize {
+            let codes = x.try_as_plain_ram()?.as_slice::<u8>()?;
+            let mut made = Tensor::zero::<f32>(x.shape())?;
+            let mut view = made.try_as_plain_ram_mut()?;
+            let y = view.as_slice_mut::<f32>()?;
+            self.runs.each(codes.len(), |a, b, s| {
+                let real = |code: u8| numbers[usize::from(code)] * self.scales[s];
+                y[a..b].iter_mut().zip(&codes[a..b]).for_each(|(y, &code)| *y = real(code));
+            });
+            return Ok(made.cast_to_dt(to)?.into_owned());
+        }
+        let x = x.cast_to::<f32>()?;
+        let real = x.try_as_plain_ram()?.as_slice::<f32>()?;
+        if direction == Direction::Quantize {
+            let mut made = Tensor::zero::<u8>(x.shape())?;
+            let mut view = made.try_as_plain_ram_mut()?;
+            let y = view.as_slice_mut::<u8>()?;
+            self.runs.each(real.len(), |a, b, s| float.quantize(&real[a..b], &mut y[a..b], self.scales[s], saturate));
+            return Ok(made);
+        }
+        let mut made = Tensor::zero::<f32>(x.shape())?;
+        let mut view = made.try_as_plain_ram_mut()?;
+        let y = view.as_slice_mut::<f32>()?;
+        self.runs.each(real.len(), |a, b, s| {
+            let scale = self.scales[s];
+            let pairs = y[a..b].iter_mut().zip(&real[a..b]);
+            match saturate {
+                true => pairs.for_each(|(y, x)| *y = float.rounded(x / scale) * scale),
+                false => pairs.for_each(|(y, x)| *y = numbers[usize::from(float.code(x / scale, false))] * scale),
+            }
+        });
+        Ok(made.cast_to_dt(to)?.into_owned())
+    }
+
     fn dequantize<T: Code + Datum>(&self, x: &Tensor, to: DatumType) -> TractResult<Tensor> {
         let mut made = Tensor::zero::<f32>(x.shape())?;
         let codes = x.try_as_plain_ram()?.as_slice::<T>()?;
@@ -215,6 +270,7 @@ impl TypedOp for Linear {
         };
         let same = quantize.direction == Direction::Quantize
             && (quantize.axis, quantize.block, quantize.inputs) == (self.axis, self.block, self.inputs)
+            && quantize.float.map(|f| f.0) == self.float.map(|f| f.0)
             && before.outputs[0].successors.len() == 1
             && !model.outputs.contains(&node.inputs[0])
             && same_constant(1)?
