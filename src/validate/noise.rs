@@ -112,12 +112,25 @@ fn measure_some(
     if sources.is_empty() {
         return Ok(Noise::default());
     }
+    let found = of_trials(prepared, model, sources.len(), data, samples, progress)?;
+    Ok(Noise(sources.into_iter().zip(found).collect()))
+}
+
+/// What each of so many trials of the model does to each output. `prepared` is the model without them.
+pub(super) fn of_trials(
+    prepared: &Model,
+    model: Model,
+    count: usize,
+    data: &Dataset,
+    samples: &[usize],
+    progress: &Progress<'_>,
+) -> Result<Vec<Vec<f64>>> {
     let session = Tract.load(&model, &[])?;
     drop(model);
-    let trials = Trials { base: BTreeSet::new(), sets: (0..sources.len()).map(|number| vec![number]).collect() };
+    let trials = Trials { base: BTreeSet::new(), sets: (0..count).map(|number| vec![number]).collect() };
     let outputs = prepared.graph(prepared.main()).outputs().to_vec();
     let gathered: Vec<Mutex<Vec<Gathered>>> =
-        sources.iter().map(|_| Mutex::new(vec![Gathered::default(); outputs.len()])).collect();
+        (0..count).map(|_| Mutex::new(vec![Gathered::default(); outputs.len()])).collect();
     for_each_sample(samples, progress, |sample| {
         let inputs = data.sample(sample)?;
         let answers = session.run_trials(&inputs, &Trials::default(), &mut |_, _| Ok(()))?;
@@ -136,7 +149,7 @@ fn measure_some(
         let of = of.into_inner().unwrap_or_else(PoisonError::into_inner);
         of.into_iter().map(|g| share(&g.metrics(String::new()))).collect()
     };
-    Ok(Noise(sources.into_iter().zip(gathered.into_iter().map(shares)).collect()))
+    Ok(gathered.into_iter().map(shares).collect())
 }
 
 /// The noise of an output as a share of its power: all of it where numbers became none. Where it holds classes, samples with

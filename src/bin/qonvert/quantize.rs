@@ -88,7 +88,8 @@ pub struct Args {
         "fit_ranges", "mode", "max_loss", "time_budget", "precision", "io_types",
     ])]
     plan: Option<PathBuf>,
-    /// The numbers to compute in: int8 (the default), fp16 or bf16 (with data or without; what would overflow stays in 32 bits)
+    /// The numbers to compute in: int8 (the default), fp16 or bf16 (with data or without; what would overflow, or
+    /// costs more of the answers than --max-loss, stays in 32 bits)
     #[arg(long, value_name = "TYPE", value_parser = precision, help_heading = "Configuration")]
     precision: Option<Numbers>,
     /// With fp16 or bf16, types of inputs and outputs: keep (the default), or half for 16-bit floats, too
