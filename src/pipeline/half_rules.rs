@@ -51,6 +51,10 @@ pub(super) fn add(
     })?;
     let mut done = half.stored_weights.len();
     for (name, node) in half.nodes {
+        // A clamp that vanishes into the integer node in front of it computes nothing.
+        if plan.nodes.get(&name).is_some_and(|n| n.becomes != Form::Float) {
+            continue;
+        }
         let was = plan.nodes.get(&name).and_then(|n| n.reason.clone());
         let reason = node.reason.as_ref().map(|why| match was {
             Some(rule) => format!("{rule}, but {why}"),
