@@ -65,6 +65,10 @@ pub(super) fn add(
             plan.nodes.insert(name, crate::plan::NodePlan { reason, ..node });
         }
     }
+    let asked = format!(" brings it into {dtype}");
+    for reason in plan.nodes.values_mut().filter_map(|n| n.reason.as_mut()).filter(|r| r.ends_with(&asked)) {
+        reason.push_str(", but it has to do with no floats");
+    }
     plan.stored_weights.extend(half.stored_weights);
     plan.halves = half.halves.filter(|_| done > 0);
     noticed.extend((done == 0).then(|| nothing(resolved, dtype)));
