@@ -14,6 +14,8 @@ mod finish;
 mod fit;
 mod float8;
 mod gate;
+mod half_answers;
+mod half_rules;
 mod halves;
 mod judge;
 mod measure;
@@ -226,6 +228,10 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         let (known, noticed) = fit::know(job, &model, &outcome.plan, data)?;
         cx.known = known;
         cx.diagnostics.extend(noticed);
+    }
+    if job.plan.is_none() {
+        let data = dataset.as_ref().map(|d| (d, &outcome.samples[..]));
+        cx.diagnostics.extend(half_rules::add(job, &model, &resolved, data, &mut outcome.plan, &mut clock)?);
     }
     let data = dataset.as_ref().or(evaluation.as_ref());
     let (measured, noticed) =

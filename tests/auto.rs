@@ -89,7 +89,7 @@ fn what_eight_bits_would_destroy_stays_float() {
     let again = pipeline::quantize(&job).unwrap();
     assert!(onnx_file::to_bytes(&again.model).unwrap() == onnx_file::to_bytes(&chosen.model).unwrap());
     // Who can bear the loss gets the fastest plan.
-    let loose = quantize(folder.path(), Config { max_loss: 1.0, ..Config::default() });
+    let loose = quantize(folder.path(), Config { max_loss: Some(1.0), ..Config::default() });
     assert_eq!((integer(&loose).len(), loose.auto.as_ref().unwrap().floated), (if before >= -10.0 { 4 } else { 0 }, 0));
 }
 

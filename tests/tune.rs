@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 
 use qonvert::{
     Config, ErrorKind, Job, Settings,
+    config::Size,
     ir::{DType, Tensor},
     onnx_file::{self, WriteOptions},
     pipeline::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Activation, Config, Mode, Precision, Rule, RuleWeightOnly, duration, suggest};
+use super::{Activation, Config, Mode, Numbers, Precision, Rule, RuleWeightOnly, duration, suggest};
 use crate::{
     calibrate::observers,
     diagnostics::Diagnostic,
@@ -35,6 +35,7 @@ impl Config {
             return Err(Error::config(text)
                 .help("leave the mode out, and make a rule with precision: weight-only for the others"));
         }
+        self.check_halves()?;
         let c = &self.calibration;
         c.options().check().map_err(|e| Error::config(format!("calibration: {}", e.message())))?;
         if c.samples == Some(0) {
@@ -57,8 +58,8 @@ impl Config {
             return Err(Error::config("calibration.image.std is 0, but pixels are divided by it"));
         }
         let p = &self.proof;
-        if !(self.max_loss > 0.0 && self.max_loss <= 1.0) {
-            return Err(Error::config(format!("max_loss is {}, must be above 0 and at most 1", self.max_loss))
+        if let Some(loss) = self.max_loss.filter(|loss| !(*loss > 0.0 && *loss <= 1.0)) {
+            return Err(Error::config(format!("max_loss is {loss}, must be above 0 and at most 1"))
                 .help("write a share: 0.01 for a percent"));
         }
         if let Some(text) = &self.time_budget {
@@ -83,6 +84,35 @@ impl Config {
 }
 
 impl Config {
+    /// Refuses rules that say nothing beside 16-bit floats for the whole model, and two types of them in one model.
+    fn check_halves(&self) -> Result<()> {
+        let rules = || self.rules.iter().enumerate();
+        let mut first = self.precision.half().map(|dtype| (dtype, format!("precision: {}", self.precision.name())));
+        let other = |r: &Rule| r.is_integer() || r.precision == Some(Precision::WeightOnly);
+        if let Some((i, rule)) = rules().find(|(_, r)| self.precision.half().is_some() && other(r)) {
+            let name = self.precision.name();
+            let wants = if rule.is_integer() { "integers" } else { "weights in few bits" };
+            let text = format!("{} wants {wants}, but with precision: {name} the model has none", rule.called(i));
+            return Err(Error::config(text).help(format!(
+                "write it the other way round: leave precision out, and let the first rule be {{nodes: '*', precision: {name}}}: \
+                 later rules win"
+            )));
+        }
+        for (i, rule) in rules() {
+            let Some(dtype) = rule.precision.and_then(Precision::half) else { continue };
+            match &first {
+                Some((other, who)) if *other != dtype => {
+                    let text =
+                        format!("{} asks for {dtype}, and {who} for {other}: a model has one of them", rule.called(i));
+                    return Err(Error::config(text).help("choose one type of 16-bit floats"));
+                }
+                Some(_) => {}
+                None => first = Some((dtype, rule.called(i))),
+            }
+        }
+        Ok(())
+    }
+
     /// Whether anything may need ranges from calibration.
     pub fn needs_data(&self) -> bool {
         !matches!(self.mode, Mode::Dynamic | Mode::WeightOnly) || self.rules_need_data()
@@ -93,11 +123,19 @@ impl Config {
         self.rules.iter().any(|r| r.precision == Some(Precision::Int8))
     }
 
+    /// The share of right answers that may be lost, or what stands for it.
+    pub fn allowed_loss(&self) -> f64 {
+        self.max_loss.unwrap_or_else(|| self.precision.usual_loss())
+    }
+
     /// The signal to noise ratio that mode auto keeps at each output where there are no labels, dB: 30 for a loss of a percent,
     /// 20 more for a tenth of it. What depends on thresholds is lost in proportion to the amplitude of the noise, and on real
-    /// models some third of that amplitude: at 30 dB, 3 % of the output's, a percent.
+    /// models some third of that amplitude: at 30 dB, 3 % of the output's, a percent. With bfloat16, whose roundings do not average
+    /// out over few weights, it is the worst of these models that decides, a detector whose scores are near its threshold: there it
+    /// is all of that amplitude, which makes 10 dB more.
     pub fn least_sqnr(&self) -> f64 {
-        let least = 30.0 - 20.0 * (self.max_loss / 0.01).log10();
+        let strict = if self.precision == Numbers::Bf16 { 10.0 } else { 0.0 };
+        let least = 30.0 + strict - 20.0 * (self.allowed_loss() / 0.01).log10();
         self.proof.min_sqnr.map_or(least, |gate| gate.max(least))
     }
 
@@ -109,7 +147,7 @@ impl Config {
 
     /// The setting that says how many right answers may be lost.
     pub fn loss_limit(&self) -> &'static str {
-        if self.proof.max_drop.is_some_and(|drop| drop < self.max_loss) { "max_drop" } else { "max_loss" }
+        if self.proof.max_drop.is_some_and(|drop| drop < self.allowed_loss()) { "max_drop" } else { "max_loss" }
     }
 
     /// How long mode auto may search.

@@ -61,6 +61,8 @@ impl Rule {
             Some(Precision::Int8) => Some("int8"),
             Some(Precision::Int8Dynamic) => Some("int8-dynamic"),
             Some(Precision::WeightOnly) => Some("weight-only"),
+            Some(Precision::Fp16) => Some("fp16"),
+            Some(Precision::Bf16) => Some("bf16"),
             Some(Precision::Float) | None => None,
         };
         if let Some(asked) = asked {

@@ -53,6 +53,16 @@ impl Numbers {
         }
     }
 
+    /// What the answers may lose where nothing else is said.
+    pub fn usual_loss(self) -> f64 {
+        match self {
+            Self::Int8 | Self::Fp8 | Self::Fp8E5m2 | Self::Fp8Fnuz | Self::Fp8E5m2Fnuz => 0.01,
+            Self::Fp16 => 0.001,
+            // Other data may lose more than those that it is judged on: this is to stay below half a percent.
+            Self::Bf16 => 0.003,
+        }
+    }
+
     /// Its name in YAML and on the command line.
     pub fn name(self) -> &'static str {
         match self {

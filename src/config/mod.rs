@@ -60,10 +60,10 @@ pub struct Config {
     pub weight: Weight,
     /// Mode weight-only, or rules of that precision: how weights are stored.
     pub weight_only: WeightOnly,
-    /// What mode auto may lose, as a share: of the right answers where the data have labels; else see
-    /// [`Config::least_sqnr`].
+    /// What mode auto, or 16-bit floats, may lose, as a share: of the right answers where the data have labels; else see
+    /// [`Config::least_sqnr`]. As [`Numbers::usual_loss`] says if `null`.
     #[serde(deserialize_with = "share::read", serialize_with = "share::write")]
-    pub max_loss: f64,
+    pub max_loss: Option<f64>,
     /// How long mode auto may search for a better plan, as `90s`; as long as it takes if `null`. See [`duration`].
     #[serde(deserialize_with = "duration::read")]
     pub time_budget: Option<String>,
@@ -107,7 +107,7 @@ impl Default for Config {
             precision: Numbers::Int8,
             io_types: IoTypes::Keep,
             mode: Mode::Auto,
-            max_loss: 0.01,
+            max_loss: None,
             time_budget: None,
             activation: Activation::default(),
             weight: Weight::default(),

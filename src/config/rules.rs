@@ -27,8 +27,8 @@ pub struct Rule {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many::strings")]
     pub values: Vec<String>,
 
-    /// Float; int8 with ranges from calibration, or from run time (`int8-dynamic`); or float with weights in few bits
-    /// (`weight-only`).
+    /// Float; int8 with ranges from calibration, or from run time (`int8-dynamic`); float with weights in few bits
+    /// (`weight-only`); or 16-bit floats (`fp16`, `bf16`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
     /// Quantize wherever there is a kernel, even where that does not pay.
@@ -64,6 +64,21 @@ pub enum Precision {
     Int8Dynamic,
     /// They compute on float data, with weights in few bits where there is a kernel that reads the codes.
     WeightOnly,
+    /// They compute in IEEE floats of 16 bits, as far as their values allow it.
+    Fp16,
+    /// The same in the upper halves of 32-bit floats.
+    Bf16,
+}
+
+impl Precision {
+    /// The type of 16-bit floats.
+    pub fn half(self) -> Option<DType> {
+        match self {
+            Self::Fp16 => Some(DType::Float16),
+            Self::Bf16 => Some(DType::Bfloat16),
+            Self::Float | Self::Int8 | Self::Int8Dynamic | Self::WeightOnly => None,
+        }
+    }
 }
 
 /// What differs from [`super::Activation`].

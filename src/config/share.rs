@@ -35,38 +35,46 @@ fn of_number(x: f64) -> Result<f64, String> {
 }
 
 /// The whole as 100%, since 1 alone may mean percent.
-pub(super) fn write<S: Serializer>(share: &f64, s: S) -> Result<S::Ok, S::Error> {
-    if *share == 1.0 { s.serialize_str("100%") } else { s.serialize_f64(*share) }
+pub(super) fn write<S: Serializer>(share: &Option<f64>, s: S) -> Result<S::Ok, S::Error> {
+    match share {
+        Some(1.0) => s.serialize_str("100%"),
+        Some(share) => s.serialize_f64(*share),
+        None => s.serialize_none(),
+    }
 }
 
-/// A number, or words.
-pub(super) fn read<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+/// A number, or words, or null.
+pub(super) fn read<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
     d.deserialize_any(Share)
 }
 
 struct Share;
 
 impl Visitor<'_> for Share {
-    type Value = f64;
+    type Value = Option<f64>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a share as 0.01 or 1%")
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<f64, E> {
-        parse(text).map_err(|why| E::custom(format!("{text:?} is no share: {why}")))
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Option<f64>, E> {
+        Ok(None)
     }
 
-    fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<f64, E> {
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Option<f64>, E> {
+        parse(text).map(Some).map_err(|why| E::custom(format!("{text:?} is no share: {why}")))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<Option<f64>, E> {
         self.visit_f64(n as f64)
     }
 
-    fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<f64, E> {
+    fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<Option<f64>, E> {
         self.visit_f64(n as f64)
     }
 
-    fn visit_f64<E: serde::de::Error>(self, x: f64) -> Result<f64, E> {
-        of_number(x).map_err(E::custom)
+    fn visit_f64<E: serde::de::Error>(self, x: f64) -> Result<Option<f64>, E> {
+        of_number(x).map(Some).map_err(E::custom)
     }
 }
 
@@ -93,16 +101,19 @@ mod tests {
             assert!(parse(text).unwrap_err().contains(why), "{text}");
         }
         let read = |text: &str| Config::from_yaml(text).map(|c| c.max_loss);
-        for (text, share) in
-            [("max_loss: 0.5%", 0.005), ("max_loss: 0.02", 0.02), ("max_loss: 100%", 1.0), ("max_loss: '2%'", 0.02)]
-        {
+        for (text, share) in [
+            ("max_loss: 0.5%", Some(0.005)),
+            ("max_loss: 0.02", Some(0.02)),
+            ("max_loss: 100%", Some(1.0)),
+            ("max_loss: null", None),
+        ] {
             assert_eq!(read(text).unwrap(), share, "{text}");
         }
         for text in ["max_loss: 1", "max_loss: 1.0"] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains("line 1: max_loss: 1 may mean percent or the whole: write 1%"), "{error}");
         }
-        let whole = Config { max_loss: 1.0, ..Config::default() };
+        let whole = Config { max_loss: Some(1.0), ..Config::default() };
         assert_eq!(Config::from_yaml(&whole.to_yaml().unwrap()).unwrap(), whole);
         let error = read("\nmax_loss: half\n").unwrap_err().to_string();
         assert!(error.contains("line 2: max_loss: \"half\" is no share: write a number with %"), "{error}");

@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     ir::{AttrValue, DType, Model, NodeId, NodeSpec, Place, Shape, Type, Use, ValueId, types::TypeKind},
     ops,
-    passes::support::replace::behind_maker,
+    passes::support::{halved::halved, replace::behind_maker},
     plan::{Form, Halves, Plan, named_values},
     quant::halves::converted,
 };
@@ -49,19 +49,17 @@ struct Change<'a> {
 impl<'a> Change<'a> {
     fn new(model: &'a mut Model, plan: &Plan, halves: &'a Halves) -> Self {
         let (types, names) = (types::infer(model), named_values(model));
-        let half = |n: &NodeId| {
-            let outputs = model.node(*n).outputs().iter().copied().flatten();
-            let first = outputs.take(1).find(|&v| names.get(model.value(v).name()) == Some(&v));
-            let entry = first.and_then(|v| plan.nodes.get(model.value(v).name()));
-            // A second run finds them changed already.
+        // A second run finds them changed already.
+        let is_float = |v: &ValueId| types.dtype(*v) == Some(DType::Float);
+        let has_floats = |n: &NodeId| {
             let node = model.node(*n);
             let own = node.inputs().iter().enumerate().filter(|(i, _)| !ops::always_float(model, *n, *i));
-            let floats = own.map(|(_, v)| v).chain(node.outputs()).flatten();
-            let is_float = |v: &ValueId| types.dtype(*v) == Some(DType::Float);
-            entry.is_some_and(|e| e.becomes == Form::Half && e.op == model.node(*n).op_type)
-                && floats.copied().any(|v| is_float(&v))
+            own.map(|(_, v)| v).chain(node.outputs()).flatten().any(is_float)
         };
-        let nodes: Vec<NodeId> = model.all_nodes().into_iter().filter(half).collect();
+        let planned = plan.nodes.iter().filter(|(_, e)| e.becomes == Form::Half);
+        let made = planned.filter_map(|(name, e)| maker(model, *names.get(name)?, &e.op));
+        let half: BTreeSet<NodeId> = made.filter(has_floats).collect();
+        let nodes: Vec<NodeId> = model.all_nodes().into_iter().filter(|n| half.contains(n)).collect();
         let is_half = nodes.iter().copied().collect();
         let limited = halves.limited.iter().filter_map(|(name, &bound)| Some((*names.get(name)?, bound))).collect();
         Self { model, halves, types, nodes, is_half, limited, done: 0 }
@@ -100,7 +98,7 @@ impl<'a> Change<'a> {
                 continue;
             }
             let bound = self.limited.get(&v).copied();
-            let made = converted(&tensor, self.halves.dtype, bound).map_err(|e| e.value(self.model.value(v).name()))?;
+            let made = halved(&tensor, self.halves.dtype, bound).map_err(|e| e.value(self.model.value(v).name()))?;
             if half.len() == readers.len() && !self.model.value(v).is_graph_output() {
                 self.model.value_mut(v).ty = None;
                 self.model.set_initializer(v, Some(made));
@@ -250,6 +248,19 @@ impl<'a> Change<'a> {
         }
         Ok(())
     }
+}
+
+/// The node that the plan speaks of: that which makes the value, or, where the model's own output has got a Q/DQ pair, what is in
+/// front of that.
+fn maker(model: &Model, v: ValueId, op: &str) -> Option<NodeId> {
+    let mut n = model.producer(v)?;
+    for pair in ["DequantizeLinear", "QuantizeLinear"] {
+        if model.node(n).op_type != op && model.node(n).is(pair) {
+            n = model.node(n).input(0).and_then(|x| model.producer(x))?;
+        }
+    }
+    let first = model.node(n).outputs().iter().copied().flatten().next();
+    (model.node(n).op_type == op && first.is_some()).then_some(n)
 }
 
 /// Changes the element type that is declared.

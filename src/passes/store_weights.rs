@@ -9,12 +9,11 @@
 //!    or:  w' = Cast(w_half); y = LSTM(x, w', r), where 8 bits would harm too much
 //! ```
 
-use super::Context;
+use super::{Context, support::halved::halved};
 use crate::{
     error::Result,
     ir::{DType, Model, NodeSpec, Place, Tensor, ValueId},
     plan::{KnownReads, StoredWeight},
-    quant::halves,
 };
 
 /// See the module's documentation.
@@ -38,7 +37,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
 fn store(model: &mut Model, v: ValueId, tensor: &Tensor, stored: &StoredWeight, known: &KnownReads) -> Result<()> {
     let (graph, name, dims) = (model.value(v).graph(), model.value(v).name().to_owned(), tensor.dims());
     if matches!(stored.dtype, DType::Float16 | DType::Bfloat16) {
-        let halves = halves::converted(tensor, stored.dtype, None)?;
+        let halves = halved(tensor, stored.dtype, None)?;
         let halves = model.add_initializer(graph, &format!("{name}_half"), halves);
         let weight = model.insert_value(to_float(halves, &name), Place::Start(graph))?;
         model.replace_readers(v, weight, |_, _| true);

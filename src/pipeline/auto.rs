@@ -139,7 +139,7 @@ pub(super) fn choose(
     Ok(Chosen { plan: found.plan, placement: found.placement, report: Some(report) })
 }
 
-fn not_measured(error: &Error) -> Diagnostic {
+pub(super) fn not_measured(error: &Error) -> Diagnostic {
     let text = format!("the answers lose more than max_loss, and where that comes from cannot be measured: {error}");
     Diagnostic::warning("not_measured", text)
         .help("single roundings are measured in the built-in runtime; name nodes to keep in float with --keep-float")

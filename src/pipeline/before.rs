@@ -157,10 +157,18 @@ pub(super) fn without_data(compared: bool) -> Diagnostic {
 }
 
 /// What is left to do without data, for 16-bit floats.
-pub(super) fn half_without_data(dtype: DType) -> Diagnostic {
-    let text = format!("there are no data: what overflows in {dtype} is judged by constants and operators alone");
+pub(super) fn half_without_data(config: &Config, dtype: DType, looks: bool) -> Diagnostic {
+    let judged = if looks {
+        format!("what overflows in {dtype} is judged by constants and operators alone")
+    } else {
+        format!("what {dtype} does to weights is judged by their numbers alone")
+    };
+    let budgets = [("max_loss", config.max_loss.is_some()), ("time_budget", config.time_budget.is_some())];
+    let idle: Vec<&str> = budgets.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect();
+    let idle = if idle.is_empty() { String::new() } else { format!(", and {} has no effect", idle.join(" and ")) };
+    let text = format!("there are no data: {judged}; what it costs the answers was NOT judged{idle}");
     Diagnostic::note("without_data", text)
-        .help("give --calibration with typical inputs: then values decide, and fewer nodes stay in 32 bits")
+        .help("give --calibration with typical inputs: then values decide, and the answers are held to max_loss")
 }
 
 /// Settings that have no effect on 16-bit floats, or only on them.
@@ -169,8 +177,6 @@ pub(super) fn idle_beside_halves(config: &Config) -> Option<Diagnostic> {
     let half = config.precision.half().is_some();
     let keys = [
         ("mode", half && config.mode != default.mode),
-        ("max_loss", half && config.max_loss != default.max_loss),
-        ("time_budget", half && config.time_budget != default.time_budget),
         ("activation", half && config.activation != default.activation),
         ("weight", half && config.weight != default.weight),
         ("format", half && config.format != default.format),

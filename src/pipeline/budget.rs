@@ -80,13 +80,16 @@ impl Budget {
             aim,
             agreement: config.proof.min_agreement,
             forgiving: config.proof.min_sqnr.is_none(),
-            max_loss: config.proof.max_drop.map_or(config.max_loss, |drop| drop.clamp(1e-9, config.max_loss)),
+            max_loss: config
+                .proof
+                .max_drop
+                .map_or(config.allowed_loss(), |drop| drop.clamp(1e-9, config.allowed_loss())),
         }
     }
 
     /// What it would be with another loss, before answers have told what noise does not matter.
     pub(super) fn with_loss(&self, config: &Config, max_loss: f64) -> Self {
-        Self::with(self.vectors.clone(), &Config { max_loss, ..config.clone() })
+        Self::with(self.vectors.clone(), &Config { max_loss: Some(max_loss), ..config.clone() })
     }
 
     /// Gives a classifier's output as much noise as changes no more answers than may be lost, as far as a plan's answers tell.
@@ -238,7 +241,7 @@ mod tests {
         strict.forgive(&[output]);
         assert_eq!(strict.shares, [1e-3]);
         // A tenth of the loss is 20 dB more, and a gate that asks for more is heard.
-        config.max_loss = 0.001;
+        config.max_loss = Some(0.001);
         assert!((Budget::of(&m, &shapes, &config).aim() - 50.0).abs() < 1e-9);
         config.proof.min_sqnr = Some(55.0);
         assert!((Budget::of(&m, &shapes, &config).aim() - 55.0).abs() < 1e-9);

@@ -3,25 +3,25 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Clock, Job, Quantized, before,
+    Clock, Job, Quantized, before, half_answers,
     measure::STAGES,
-    planner,
+    planner::{self, Task},
     start::{Start, start},
     thin,
 };
 use crate::{
-    analysis::placement::Wishes,
     calibrate::{
         Dataset, Table,
         dataset::Split,
         halves::{Rounding, roundings},
     },
-    config::IoTypes,
+    config::{FloatWeights, IoTypes},
     diagnostics::Diagnostic,
     error::Result,
     ir::{DType, Model, ValueId},
     passes,
-    plan::{HalfTask, KnownReads, Plan, decide_halves, half_values},
+    plan::{ForAnswers, HalfTask, KnownReads, Plan, decide_halves, half_values},
+    report::Auto,
     target::HalfForm,
 };
 
@@ -37,14 +37,14 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
         None => (Vec::new(), Split::default()),
     };
     thin(&mut samples, LOOKED_AT);
-    let plan = match &job.plan {
+    let (plan, auto) = match &job.plan {
         Some(plan) => {
             plan.check(&model, &job.settings.target)?;
-            plan.clone()
+            (plan.clone(), None)
         }
         None => {
-            let data = dataset.as_ref().map(|d| (d, &samples[..]));
-            make(job, &model, dtype, &resolved.wishes, data, &mut clock, &mut cx.diagnostics)?
+            let task = Task { job, model: &model, resolved: &resolved, dataset: dataset.as_ref(), rival: None };
+            make(task, dtype, (&samples, &split), &mut clock, &mut cx.diagnostics)?
         }
     };
     clock.step("rewrite");
@@ -65,7 +65,7 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
         known: Arc::new(KnownReads::default()),
         measured: None,
         placement: None,
-        auto: None,
+        auto,
         dataset,
         table: Table::default(),
         samples,
@@ -80,33 +80,56 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
     })
 }
 
-/// Looks at the values of the data, and decides.
+/// Looks at the values of the data, decides, and judges by the answers.
 fn make(
+    task: Task<'_>,
+    dtype: DType,
+    (samples, split): (&[usize], &Split),
+    clock: &mut Clock<'_>,
+    noticed: &mut Vec<Diagnostic>,
+) -> Result<(Plan, Option<Auto>)> {
+    let Task { job, model, resolved, dataset, .. } = task;
+    let config = &job.settings.config;
+    let target = &job.settings.target;
+    // Weights alone tell what they lose themselves.
+    let looks = target.half(dtype).form == HalfForm::Computed;
+    let mut seen: BTreeMap<ValueId, Rounding> = BTreeMap::new();
+    match dataset {
+        Some(data) if looks => seen = look_at_values(job, model, dtype, (data, samples), clock)?,
+        Some(_) => {}
+        None => noticed.push(before::half_without_data(config, dtype, looks)),
+    }
+    clock.step("decide");
+    let for_answers = ForAnswers::default();
+    let half = HalfTask {
+        model,
+        target,
+        dtype,
+        io: config.io_types == IoTypes::Half,
+        wishes: &resolved.wishes,
+        seen: &seen,
+        store: config.float_weights != FloatWeights::Keep,
+        for_answers: &for_answers,
+        only: None,
+    };
+    let first = decide_halves(&half)?;
+    half_answers::choose(task, &half, (samples, split), first, clock, noticed)
+}
+
+/// What rounding does to the values of the data.
+pub(super) fn look_at_values(
     job: &Job<'_>,
     model: &Model,
     dtype: DType,
-    wishes: &Wishes,
-    data: Option<(&Dataset, &[usize])>,
+    (data, samples): (&Dataset, &[usize]),
     clock: &mut Clock<'_>,
-    noticed: &mut Vec<Diagnostic>,
-) -> Result<Plan> {
-    let target = &job.settings.target;
-    let mut seen: BTreeMap<ValueId, Rounding> = BTreeMap::new();
-    // Weights alone tell what they lose themselves.
-    let looks = target.half(dtype).form == HalfForm::Computed;
-    match data.filter(|_| looks) {
-        Some((data, samples)) => {
-            clock.step("look at values");
-            let values = half_values(model);
-            let feed = |i: usize| data.sample(i);
-            let progress = |done, all| job.progress.part(done, all);
-            let found = roundings(job.runtime, model, dtype, &values, samples, &feed, &progress)?;
-            seen.extend(values.into_iter().zip(found));
-        }
-        None if looks => noticed.push(before::half_without_data(dtype)),
-        None => {}
-    }
-    clock.step("decide");
-    let io = job.settings.config.io_types == IoTypes::Half;
-    decide_halves(&HalfTask { model, target, dtype, io, wishes, seen: &seen })
+) -> Result<BTreeMap<ValueId, Rounding>> {
+    clock.step("look at values");
+    let mut few = samples.to_vec();
+    thin(&mut few, LOOKED_AT);
+    let values = half_values(model);
+    let feed = |i: usize| data.sample(i);
+    let progress = |done, all| job.progress.part(done, all);
+    let found = roundings(job.runtime, model, dtype, &values, &few, &feed, &progress)?;
+    Ok(values.into_iter().zip(found).collect())
 }

@@ -108,7 +108,7 @@ impl<'a> Judge<'a> {
     /// The least loss, in two digits, that allows answers as they were measured.
     fn enough(&self, compared: &Comparison) -> Option<f64> {
         let digits = (-5..0).flat_map(|e| (10..100).map(move |m| f64::from(m) * 10f64.powi(e - 1)));
-        let losses = digits.filter(|loss| *loss > self.config.max_loss && *loss <= MOST_LOSS * (1.0 + 1e-9));
+        let losses = digits.filter(|loss| *loss > self.config.allowed_loss() && *loss <= MOST_LOSS * (1.0 + 1e-9));
         let allows = |loss: &f64| {
             let mut budget = self.budget.with_loss(self.config, *loss);
             budget.forgive(&self.first);

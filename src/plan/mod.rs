@@ -38,7 +38,7 @@ pub use few_bits::{
 };
 pub use float8::{Float8Node, Float8Task, NO_FLOAT8, decide_float8, float8_nodes};
 pub use fragile::{fragile_weights, gated_products};
-pub use halves::{HalfTask, Halves, decide_halves, half_values};
+pub use halves::{Answers, FREE, ForAnswers, HalfNoise, HalfSource, HalfTask, Halves, decide_halves, half_values};
 pub use known::{Known, KnownReads, layout, reads};
 pub use names::named_values;
 pub use packed::{PackedWeight, exactly as packed_exactly, pack_weights};
@@ -54,6 +54,9 @@ use crate::{
     ir::DType,
     quant::params::QParams,
 };
+
+/// What such reasons begin with.
+pub const FOR_THE_ANSWERS: &str = "for the sake of the answers";
 
 /// Why a node stays float that would be faster in integers.
 pub const FOR_ANSWERS: &str = "for the sake of the answers: rounding it, or what joins it to others, costs too much";

@@ -63,7 +63,16 @@ fn bytes_of(tensor: &Tensor, dtype: DType, bound: Option<f32>) -> Result<Bytes> 
         DType::Float16 => f16::from_f32(within(x)).to_le_bytes(),
         _ => bf16::from_f32(within(x)).to_le_bytes(),
     };
-    Ok(tensor.to_f32()?.into_iter().flat_map(half).collect::<Vec<u8>>().into())
+    let mut made = Vec::with_capacity(2 * tensor.len());
+    if tensor.dtype() == DType::Float {
+        // Not all of it in memory once more.
+        let numbers = tensor.bytes()?;
+        let all = numbers.chunks_exact(4).filter_map(|c| <[u8; 4]>::try_from(c).ok());
+        all.for_each(|c| made.extend(half(f32::from_le_bytes(c))));
+    } else {
+        tensor.to_f32()?.into_iter().for_each(|x| made.extend(half(x)));
+    }
+    Ok(made.into())
 }
 
 #[cfg(test)]

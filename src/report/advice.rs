@@ -88,6 +88,7 @@ fn proof_below(report: &Report) -> Option<String> {
 
 fn left_in_float(report: &Report) -> Option<String> {
     let auto = report.auto.as_ref().filter(|a| a.floated > 0)?;
+    let halves = report.halves.as_ref().filter(|_| report.nodes.integer == 0);
     let mut left: Vec<&FloatReason> = report.nodes.reasons.iter().filter(|r| r.for_answers).collect();
     left.sort_by_key(|r| std::cmp::Reverse(r.nodes.len()));
     let kinds: Vec<String> = left.iter().take(3).map(|r| format!("{} × {}", r.nodes.len(), r.op)).collect();
@@ -96,14 +97,20 @@ fn left_in_float(report: &Report) -> Option<String> {
     if auto.limit == "max_loss" && could_have_labels(report) {
         try_this.push("an array `labels` beside the inputs lets right answers decide instead of noise".to_owned());
     }
-    try_this.extend(allows(auto, &auto.kept_before, auto.enough).map(|flag| format!("{flag} makes them integer")));
-    try_this.push("training with quantization (QAT) may keep both".to_owned());
+    try_this.extend(allows(auto, &auto.kept_before, auto.enough).map(|flag| match halves {
+        Some(h) => format!("{flag} brings them into {}", h.dtype),
+        None => format!("{flag} makes them integer"),
+    }));
+    if halves.is_none() {
+        try_this.push("training with quantization (QAT) may keep both".to_owned());
+    }
+    let try_this = if try_this.is_empty() { String::new() } else { format!("; {}", try_this.join(", ")) };
     Some(format!(
-        "{}{kinds} {} left in float, since rounding them costs more of the answers than {} allows; {}.",
+        "{}{kinds} {} left in {}, since rounding them costs more of the answers than {} allows{try_this}.",
         count(auto.floated, "node"),
         if auto.floated == 1 { "is" } else { "are" },
+        if halves.is_some() { "32 bits" } else { "float" },
         auto.limit,
-        try_this.join(", ")
     ))
 }
 

@@ -21,6 +21,8 @@ pub struct Halves {
     pub float: usize,
     /// Weights that are stored in them and computed with in 32 bits.
     pub stored_weights: usize,
+    /// Beside bfloat16: weights that are stored in float16, whose steps are finer.
+    pub in_float16: usize,
     /// Constants that are limited, since they would overflow.
     pub limited: usize,
     /// Whether inputs and outputs of the model are, too.
@@ -32,12 +34,13 @@ impl Halves {
     pub fn of(plan: &Plan) -> Option<Self> {
         let halves = plan.halves.as_ref()?;
         let count = |form: Form| plan.nodes.values().filter(|n| n.becomes == form).count();
-        let stored = plan.stored_weights.values().filter(|s| s.dtype == halves.dtype).count();
+        let stored = |dtype| plan.stored_weights.values().filter(|s| s.dtype == dtype).count();
         Some(Self {
             dtype: halves.dtype,
             nodes: count(Form::Half),
             float: count(Form::Float),
-            stored_weights: stored,
+            stored_weights: stored(halves.dtype),
+            in_float16: if halves.dtype == DType::Float16 { 0 } else { stored(DType::Float16) },
             limited: halves.limited.len(),
             io: halves.io,
         })
@@ -46,11 +49,18 @@ impl Halves {
     /// In words.
     pub fn text(&self) -> String {
         let total = self.nodes + self.float;
-        let mut text = match self.nodes {
-            0 if self.stored_weights > 0 => {
-                format!("{} stored in {}, computed with in 32 bits", count(self.stored_weights, "weight"), self.dtype)
-            }
-            n => format!("{n} of {total} nodes compute in {}, {} in 32 bits", self.dtype, self.float),
+        let stored = match (self.stored_weights, self.in_float16) {
+            (0, 0) => None,
+            (0, finer) => Some(format!("{} stored in float16", count(finer, "weight"))),
+            (n, 0) => Some(format!("{} stored in {}", count(n, "weight"), self.dtype)),
+            (n, finer) => Some(format!("{} stored in {} and {finer} in float16", count(n, "weight"), self.dtype)),
+        };
+        let computed =
+            || format!("{} of {total} nodes compute in {}, {} in 32 bits", self.nodes, self.dtype, self.float);
+        let mut text = match stored {
+            Some(stored) if self.nodes == 0 => format!("{stored}, computed with in 32 bits"),
+            Some(stored) => format!("{} (with {stored})", computed()),
+            None => computed(),
         };
         if self.limited > 0 {
             text += &format!("; {} of masks limited", count(self.limited, "constant"));

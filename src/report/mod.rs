@@ -24,7 +24,7 @@ use crate::{
     bench::Measured,
     diagnostics::Diagnostic,
     kernels,
-    plan::{FOR_ANSWERS, Form, Plan},
+    plan::{FOR_THE_ANSWERS, Form, Plan},
     validate::Part,
 };
 
@@ -274,7 +274,7 @@ impl Nodes {
                 op: op.to_owned(),
                 reason: reason.to_owned(),
                 nodes,
-                for_answers: reason == FOR_ANSWERS,
+                for_answers: reason.starts_with(FOR_THE_ANSWERS),
             })
             .collect();
         nodes.reasons.sort_by_key(|r| std::cmp::Reverse(r.nodes.len())); // stable: then by operator

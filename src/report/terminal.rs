@@ -1,6 +1,6 @@
 //! The report for people: the verdict in words first, then figures.
 
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use super::{Halves, Kept, Proof, Report, Verdict};
 pub use crate::diagnostics::count;
@@ -191,10 +191,13 @@ fn collapse(out: &mut String, report: &Report) {
 
 fn nodes(out: &mut String, report: &Report, limit: usize) {
     let n = &report.nodes;
-    if let Some(halves) = &report.halves {
+    let integer = n.integer + n.already;
+    if let Some(halves) = report.halves.as_ref().filter(|_| integer + n.weight_only == 0) {
         row(out, "nodes", &halves.text());
-        if halves.nodes > 0 {
-            reasons(out, Halves::reasons(&n.reasons), limit);
+        let lines = Halves::reasons(&n.reasons);
+        // That the runtime has no operators of a type is said below.
+        if halves.nodes > 0 || lines.len() > n.reasons.iter().map(|r| &r.op).collect::<BTreeSet<_>>().len() {
+            reasons(out, lines, limit);
         }
         return;
     }
@@ -206,7 +209,9 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
         return;
     }
     let integer = n.integer + n.already;
-    let total = integer + n.weight_only + n.absorbed + n.float;
+    let half = report.halves.as_ref().filter(|h| h.nodes > 0);
+    let total = integer + n.weight_only + n.absorbed + n.float + half.map_or(0, |h| h.nodes);
+    let halves = half.map_or(String::new(), |h| format!("; {} in {}", h.nodes, h.dtype));
     let file = match (n.already, n.integer) {
         (0, _) => String::new(),
         (_, 0) => ", as the file had them".to_owned(),
@@ -217,14 +222,16 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
     let absorbed = if n.absorbed > 0 { format!(", {} absorbed into them", n.absorbed) } else { String::new() };
     let kernels: Vec<_> = n.kernels.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let text = match (n.weight_only, integer) {
-        (0, _) => format!("{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {} stay float", n.float),
+        (0, _) => {
+            format!("{integer} of {total} compute in integers{file}{dynamic}{absorbed}{halves}; {} stay float", n.float)
+        }
         (few, 0) => {
             let rest =
                 if n.float == 1 { "1 stays as it is".to_owned() } else { format!("{} stay as they are", n.float) };
-            format!("{few} of {total} read weights in few bits ({}); {rest}", kernels.join(", "))
+            format!("{few} of {total} read weights in few bits ({}){halves}; {rest}", kernels.join(", "))
         }
         (few, _) => format!(
-            "{integer} of {total} compute in integers{file}{dynamic}{absorbed}; {few} read weights in few bits; {} stay float",
+            "{integer} of {total} compute in integers{file}{dynamic}{absorbed}{halves}; {few} read weights in few bits; {} stay float",
             n.float
         ),
     };
@@ -247,13 +254,22 @@ fn reasons(out: &mut String, lines: Vec<String>, limit: usize) {
     }
 }
 
+/// Whether the model was brought into 16-bit floats as a whole.
+fn only_halves(report: &Report) -> bool {
+    report.halves.is_some() && report.nodes.integer + report.nodes.weight_only == 0
+}
+
 fn auto(out: &mut String, report: &Report) {
     let Some(a) = report.auto.as_ref().filter(|a| a.kept_before != a.kept_after || a.too_much()) else { return };
+    let first = if only_halves(report) { "with all that fits in 16 bits" } else { "in the fastest plan" };
     let cures = [
         a.fitted.then(|| "weights rounded by what layers read".to_owned()),
         (a.narrowed > 0).then(|| format!("{} narrower", count(a.narrowed, "range"))),
         (a.at_run_time > 0).then(|| format!("the data of {} quantized at run time", count(a.at_run_time, "node"))),
-        (a.floated > 0).then(|| format!("{} left in float", count(a.floated, "node"))),
+        (a.floated > 0).then(|| match only_halves(report) {
+            true => format!("{} left in 32 bits", count(a.floated, "node")),
+            false => format!("{} left in float", count(a.floated, "node")),
+        }),
     ];
     let cures: Vec<String> = cures.into_iter().flatten().collect();
     let by = if cures.is_empty() { String::new() } else { format!(": {}", cures.join(", ")) };
@@ -262,29 +278,22 @@ fn auto(out: &mut String, report: &Report) {
     let mut asked = false;
     if let Some(((was, is), least)) = shares(|k| k.agreement).zip(a.least_agreement) {
         let (was, is, least) = (percent(was), percent(is), percent(least));
-        row(
-            out,
-            "answers",
-            &format!("{was} the same in the fastest plan, {is} in this one{by} ({least} are asked for)"),
-        );
+        row(out, "answers", &format!("{was} the same {first}, {is} in this one{by} ({least} are asked for)"));
         asked = true;
     }
     if let Some((was, is)) = shares(|k| k.right) {
         let (label, by) = if asked { ("", "") } else { ("answers", &by[..]) };
-        let text = format!(
-            "{} as many right ones as the original in the fastest plan, {} in this one{by}",
-            percent(was),
-            percent(is)
-        );
+        let text =
+            format!("{} as many right ones as the original {first}, {} in this one{by}", percent(was), percent(is));
         row(out, label, &format!("{text} ({} are to be kept)", percent(1.0 - a.max_loss)));
         asked = true;
     }
     let (was, is) = (decibel(before.sqnr), decibel(after.sqnr));
     match asked {
-        true => row(out, "", &format!("SQNR {was} in the fastest plan, {is} in this one")),
+        true => row(out, "", &format!("SQNR {was} {first}, {is} in this one")),
         false => {
             let aim = a.aim;
-            row(out, "answers", &format!("{was} in the fastest plan, {is} in this one{by} ({aim:.0} dB are aimed at)"));
+            row(out, "answers", &format!("{was} {first}, {is} in this one{by} ({aim:.0} dB are aimed at)"));
         }
     }
     if a.too_much() {

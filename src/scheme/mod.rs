@@ -77,6 +77,8 @@ pub struct Resolved {
     pub weight_only: Option<WeightOnly>,
     /// The same for single nodes.
     pub weight_only_of: BTreeMap<NodeId, WeightOnly>,
+    /// Nodes that rules bring into 16-bit floats, with the rule in words.
+    pub halves_of: BTreeMap<NodeId, (DType, String)>,
     /// Correct biases for what rounding the weights shifts.
     pub correct_bias: bool,
     /// What was noticed: rules that speak of nodes which the Prepare passes folded away.
@@ -96,6 +98,7 @@ impl Default for Resolved {
             float_weights_of: BTreeMap::new(),
             weight_only: None,
             weight_only_of: BTreeMap::new(),
+            halves_of: BTreeMap::new(),
             correct_bias: true,
             diagnostics: Vec::new(),
         }
@@ -165,9 +168,13 @@ impl Settings {
         Self { config, target: self.target.clone(), rules: self.rules.clone() }
     }
 
-    /// The same without what mode `auto` does to the fastest plan.
+    /// The same without what the answers ask for beside the fastest plan.
     pub fn fastest(&self) -> Self {
         match self.config.mode {
+            _ if self.config.precision.half().is_some() => {
+                let config = Config { max_loss: Some(1.0), ..self.config.clone() };
+                Self { config, target: self.target.clone(), rules: self.rules.clone() }
+            }
             Mode::Auto => self.with_mode(Mode::Static),
             _ => self.clone(),
         }
@@ -265,6 +272,9 @@ impl Settings {
 
     fn apply_to_nodes(&self, out: &mut Resolved, i: usize, rule: &Rule, nodes: &BTreeSet<NodeId>) {
         for &node in nodes {
+            if rule.precision.is_some() {
+                out.halves_of.remove(&node);
+            }
             match rule.precision {
                 Some(Precision::Float) => {
                     out.wishes.keep_float.insert(node, format!("rule {} ({}) keeps it float", i + 1, rule.selectors()));
@@ -273,6 +283,15 @@ impl Settings {
                     out.wishes
                         .keep_float
                         .insert(node, format!("rule {} ({}) keeps its data float", i + 1, rule.selectors()));
+                }
+                Some(Precision::Fp16 | Precision::Bf16) if self.config.precision.half().is_some() => {
+                    out.wishes.keep_float.remove(&node);
+                }
+                Some(form @ (Precision::Fp16 | Precision::Bf16)) => {
+                    let Some(dtype) = form.half() else { continue };
+                    let who = format!("rule {} ({})", i + 1, rule.selectors());
+                    out.wishes.keep_float.insert(node, format!("{who} brings it into {dtype}"));
+                    out.halves_of.insert(node, (dtype, who));
                 }
                 Some(form) => {
                     out.wishes.keep_float.remove(&node);

@@ -24,7 +24,8 @@ pub enum HalfForm {
 pub struct HalfFacts {
     /// How it is written.
     pub form: HalfForm,
-    /// Products that add more numbers than this into one keep 32-bit floats; `null` where the runtime adds in those itself.
+    /// What adds more numbers than this into one (products, means, poolings) keeps 32-bit floats; `null` where the runtime adds in
+    /// those itself, as ONNX Runtime does on CPU.
     pub longest_sum: Option<usize>,
     /// Operators that it has in 32-bit floats alone, with the reason.
     pub refused: BTreeMap<String, String>,

@@ -4,6 +4,7 @@ pub mod changes;
 pub mod check;
 pub mod classes;
 pub mod compare;
+pub mod half_noise;
 mod labels;
 pub mod losses;
 mod metrics;

@@ -113,7 +113,7 @@ fn measure_some(
         return Ok(Noise::default());
     }
     let sets = (0..sources.len()).map(|number| vec![number]).collect();
-    let shares = tried(prepared, model, sets, data, samples, progress)?;
+    let shares = of_trials(prepared, model, sets, data, samples, progress)?;
     Ok(Noise(sources.into_iter().zip(shares).collect()))
 }
 
@@ -140,11 +140,11 @@ pub fn measure_instead(
         }
         sets.push(set);
     }
-    tried(prepared, switches.finish()?, sets, data, samples, progress)
+    of_trials(prepared, switches.finish()?, sets, data, samples, progress)
 }
 
-/// The shares of noise at the outputs in each of these trials.
-fn tried(
+/// The shares of noise at the outputs in each of these trials. `prepared` is the model without them.
+pub(super) fn of_trials(
     prepared: &Model,
     model: Model,
     sets: Vec<Vec<usize>>,

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use super::rounded::Twin;
 use crate::{
     error::Result,
-    ir::{Model, NodeId, NodeSpec, Place, Tensor, Use, ValueId},
+    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, Use, ValueId},
     passes::{
         Context, remove_dead,
         support::{pairs, replace},
     },
     plan::Activation,
     quant::pack::pack,
-    runtime::{ALTERNATIVE, NUMBER},
+    runtime::{ALTERNATIVE, NUMBER, ROUNDED},
 };
 
 /// When a rounding is in place.
@@ -96,6 +96,19 @@ impl<'a> Switches<'a> {
             let chosen = self.choose(now, pair, *when, place)?;
             uses.iter().for_each(|&used| self.redirect(used, chosen));
         }
+        Ok(())
+    }
+
+    /// Behind a value, its rounding to 16-bit floats, for these uses of it.
+    pub(super) fn half(&mut self, value: ValueId, dtype: DType, when: When, uses: &[Use]) -> Result<()> {
+        let now = self.chosen.get(&value).copied().unwrap_or(value);
+        let graph = self.model.main();
+        let spec = NodeSpec::new(ROUNDED).input(now).attr(NUMBER, i64::from(dtype.to_onnx())).output("rounded");
+        let place = replace::behind_maker(&self.model, now, graph);
+        let rounded = self.model.insert_value(spec, place)?;
+        let place = replace::behind_maker(&self.model, rounded, graph);
+        let chosen = self.choose(now, rounded, when, place)?;
+        uses.iter().for_each(|&used| self.redirect(used, chosen));
         Ok(())
     }
 

@@ -88,9 +88,9 @@ pub struct Args {
         "fit_ranges", "mode", "max_loss", "time_budget", "precision", "io_types",
     ])]
     plan: Option<PathBuf>,
-    /// The numbers to compute in: int8 (the default); fp16 or bf16 (with data or without; what would overflow stays in 32 bits);
-    /// fp8, fp8-e5m2, fp8-fnuz or fp8-e5m2-fnuz for accelerators that have them (with data; ONNX Runtime's CPU has no kernels of
-    /// them)
+    /// The numbers to compute in: int8 (the default); fp16 or bf16 (with data or without; what would overflow, or costs more of
+    /// the answers than --max-loss, stays in 32 bits); fp8, fp8-e5m2, fp8-fnuz or fp8-e5m2-fnuz for accelerators that have them
+    /// (with data; ONNX Runtime's CPU has no kernels of them)
     #[arg(long, value_name = "TYPE", value_parser = precision, help_heading = "Configuration")]
     precision: Option<Numbers>,
     /// With fp16 or bf16, types of inputs and outputs: keep (the default), or half for 16-bit floats, too

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use clap::ValueEnum;
 use qonvert::{
-    config::{Config, Size, duration},
+    config::{Size, duration},
     files,
     onnx_file::ReadOptions,
     pipeline::{
@@ -113,9 +113,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
         ..Job::new(&args.model, &args.output, &settings)
     };
     // One that a file asks for is a budget, too.
-    let usual = Config::default().max_loss;
-    let asked = args.scheme.max_loss.is_some() || settings.config.max_loss != usual;
-    let max_loss = asked.then_some(settings.config.max_loss);
+    let max_loss = settings.config.max_loss;
     let tuning = Tuning {
         job: &job,
         aims: Aims { max_loss, min_speedup: args.min_speedup, max_size: args.max_size },

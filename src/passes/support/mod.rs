@@ -3,6 +3,7 @@
 pub mod clamp;
 pub mod constants;
 pub mod convert;
+pub mod halved;
 pub mod lazy;
 pub mod linear;
 pub mod pairs;

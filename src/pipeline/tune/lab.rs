@@ -100,7 +100,7 @@ impl<'a> Lab<'a> {
         let first = samples.first().copied().unwrap_or_default();
         let shapes = trace_shapes(job.runtime, prepared, &data.sample(first)?).map_err(|e| e.sample(first))?;
         // Whatever the user's gates, figures are in units of what a percent allows.
-        let budget = Budget::of(prepared, &shapes, &Config { max_loss: PERCENT, ..Config::default() });
+        let budget = Budget::of(prepared, &shapes, &Config { max_loss: Some(PERCENT), ..Config::default() });
         let float_time = placement::float_time(prepared, target, &shapes);
         let constant = |n: &NodeId| prepared.constant_input(*n, 1).is_some();
         let matrix = |n: &NodeId| prepared.node(*n).is("MatMul") || prepared.node(*n).is("Gemm");

@@ -102,7 +102,7 @@ pub fn tune(tuning: &Tuning<'_>) -> Result<Tuned> {
     let unseen = judged.iter().filter(|s| evaluation.is_some() || !samples.contains(s)).count();
     let speeds = Speeds::open(tuning.speed, &data)?;
     let original_bytes = onnx_file::size_on_disk(&job.model, &original);
-    let budgets = tuning.aims.budgets(original_bytes, job.settings.config.max_loss)?;
+    let budgets = tuning.aims.budgets(original_bytes, job.settings.config.allowed_loss())?;
     let mut state = open_state(tuning, &original, &speeds)?;
     let known = state.points.len();
     let judged_samples = judged.len();
@@ -274,7 +274,7 @@ fn open_state(tuning: &Tuning<'_>, original: &crate::ir::Model, speeds: &Speeds)
     let (job, path) = (tuning.job, tuning.state.as_deref());
     let identity = |model: String, calibration: String, evaluation: Option<String>| -> Result<Identity> {
         // Budgets may change: what was measured stays true.
-        let settings = Config { max_loss: Config::default().max_loss, ..job.settings.config.clone() };
+        let settings = Config { max_loss: None, ..job.settings.config.clone() };
         Ok(Identity {
             qonvert: env!("CARGO_PKG_VERSION").to_owned(),
             model,

@@ -93,7 +93,7 @@ impl Recipe {
     pub(super) fn config(&self, user: &Config, products: &[String]) -> Config {
         let mut config = user.clone();
         config.mode = if self.form.ranges == Ranges::Dynamic { Mode::Dynamic } else { Mode::Static };
-        config.max_loss = Config::default().max_loss;
+        config.max_loss = None;
         config.weight.algorithm.clone_from(&self.form.algorithm);
         config.weight.per_channel = self.form.per_channel;
         config.activation.observer.clone_from(&self.form.observer);

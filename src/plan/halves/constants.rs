@@ -4,6 +4,7 @@ use super::{Work, short};
 use crate::{
     error::Result,
     ir::{DType, Tensor},
+    onnx_file,
     quant::halves::{largest, rounded},
 };
 
@@ -35,16 +36,32 @@ pub(super) fn look(work: &mut Work<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Looks at each number of a tensor of 32-bit floats. Pages of a mapped file are given back behind.
+pub(super) fn each(t: &Tensor, mut look: impl FnMut(f32)) -> Result<()> {
+    const AT_A_TIME: usize = 1 << 22;
+    let bytes = t.bytes()?;
+    for chunk in bytes.chunks(AT_A_TIME) {
+        let numbers = chunk.chunks_exact(4).filter_map(|c| <[u8; 4]>::try_from(c).ok());
+        numbers.for_each(|c| look(f32::from_le_bytes(c)));
+        if chunk.len() == AT_A_TIME {
+            onnx_file::release(chunk);
+        }
+    }
+    Ok(())
+}
+
 /// Why a constant needs 32 bits.
 pub(super) fn reason(t: &Tensor, dtype: DType) -> Result<Option<String>> {
     let most = largest(dtype);
     let (mut signal, mut noise, mut greatest) = (0.0f64, 0.0f64, 0.0f32);
-    for x in t.to_f32()?.into_iter().filter(|x| x.is_finite()) {
-        greatest = greatest.max(x.abs());
-        let error = f64::from(x - rounded(dtype, x));
-        signal += f64::from(x) * f64::from(x);
-        noise += error * error;
-    }
+    each(t, |x| {
+        if x.is_finite() {
+            greatest = greatest.max(x.abs());
+            let error = f64::from(x - rounded(dtype, x));
+            signal += f64::from(x) * f64::from(x);
+            noise += error * error;
+        }
+    })?;
     if greatest > most {
         return Ok(Some(format!("is a constant that overflows: {} of at most {}", short(greatest), short(most))));
     }

@@ -71,10 +71,12 @@ pub(super) fn look(work: &mut Work<'_>) {
 
 fn keep_before(work: &mut Work<'_>, n: NodeId, x: ValueId, reason: &str) {
     let model = work.model();
+    work.exact.insert(n);
     work.keep(n, format!("what it reads {reason}"));
     let (mut seen, mut todo) = (BTreeSet::new(), vec![x]);
     while let Some(maker) = todo.pop().and_then(|v| model.producer(v)) {
         if seen.insert(maker) && is_before(work, maker) {
+            work.exact.insert(maker);
             work.keep(maker, format!("what it makes {reason}"));
             todo.extend(work.inputs(maker));
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Work;
+use super::{Work, constants};
 use crate::{
     error::Result,
     ir::{DType, NodeId, Tensor, ValueId},
@@ -53,7 +53,11 @@ pub(super) fn limit(work: &mut Work<'_>) -> Result<()> {
         found.extend(node.output(0).zip(node.tensor("value").filter(|_| node.is("ConstantOfShape"))));
     }
     for (v, t) in found {
-        if t.dtype() != DType::Float || !t.to_f32()?.iter().any(|x| x.is_finite() && x.abs() > most) {
+        let mut overflows = false;
+        if t.dtype() == DType::Float {
+            constants::each(t, |x| overflows |= x.is_finite() && x.abs() > most)?;
+        }
+        if !overflows {
             continue;
         }
         if let Some(reached) = only_softmaxes(work, v) {

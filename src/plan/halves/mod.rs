@@ -5,20 +5,26 @@
 //! 3. [`values`]: what data show of the other values, or, without data, what is known to be dangerous.
 //! 4. [`exact`]: numbers that count or turn, whose rounding moves indices or angles.
 //! 5. [`islands`]: what would be between so many Casts that it gains nothing.
+//! 6. [`stored`]: weights of the others that 16 bits can hold are stored in them all the same.
 //!
-//! A value that needs 32 bits keeps them where it is made and wherever it is read.
+//! What the model's answers ask for beside that is chosen in [`answers`], once it is measured. A value that needs 32 bits keeps them where it is made and wherever it is read.
 
+mod answers;
 mod constants;
 mod exact;
 mod islands;
 mod masks;
+mod stored;
 mod values;
+
+pub use answers::{Answers, FREE, HalfNoise, HalfSource};
+pub use stored::ForAnswers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Form, NodePlan, Plan, StoredWeight, named_values};
+use super::{Form, NodePlan, Plan, named_values};
 use crate::{
     analysis::{
         placement::Wishes,
@@ -26,15 +32,10 @@ use crate::{
     },
     calibrate::halves::Rounding,
     error::Result,
-    ir::{DType, Model, NodeId, Tensor, ValueId},
+    ir::{DType, Model, NodeId, ValueId},
     ops,
     target::{HalfForm, Target},
 };
-
-/// Weights of fewer numbers are not worth a Cast of their own, nor biases the error.
-const SMALLEST: usize = 32;
-/// The first opset with Casts from and to bfloat16.
-const CASTS_BFLOAT16: i64 = 13;
 
 /// What a plan says of 16-bit floats, besides the nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +66,19 @@ pub struct HalfTask<'a> {
     pub wishes: &'a Wishes,
     /// What data show of [`half_values`]; empty without data.
     pub seen: &'a BTreeMap<ValueId, Rounding>,
+    /// Weights of nodes that keep 32 bits may be stored in 16.
+    pub store: bool,
+    /// What the answers ask for.
+    pub for_answers: &'a ForAnswers,
+    /// The nodes that it is about, where that is not all of them: they are brought into 16 bits even if Casts cost more than that
+    /// gains, and the plan speaks of no others.
+    pub only: Option<&'a BTreeSet<NodeId>>,
+}
+
+impl HalfTask<'_> {
+    fn is_about(&self, n: NodeId) -> bool {
+        self.only.is_none_or(|only| only.contains(&n))
+    }
 }
 
 /// What is known so far of which node keeps 32 bits.
@@ -79,6 +93,8 @@ struct Work<'a> {
     limited: BTreeMap<ValueId, f32>,
     /// Values that limited constants are part of.
     masked: BTreeSet<ValueId>,
+    /// Nodes whose numbers must not be rounded at all, weights neither.
+    exact: BTreeSet<NodeId>,
 }
 
 /// A magnitude in words.
@@ -122,7 +138,7 @@ fn moved_from(model: &Model, v: ValueId) -> Option<ValueId> {
 /// Makes the plan.
 pub fn decide_halves(task: &HalfTask<'_>) -> Result<Plan> {
     if task.target.half(task.dtype).form == HalfForm::Stored {
-        return stored(task);
+        return in_files(task);
     }
     let mut work = Work::new(task);
     work.forms();
@@ -133,32 +149,48 @@ pub fn decide_halves(task: &HalfTask<'_>) -> Result<Plan> {
         true => values::suspect(&mut work),
         false => values::look(&mut work),
     }
+    for (&n, reason) in &task.for_answers.nodes {
+        work.keep(n, reason);
+    }
+    if task.only.is_some() {
+        return Ok(work.plan());
+    }
     islands::merge(&mut work);
-    Ok(work.plan())
+    let mut plan = work.plan();
+    stored::beside(&work, &mut plan)?;
+    Ok(plan)
 }
 
 /// The plan for a runtime that has the type in files alone: weights are of that type.
-fn stored(task: &HalfTask<'_>) -> Result<Plan> {
+fn in_files(task: &HalfTask<'_>) -> Result<Plan> {
     let model = task.model;
     let mut plan = empty(task);
     let names = named_values(model);
     let why = "the runtime computes in 32-bit floats; its weights alone are stored in 16 bits";
-    let old = task.dtype == DType::Bfloat16 && model.opset("").unwrap_or(1) < CASTS_BFLOAT16;
-    for v in model.value_ids() {
+    let mut others: BTreeMap<NodeId, String> = BTreeMap::new();
+    for v in model.value_ids().into_iter().filter(|&v| stored::is_weight(model, v)) {
         let value = model.value(v);
-        let weight = |t: &&Tensor| t.dtype() == DType::Float && t.len() >= SMALLEST && t.rank() > 1;
-        let Some(t) = value.constant().filter(weight) else { continue };
         let named = names.get(value.name()) == Some(&v);
         let kept = value.readers().any(|(n, _)| task.wishes.keeps_float(model, n).is_some());
-        // Nothing that overflows, or that is lost, is stored so: scales near 0 are of no use.
-        let fits = constants::reason(t, task.dtype)?.is_none();
-        if named && !kept && fits && !old && !value.is_graph_output() && value.readers().next().is_some() {
-            plan.stored_weights.insert(value.name().to_owned(), StoredWeight::half(task.dtype));
+        let about = value.readers().all(|(n, _)| task.is_about(n));
+        if !named || kept || !task.store || !about {
+            continue;
         }
+        let refused = stored::store(task, &mut plan, v)?;
+        let other = plan.stored_weights.get(value.name()).filter(|s| s.dtype != task.dtype).map(|s| s.dtype);
+        let text = match (refused, other, task.for_answers.weights.get(&v)) {
+            (Some(why), ..) => format!("the runtime computes in 32-bit floats, and its weight keeps them, which {why}"),
+            (_, Some(dtype), Some((_, why))) => {
+                format!("the runtime computes in 32-bit floats; its weight is stored in {dtype}, since it {why}")
+            }
+            _ => continue,
+        };
+        others.extend(value.readers().map(|(n, _)| (n, text.clone())));
     }
     let types = types::infer(model);
-    for n in model.all_nodes().into_iter().filter(|&n| touches_floats(model, &types, n)) {
-        let reason = task.wishes.keeps_float(model, n).unwrap_or(why);
+    for n in model.all_nodes().into_iter().filter(|&n| task.is_about(n) && touches_floats(model, &types, n)) {
+        let other = others.get(&n).map_or(why, String::as_str);
+        let reason = task.wishes.keeps_float(model, n).unwrap_or(other);
         insert(&mut plan, model, &names, n, Form::Float, Some(reason.to_owned()));
     }
     Ok(plan)
@@ -200,7 +232,7 @@ impl<'a> Work<'a> {
         let types = types::infer(task.model);
         let nodes = task.model.all_nodes().into_iter().filter(|&n| touches_floats(task.model, &types, n)).collect();
         let (float, limited, masked) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { task, types, nodes, float, limited, masked }
+        Self { task, types, nodes, float, limited, masked, exact: BTreeSet::new() }
     }
 
     fn model(&self) -> &'a Model {
@@ -261,7 +293,9 @@ impl<'a> Work<'a> {
                 let value = model.value(*v);
                 self.types.dtype(*v).is_none() && value.dtype().is_none()
             };
-            let reason = if let Some(rule) = self.task.wishes.keeps_float(model, n) {
+            let reason = if !self.task.is_about(n) {
+                Some("it is not asked for".to_owned())
+            } else if let Some(rule) = self.task.wishes.keeps_float(model, n) {
                 Some(rule.to_owned())
             } else if first.is_some_and(|v| names.get(model.value(v).name()) != Some(&v)) {
                 Some("another value of the model has the name of its output, so no plan can speak of it".to_owned())
@@ -284,10 +318,10 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn plan(self) -> Plan {
+    fn plan(&self) -> Plan {
         let (model, mut plan) = (self.model(), empty(self.task));
         let names = named_values(model);
-        for &n in &self.nodes {
+        for &n in self.nodes.iter().filter(|&&n| self.task.is_about(n)) {
             let reason = self.float.get(&n).cloned();
             let form = if reason.is_some() { Form::Float } else { Form::Half };
             insert(&mut plan, model, &names, n, form, reason);

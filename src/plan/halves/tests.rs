@@ -13,7 +13,10 @@ fn reasons(model: &Model, data: Option<&[Tensor]>) -> BTreeMap<String, Option<St
 }
 
 fn decide(model: &Model, data: Option<&[Tensor]>, dtype: DType) -> Plan {
-    let target = Target::load("onnxruntime-cpu").unwrap();
+    decide_for(&Target::load("onnxruntime-cpu").unwrap(), model, data, dtype)
+}
+
+fn decide_for(target: &Target, model: &Model, data: Option<&[Tensor]>, dtype: DType) -> Plan {
     let mut seen = BTreeMap::new();
     if let Some(data) = data {
         let values = half_values(model);
@@ -23,7 +26,20 @@ fn decide(model: &Model, data: Option<&[Tensor]>, dtype: DType) -> Plan {
         seen.extend(values.into_iter().zip(found));
     }
     let wishes = Wishes::default();
-    decide_halves(&HalfTask { model, target: &target, dtype, io: false, wishes: &wishes, seen: &seen }).unwrap()
+    let for_answers = ForAnswers::default();
+    let (io, store) = (false, true);
+    decide_halves(&HalfTask {
+        model,
+        target,
+        dtype,
+        io,
+        wishes: &wishes,
+        seen: &seen,
+        store,
+        for_answers: &for_answers,
+        only: None,
+    })
+    .unwrap()
 }
 
 /// A normalization spelled out, between layers with weights.
@@ -144,4 +160,122 @@ fn types_that_the_target_has_in_files_alone() {
     assert!(plan.nodes.values().all(|n| n.becomes == Form::Float && n.reason.is_some()));
     with_weight.set_opset("", 11);
     assert!(decide(&with_weight, None, DType::Bfloat16).stored_weights.is_empty());
+}
+
+#[test]
+fn sums_that_are_too_long_for_the_target() {
+    let m = model(
+        "float[1,16,4,4] x
+        float[2,8,1,1] c = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+        float[4,2] w = {1, 1, 1, 1, 1, 1, 1, 1}
+        a = Conv <group = 2> (x, c)
+        b = MatMul(a, w)
+        y = ReduceMean <axes = [1, 2, 3]> (b)
+        return y",
+    );
+    let mut target = Target::load("onnxruntime-cpu").unwrap();
+    for (longest, long) in
+        [(None, &[][..]), (Some(16), &[]), (Some(8), &["y"]), (Some(7), &["a", "y"]), (Some(3), &["a", "b", "y"])]
+    {
+        target.halves.get_mut(&DType::Float16).unwrap().longest_sum = longest;
+        let plan = decide_for(&target, &m, Some(&[Tensor::from_f32(&[1, 16, 4, 4], &[0.5; 256])]), DType::Float16);
+        let said = |n: &NodePlan| n.reason.as_ref().is_some_and(|r| r.contains("too long for 16 bits"));
+        let found: Vec<&String> = plan.nodes.iter().filter(|(_, n)| said(n)).map(|(name, _)| name).collect();
+        assert_eq!(found, long, "{longest:?}");
+    }
+}
+
+#[test]
+fn squares_in_bodies_keep_32_bits_whatever_the_data() {
+    let m = crate::ir::text::parse(
+        "(bool c, float[2,2] x) => (float[2,2] y) <float two = {2}> {
+            y = If (c) <then_branch = t () => (p) { d = Neg(x) p = Pow(d, two) }, else_branch = e () => (q) { q = Neg(x) }>
+        }",
+    )
+    .unwrap();
+    let (target, wishes, for_answers) =
+        (Target::load("onnxruntime-cpu").unwrap(), Wishes::default(), ForAnswers::default());
+    let mut seen = BTreeMap::new();
+    let mut small = Rounding::default();
+    small.update(DType::Float16, &[1.0, -1.0]);
+    seen.extend(half_values(&m).into_iter().map(|v| (v, small.clone())));
+    let task = HalfTask {
+        model: &m,
+        target: &target,
+        dtype: DType::Float16,
+        io: false,
+        wishes: &wishes,
+        seen: &seen,
+        store: true,
+        for_answers: &for_answers,
+        only: None,
+    };
+    let plan = decide_halves(&task).unwrap();
+    assert!(
+        plan.nodes["p"].reason.as_ref().unwrap().contains("in a subgraph, whose values are not looked at: squares")
+    );
+}
+
+#[test]
+fn what_costs_most_at_the_outputs_goes_back() {
+    let m = model(&format!(
+        "float[1,8] x
+        float[8,64] w = {{{}}}
+        a = MatMul(x, w)
+        b = Relu(a)
+        t = Transpose(b)
+        c = MatMul(t, x)
+        y = Relu(c)
+        return y",
+        vec!["0.3"; 512].join(", ")
+    ));
+    let (target, wishes, seen) = (Target::load("onnxruntime-cpu").unwrap(), Wishes::default(), BTreeMap::new());
+    let (none, empty) = (ForAnswers::default(), HalfNoise::new());
+    fn task<'a>(base: &HalfTask<'a>, for_answers: &'a ForAnswers, dtype: DType) -> HalfTask<'a> {
+        HalfTask { for_answers, dtype, ..*base }
+    }
+    let half = HalfTask {
+        model: &m,
+        target: &target,
+        dtype: DType::Float16,
+        io: false,
+        wishes: &wishes,
+        seen: &seen,
+        store: true,
+        for_answers: &none,
+        only: None,
+    };
+    let of = |name: &str| crate::ir::testing::find(&m, name);
+    let maker = |name: &str| m.producer(of(name)).unwrap();
+    let plan = decide_halves(&half).unwrap();
+    let sources = Answers::of(&half, &plan, &empty).unwrap().sources();
+    // What is only moved is not rounded once more.
+    assert!(sources.contains(&HalfSource::Value(of("b"))) && !sources.contains(&HalfSource::Value(of("t"))));
+    let noise: HalfNoise =
+        sources.iter().map(|&s| (s, vec![0.01])).chain([(HalfSource::Value(of("b")), vec![3.0])]).collect();
+    let found = Answers::of(&half, &plan, &noise).unwrap().hold_to(0.5);
+    // Its maker, and its readers past the Transpose, which would round it, too.
+    let nodes: Vec<NodeId> = found.nodes.keys().copied().collect();
+    assert_eq!(nodes, [maker("b"), maker("t"), maker("c")], "{found:?}");
+    assert!(
+        found.nodes[&maker("b")].contains("for the sake of the answers: rounding what it makes takes 303 %"),
+        "{found:?}"
+    );
+    let plan = decide_halves(&task(&half, &found, DType::Float16)).unwrap();
+    assert_eq!([plan.nodes["b"].becomes, plan.nodes["a"].becomes], [Form::Float, Form::Half]);
+    // Weights alone, where the runtime has no operators: finer first, and in 32 bits where that is not enough.
+    let stored = task(&half, &none, DType::Bfloat16);
+    let plan = decide_halves(&stored).unwrap();
+    assert_eq!(plan.stored_weights["w"].dtype, DType::Bfloat16);
+    for (noise, dtype) in [(0.001, Some(DType::Bfloat16)), (0.9, Some(DType::Float16)), (90.0, None)] {
+        let noise = HalfNoise::from([(HalfSource::Constants(maker("a")), vec![noise])]);
+        let answers = Answers::of(&stored, &plan, &noise).unwrap();
+        assert!(answers.has_free());
+        let found = answers.hold_to(1.0);
+        assert_eq!(found.costs(), dtype.is_none());
+        let plan = decide_halves(&task(&half, &found, DType::Bfloat16)).unwrap();
+        assert_eq!(plan.stored_weights.get("w").map(|s| s.dtype), dtype);
+        let said = plan.nodes["a"].reason.as_ref().unwrap();
+        assert_eq!(said.contains("costs too much in bfloat16"), dtype != Some(DType::Bfloat16), "{said}");
+    }
 }

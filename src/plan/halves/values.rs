@@ -46,56 +46,59 @@ pub(super) fn look(work: &mut Work<'_>) {
             work.keep(n, format!("its sums may overflow: up to {}", short(sum as f32)));
         }
     }
+    // What bodies of If and Loop compute is not looked at.
+    let inner = work.nodes.iter().copied().filter(|&n| model.node(n).graph() != model.main()).collect();
+    dangerous(work, inner, "in a subgraph, whose values are not looked at");
     long_sums(work);
 }
 
 /// What is known to be dangerous, where nobody has seen data.
 pub(super) fn suspect(work: &mut Work<'_>) {
-    let model = work.model();
-    let wide = largest(work.task.dtype) > 1e30;
-    for n in work.nodes.clone() {
-        let node = model.node(n);
-        if wide {
-            continue;
-        }
-        if node.is("Exp") {
-            work.keep(n, "without data: exponentials of more than 11 overflow");
-        } else if is_square(work, n) {
-            work.keep(n, "without data: squares of more than 255 overflow");
-            after_square(work, n);
-        } else if let Some(count) = summed(work, n, None).filter(|c| *c as f32 * USUAL > largest(work.task.dtype)) {
-            work.keep(n, format!("without data: its sums may overflow: {count} numbers each"));
-        }
-    }
+    dangerous(work, work.nodes.clone(), "without data");
     long_sums(work);
 }
 
-/// Products that add more numbers than the target can.
+fn dangerous(work: &mut Work<'_>, nodes: Vec<NodeId>, unseen: &str) {
+    let model = work.model();
+    if largest(work.task.dtype) > 1e30 {
+        return;
+    }
+    for n in nodes {
+        let node = model.node(n);
+        if node.is("Exp") {
+            work.keep(n, format!("{unseen}: exponentials of more than 11 overflow"));
+        } else if is_square(work, n) {
+            work.keep(n, format!("{unseen}: squares of more than 255 overflow"));
+            after_square(work, n, unseen);
+        } else if let Some(count) = summed(work, n, None).filter(|c| *c as f32 * USUAL > largest(work.task.dtype)) {
+            work.keep(n, format!("{unseen}: its sums may overflow: {count} numbers each"));
+        }
+    }
+}
+
+/// Sums of more numbers than the target can add without losing the small ones.
 fn long_sums(work: &mut Work<'_>) {
     let Some(longest) = work.task.target.half(work.task.dtype).longest_sum else { return };
-    let model = work.model();
     for n in work.nodes.clone() {
-        let node = model.node(n);
-        if !["Conv", "MatMul", "Gemm", "ConvTranspose"].iter().any(|op| node.is(op)) {
-            continue;
+        if let Some(length) = depth(work, n).or_else(|| summed(work, n, None)).filter(|length| *length > longest) {
+            work.keep(n, format!("its sums are too long for 16 bits: {length} numbers, {longest} are the most"));
         }
-        let Some(dims) = node.input(1).and_then(|w| work.types.known_shape(w)) else { continue };
-        let depth = match &dims[..] {
-            [a, b] if node.is("Gemm") => {
-                if node.int("transB").unwrap_or(0) != 0 {
-                    *b
-                } else {
-                    *a
-                }
-            }
-            [.., depth, _] if node.is("MatMul") => *depth,
-            [_, rest @ ..] if node.is("Conv") => rest.iter().product(),
-            [channels, ..] => *channels,
-            [] => 0,
-        };
-        if depth > longest {
-            work.keep(n, format!("its sums are too long for 16 bits: {depth} numbers, {longest} are the most"));
-        }
+    }
+}
+
+/// How many products a product adds into one number, as far as that is known.
+fn depth(work: &Work<'_>, n: NodeId) -> Option<usize> {
+    let node = work.model().node(n);
+    let group = node.int("group").and_then(|g| usize::try_from(g).ok()).unwrap_or(1).max(1);
+    let dims = node.input(1).and_then(|w| work.types.known_shape(w))?;
+    match (node.op_type.as_str(), &dims[..]) {
+        _ if !node.in_onnx_domain() => None,
+        ("Gemm", [a, b]) => Some(if node.int("transB").unwrap_or(0) != 0 { *b } else { *a }),
+        ("MatMul", [.., depth, _] | [depth]) => Some(*depth),
+        ("Conv", [_, rest @ ..]) => Some(rest.iter().product()),
+        // Each place of a kernel adds to a place of its own, where they do not overlap.
+        ("ConvTranspose", [channels, ..]) => Some(channels / group),
+        _ => None,
     }
 }
 
@@ -109,7 +112,7 @@ fn is_square(work: &Work<'_>, n: NodeId) -> bool {
 }
 
 /// What a decomposed normalization makes of the squares, up to the root.
-fn after_square(work: &mut Work<'_>, square: NodeId) {
+fn after_square(work: &mut Work<'_>, square: NodeId, unseen: &str) {
     let model = work.model();
     let steps = ["ReduceMean", "ReduceSum", "Add", "Sqrt", "Reciprocal", "Div", "Max", "Clip", "Pow"];
     let (mut seen, mut todo) = (BTreeSet::new(), vec![square]);
@@ -120,7 +123,7 @@ fn after_square(work: &mut Work<'_>, square: NodeId) {
             if !steps.iter().any(|op| node.is(op)) || !seen.insert(n) {
                 continue;
             }
-            work.keep(n, "without data: part of a normalization, whose squares and roots need 32 bits");
+            work.keep(n, format!("{unseen}: part of a normalization, whose squares and roots need 32 bits"));
             // Behind these numbers are of usual size again.
             if !node.is("Div") && !node.is("Reciprocal") && !node.is("Sqrt") {
                 todo.push(n);
