@@ -167,7 +167,9 @@ fn awq_makes_weights_finer_where_much_is_read() {
     let model = text::parse(&text).unwrap_or_else(|e| panic!("{e}"));
     let float = ours(&model, 40);
     let error = |algorithm: &str, with_data: bool| {
-        let (written, _, codes) = quantized(&model, config(4, false, algorithm), with_data);
+        let mut config = config(4, false, algorithm);
+        config.weight_only.table_bits = 8;
+        let (written, _, codes) = quantized(&model, config, with_data);
         let found = ours(&written, 40);
         (found.iter().zip(&float).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>(), codes)
     };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Activation, Config, Mode, Numbers, Precision, Rule, RuleWeightOnly, duration, suggest};
+use super::{Activation, Config, Mode, Precision, Rule, RuleWeightOnly, duration, suggest};
 use crate::{
     calibrate::observers,
     diagnostics::Diagnostic,
@@ -130,11 +130,11 @@ impl Config {
 
     /// The signal to noise ratio that mode auto keeps at each output where there are no labels, dB: 30 for a loss of a percent,
     /// 20 more for a tenth of it. What depends on thresholds is lost in proportion to the amplitude of the noise, and on real
-    /// models some third of that amplitude: at 30 dB, 3 % of the output's, a percent. With bfloat16, whose roundings do not average
-    /// out over few weights, it is the worst of these models that decides, a detector whose scores are near its threshold: there it
-    /// is all of that amplitude, which makes 10 dB more.
+    /// models some third of that amplitude: at 30 dB, 3 % of the output's, a percent. With 16-bit floats, where every tenth of a
+    /// percent counts, it is the worst of these models that decides, a detector whose scores are near its threshold: there it is
+    /// all of that amplitude, which makes 10 dB more.
     pub fn least_sqnr(&self) -> f64 {
-        let strict = if self.precision == Numbers::Bf16 { 10.0 } else { 0.0 };
+        let strict = if self.precision.half().is_some() { 10.0 } else { 0.0 };
         let least = 30.0 + strict - 20.0 * (self.allowed_loss() / 0.01).log10();
         self.proof.min_sqnr.map_or(least, |gate| gate.max(least))
     }

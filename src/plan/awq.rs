@@ -52,6 +52,9 @@ struct Layer<'a> {
     channels: Vec<usize>,
 }
 
+/// The noise of each layer on either half of the data.
+type Losses = Vec<[f64; 2]>;
+
 /// Factors for the values that gain by them, by name.
 pub fn awq(task: &AwqTask<'_>) -> Result<BTreeMap<String, ChannelFactors>> {
     let (model, types) = (task.model, infer(task.model));
@@ -110,25 +113,25 @@ fn best(task: &AwqTask<'_>, group: &Group) -> Result<Option<Vec<f32>>> {
         let largest = layer.take.largest(layer.weight, group.channels)?;
         weights.iter_mut().zip(largest).for_each(|(w, x)| *w = w.max(f64::from(x)));
     }
-    let losses = |factors: &[f32]| layers.iter().map(|l| l.noise(factors, mse)).collect::<Result<Vec<_>>>();
+    let losses = |factors: &[f32]| layers.iter().map(|l| l.noise(factors, mse)).collect::<Result<Losses>>();
     let before = losses(&vec![1.0; group.channels])?;
     let shapes = EXPONENTS.iter().flat_map(|&a| [(a, 0.0), (a, 1.0 - a)]);
-    let tried: Vec<((f64, f64), Vec<f32>, Vec<[f64; 2]>)> = shapes
+    let tried: Vec<(Vec<f32>, Losses)> = shapes
         .collect::<Vec<_>>()
         .into_par_iter()
         .map(|shape| {
             let factors = factors(&read, &weights, shape);
             let after = losses(&factors)?;
-            Ok((shape, factors, after))
+            Ok((factors, after))
         })
         .collect::<Result<_>>()?;
     // Layers that read the same value share its factors: none may lose what another one gains.
     let harmless = |after: &[[f64; 2]]| before.iter().zip(after).all(|(b, a)| a[0] <= b[0] && a[1] <= b[1]);
     let sum = |losses: &[[f64; 2]], half: usize| losses.iter().map(|l| l[half]).sum::<f64>();
-    let best = tried.into_iter().filter(|t| harmless(&t.2)).min_by(|a, b| sum(&a.2, 0).total_cmp(&sum(&b.2, 0)));
-    let Some((shape, factors, after)) = best else { return Ok(None) };
+    let best = tried.into_iter().filter(|t| harmless(&t.1)).min_by(|a, b| sum(&a.1, 0).total_cmp(&sum(&b.1, 0)));
+    let Some((factors, after)) = best else { return Ok(None) };
     let gains = [0, 1].map(|half| 10.0 * (sum(&before, half) / sum(&after, half).max(f64::MIN_POSITIVE)).log10());
-    log::debug!("awq: exponents {shape:?} gain {:.2} and {:.2} dB in {} layers", gains[0], gains[1], layers.len());
+    log::debug!("awq: factors gain {:.2} and {:.2} dB in {} layers", gains[0], gains[1], layers.len());
     Ok(gains.iter().all(|g| *g >= LEAST && g.is_finite()).then_some(factors))
 }
 
