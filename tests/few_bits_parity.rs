@@ -11,6 +11,7 @@ use qonvert::{
     config::{Format, Mode, Size},
     ir::{Model, Tensor, text},
     onnx_file, pipeline,
+    report::Report,
     runtime::{Runtime, tract::Tract},
 };
 
@@ -67,6 +68,12 @@ fn config(bits: usize, zero_points: bool, algorithm: &str) -> Config {
 
 /// The written model and what the report counts.
 fn quantized(model: &Model, config: Config, with_data: bool) -> (Model, BTreeMap<String, usize>, Vec<&'static str>) {
+    let (written, report) = reported(model, config, with_data);
+    let codes = report.diagnostics.iter().map(|d| d.code).collect();
+    (written, report.nodes.kernels, codes)
+}
+
+fn reported(model: &Model, config: Config, with_data: bool) -> (Model, Report) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.onnx");
     onnx_file::write(model, &path, Default::default()).expect("it writes");
@@ -78,8 +85,7 @@ fn quantized(model: &Model, config: Config, with_data: bool) -> (Model, BTreeMap
     };
     let report = pipeline::run(&job).unwrap_or_else(|e| panic!("{e}"));
     let written = onnx_file::read(&folder.path().join("out.onnx")).expect("it reads");
-    let codes = report.diagnostics.iter().map(|d| d.code).collect();
-    (written, report.nodes.kernels, codes)
+    (written, report)
 }
 
 fn inputs(seed: u64) -> Tensor {
@@ -204,6 +210,50 @@ fn bits_are_spread_by_what_layers_do_to_the_answers() {
             assert!(off(&theirs, &ours(&spread, 1)) < 0.02);
         }
     }
+}
+
+/// A square weight that one product reads as it is and another one transposed.
+#[test]
+fn a_weight_that_is_read_in_two_ways_has_codes_for_each() {
+    let mut random = Random(11);
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (int64[1,4] i) => (float[4,64] y)
+         <int64[2] shape = {{4, 64}}, {}, {}> {{
+            rows = Gather(table, i) s = Reshape(rows, shape) a = MatMul(s, w) y = Gemm<transB = 1>(a, w) }}",
+        constant("table", &[40, 64], &mut random),
+        constant("w", &[64, 64], &mut random)
+    );
+    let model = text::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+    let float = ours(&model, 1);
+    for (bits, most) in [(8, 0.02), (4, 0.2)] {
+        let (written, kernels, _) = quantized(&model, config(bits, true, "mse"), false);
+        assert_eq!(kernels.get("MatMulNBits"), Some(&2), "{kernels:?}");
+        assert!(off(&ours(&written, 1), &float) < most, "{bits} bits: {}", off(&ours(&written, 1), &float));
+        let bytes = onnx_file::to_bytes(&written).expect("it encodes");
+        if let Some(theirs) = ort_try_run(&bytes, &[("i", inputs(0))], true) {
+            let theirs = theirs.unwrap_or_else(|e| panic!("{e}")).remove(0).to_f32().expect("floats");
+            assert!(off(&theirs, &float) < most, "{bits} bits: {}", off(&theirs, &float));
+        }
+    }
+}
+
+/// Weights of a size that no float16 has: the proof computes with the scales that are written.
+#[test]
+fn small_weights_are_proved_as_they_are() {
+    let mut random = Random(13);
+    let small: Vec<String> = random.floats(64 * 32, 0.3).iter().map(|x| format!("{:e}", x * 1e-7)).collect();
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (int64[1,4] i) => (float[1,4,32] y)
+         <{}, float[64,32] w = {{{}}}> {{ rows = Gather(table, i) a = MatMul(rows, w) y = Relu(a) }}",
+        constant("table", &[40, 64], &mut random),
+        small.join(",")
+    );
+    let model = text::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+    let mut config = config(4, true, "auto");
+    config.weight_only.table_bits = 8;
+    let (_, report) = reported(&model, config, true);
+    let sqnr = report.proof.expect("a proof").outputs[0].sqnr;
+    assert!(sqnr.is_some_and(|db| db > 15.0), "{sqnr:?}");
 }
 
 /// Products that share a weight share its codes, and a node in a branch has its own.

@@ -7,7 +7,7 @@
 //!
 //! What ONNX Runtime makes of the Q/DQ form when it loads it, with the same level of accuracy. Where the QOperator format is asked
 //! for; else only where the runtime makes nothing of the Q/DQ form, or something wrong: several products share the codes, a Relu or
-//! Clip stands behind, or columns of 2 bits are no multiple of 4. The inverse of [`super::raise_matmul_nbits`].
+//! Clip stands behind, or codes have 2 bits: their Q/DQ form needs opset 25, and is computed wrongly where columns are no multiple of 4. The inverse of [`super::raise_matmul_nbits`].
 
 use std::collections::HashMap;
 
@@ -119,7 +119,7 @@ impl Blocked {
         }
         let readers =
             model.value(self.codes).readers().filter(|&(n, i)| i == 0 && model.node(n).is("DequantizeLinear"));
-        self.sizes.is_uneven() || readers.count() > 1
+        self.sizes.bits == 2 || readers.count() > 1
     }
 
     fn fuse(self, model: &mut Model, id: NodeId, done: &mut HashMap<ValueId, Packed>) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::{
     ir::{GraphId, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     onnx_file,
     plan::{self, FewBits, Form, KnownReads, Plan, named_values},
-    weights::{self, BlockedWeight, Layer},
+    weights::{self, BlockedWeight, Layer, Layout},
 };
 
 /// See the module's documentation. Without a plan there is nothing to do.
@@ -80,8 +80,8 @@ struct Rounder<'a> {
     known: &'a KnownReads,
     /// Weights are rounded when they are written.
     deferred: bool,
-    /// Codes, scales and zero points of weights, by how they are quantized and whether they lie as `[outs, depth]`.
-    rounded: HashMap<(ValueId, GraphId, FewBits, bool), [Option<ValueId>; 3]>,
+    /// Codes, scales and zero points of weights, by how they lie and are quantized, and whether the codes lie as `[outs, depth]`.
+    rounded: HashMap<(ValueId, GraphId, Layout, FewBits, bool), [Option<ValueId>; 3]>,
 }
 
 impl Rounder<'_> {
@@ -107,12 +107,12 @@ impl Rounder<'_> {
     fn rounded(&mut self, id: NodeId, value: ValueId, how: &FewBits, outs_first: bool) -> Result<[Option<ValueId>; 3]> {
         // Where the node is: ONNX Runtime makes no kernel in a branch of what stands outside of it.
         let graph = self.model.node(id).graph();
-        let key = (value, graph, how.clone(), outs_first);
+        let layout = plan::few_bits_layout(self.model, id).ok_or_else(|| Error::config("its weight is no matrix"))?;
+        let key = (value, graph, layout, how.clone(), outs_first);
         if let Some(&found) = self.rounded.get(&key) {
             return Ok(found);
         }
         let name = self.model.value(value).name().to_owned();
-        let layout = plan::few_bits_layout(self.model, id).ok_or_else(|| Error::config("its weight is no matrix"))?;
         let tensor = self.model.value(value).constant().cloned();
         let tensor = tensor.ok_or_else(|| Error::config("its weight is not constant"))?;
         let grid = how.grid()?;
@@ -129,7 +129,8 @@ impl Rounder<'_> {
             false => {
                 let known = self.known.of(&name);
                 let layer = Layer::new(layout, how.block_size, grid, known.reads());
-                let BlockedWeight { codes, scales, zeros } = round(&layer, &tensor, &how.algorithm, outs_first)?;
+                let rounded = round(&layer, &tensor, &how.algorithm, outs_first).map_err(|e| e.value(&name))?;
+                let BlockedWeight { codes, scales, zeros } = rounded;
                 [Some(codes), Some(scales), zeros]
             }
         };

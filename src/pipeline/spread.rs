@@ -39,7 +39,9 @@ const SAMPLES: usize = 8;
 /// Bytes of rounded weights in memory at a time.
 const AT_A_TIME: usize = 256 << 20;
 /// How often the size is computed anew, at most: what names and types take differs a little from choice to choice.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 12;
+/// It is near enough when less than this part of it is left.
+const CLOSE: u64 = 500;
 
 /// What each node gets: codes, or none where 16 bits suit it.
 pub(super) type Chosen = BTreeMap<NodeId, Option<FewBits>>;
@@ -92,10 +94,7 @@ pub(super) fn spread(task: Task<'_>, clock: &mut Clock<'_>, cx: &mut Context) ->
     clock.step("spread bits");
     let mut units = units(task)?;
     if units.is_empty() {
-        let text =
-            "there is nothing to spread bits over: no node of this model has a weight whose codes a kernel reads";
-        let help = "leave out target_bits or target_size; --everywhere stores the other weights in few bits, too";
-        return Err(Error::config(text).help(help));
+        return Err(nothing(task));
     }
     let known = look(task, &units, cx)?;
     weigh_alone(task, &mut units, known.as_deref())?;
@@ -121,6 +120,23 @@ pub(super) fn spread(task: Task<'_>, clock: &mut Clock<'_>, cx: &mut Context) ->
     }
     cx.diagnostics.push(said(asked, &units, &picked, 8.0 * bytes as f64 / elements as f64, size, &judged));
     Ok(Some(Spread { chosen: chosen(&units, &picked), known }))
+}
+
+/// Why there is nothing to spread bits over.
+fn nothing(task: Task<'_>) -> Error {
+    let Task { job, model, resolved, .. } = task;
+    let name = if job.settings.config.weight_only.target_bits.is_some() { "target_bits" } else { "target_size" };
+    let has_kernel = |&id: &NodeId| {
+        let how = resolved.weight_only(model, id).map(|w| w.few_bits(model.node(id).is("Gather"), false));
+        how.is_some_and(|how| matches!(plan::check_few_bits(model, &job.settings.target, id, &how), Some(Ok(_))))
+    };
+    let others =
+        "weights that no kernel reads as codes (of convolutions, for example) are stored as weight_only.others says";
+    let (text, help) = match model.nodes_below(model.main()).iter().any(has_kernel) {
+        true => ("rules say how many bits all weights have", "leave bits out of some of the rules, or leave out"),
+        false => ("no node that may have few bits has a weight whose codes a kernel reads", "leave out"),
+    };
+    Error::config(format!("there is nothing to spread bits over: {text}")).help(format!("{help} {name}; {others}"))
 }
 
 fn chosen(units: &[Unit], picked: &[usize]) -> Chosen {
@@ -397,24 +413,42 @@ fn by_size(
     let bytes = |picked: &[usize]| costs.iter().zip(picked).map(|(c, &p)| c[p].bytes).sum::<u64>();
     let least = plan::spread(costs, smallest(costs)).ok_or_else(|| Error::bug("a layer has no choice"))?;
     let floor = size(&least)?;
-    let mut rest = floor.saturating_sub(bytes(&least));
-    let mut best = (least, floor);
+    let rest = floor.saturating_sub(bytes(&least));
+    // What names and types take differs from choice to choice: a budget that fits, and one that does not.
+    let (mut fits, mut exceeds) = (smallest(costs), u64::MAX);
+    let mut best = (floor <= target).then_some((least, floor));
+    let mut budget = target.saturating_sub(rest).max(fits);
     for _ in 0..ROUNDS {
-        let Some(picked) = target.checked_sub(rest).and_then(|budget| plan::spread(costs, budget)) else { break };
+        let Some(picked) = plan::spread(costs, budget) else { break };
         let now = size(&picked)?;
-        if now <= target {
-            return Ok((picked, now));
+        let next = match now <= target {
+            true => {
+                if best.as_ref().is_none_or(|b| b.1 <= now) {
+                    best = Some((picked, now));
+                }
+                fits = fits.max(budget);
+                if (target - now) * CLOSE <= target {
+                    break;
+                }
+                budget.saturating_add(target - now)
+            }
+            false => {
+                exceeds = exceeds.min(budget);
+                budget.saturating_sub(now - target)
+            }
+        };
+        budget = if next > fits && next < exceeds { next } else { fits + (exceeds.saturating_sub(fits)) / 2 };
+        if budget <= fits || budget >= exceeds {
+            break;
         }
-        rest += now - target;
-        best = if now < best.1 { (picked, now) } else { best };
     }
-    if best.1 <= target {
+    if let Some(best) = best {
         return Ok(best);
     }
     let text = format!(
         "weight_only.target_size is {target} bytes, but with 2 bits in all layers the model has {floor}: {} of them are not \
          these layers' weights",
-        floor - bytes(&best.0).min(floor)
+        rest
     );
     let help = format!(
         "ask for {} or more; a larger block_size and --no-zero-points make the weights smaller, --everywhere stores those that \

@@ -56,11 +56,16 @@ pub fn weights_in_few_bits(
         }
         let weight = weight_of(model, id).map(|v| model.value(v).name());
         if let Some(packed) = weight.and_then(|name| plan.packed_weights.get(name)) {
-            let text = format!(
-                "its weight has {} numbers only, and is packed in {} without loss",
-                packed.bits + 1,
-                count(packed.bits, "bit")
-            );
+            let tensor = weight_of(model, id).and_then(|v| model.value(v).constant());
+            let rows = tensor.and_then(|t| t.dims().first()).copied().unwrap_or(1);
+            let exact = tensor.is_some_and(|t| [1, rows].iter().any(|&rows| super::packed_exactly(t, rows).is_some()));
+            let bits = count(packed.bits, "bit");
+            let text = match exact {
+                true => {
+                    format!("its weight has {} numbers only, and is packed in {bits} without loss", packed.bits + 1)
+                }
+                false => format!("its weight is packed in {bits}, and float again when the file is loaded"),
+            };
             if let Some(entry) = plan.nodes.get_mut(key) {
                 entry.reason = Some(text);
             }

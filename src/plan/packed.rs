@@ -62,11 +62,15 @@ impl PackedWeight {
         let scales = scales.to_f32()?;
         // Two signs are half a step beside the middle.
         Ok(match binary {
-            true => Packed {
-                codes: codes.iter().map(|c| i32::from(*c > 0)).collect(),
-                scales: scales.iter().map(|s| 2.0 * s).collect(),
-                zero: 0.5,
-            },
+            true => {
+                // Blocks of zeros have no sign.
+                let twice = |(block, s): (&[i32], &f32)| if block.iter().all(|c| *c == 0) { 0.0 } else { 2.0 * s };
+                Packed {
+                    scales: codes.chunks(depth).zip(&scales).map(twice).collect(),
+                    codes: codes.iter().map(|c| i32::from(*c > 0)).collect(),
+                    zero: 0.5,
+                }
+            }
             false => Packed { codes: codes.iter().map(|c| c - grid.lo).collect(), scales, zero: -grid.lo as f32 },
         })
     }

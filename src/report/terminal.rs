@@ -222,6 +222,7 @@ fn nodes(out: &mut String, report: &Report, limit: usize) {
     let absorbed = if n.absorbed > 0 { format!(", {} absorbed into them", n.absorbed) } else { String::new() };
     let kernels: Vec<_> = n.kernels.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let text = match (n.weight_only, integer) {
+        (0, 0) if report.for_size => format!("none of {total} reads weights in few bits"),
         (0, _) => {
             format!("{integer} of {total} compute in integers{file}{dynamic}{absorbed}{halves}; {} stay float", n.float)
         }

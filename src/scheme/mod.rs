@@ -121,7 +121,9 @@ impl Resolved {
     /// The type that the weights of a node are stored in where it stays float; `None` where they are left as they are. Those
     /// of nodes that rules keep in float are, unless a rule says otherwise.
     pub fn stored_as(&self, model: &Model, node: NodeId) -> Option<DType> {
-        let kept = || self.wishes.keeps_float(model, node).map(|_| FloatWeights::Keep);
+        // Nodes that shall read codes, and have no kernel that does, are float for want of it.
+        let coded = self.weight_only_of.contains_key(&node);
+        let kept = || self.wishes.keeps_float(model, node).filter(|_| !coded).map(|_| FloatWeights::Keep);
         self.float_weights_of.get(&node).copied().or_else(kept).unwrap_or(self.float_weights).dtype()
     }
 
@@ -139,8 +141,11 @@ impl Resolved {
 
 impl Settings {
     /// Checks the configuration, loads its target and compiles its rules.
-    pub fn new(config: Config) -> Result<Self> {
+    pub fn new(mut config: Config) -> Result<Self> {
         config.check()?;
+        if config.mode == Mode::WeightOnly && config.everywhere {
+            (config.weight_only.others, config.everywhere) = (config::Others::Bits, false);
+        }
         let target = on_cpu(Target::load(&config.target)?, config.cpu.as_deref())?;
         check_target(&config, &target)?;
         let compile =

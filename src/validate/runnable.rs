@@ -4,7 +4,10 @@ use super::widened::widened;
 use crate::{
     error::{ErrorKind, Result},
     ir::Model,
-    passes::{Context, convert_opset, inline_functions, lift_constants, raise, raise_qoperators, remove_empty_inputs},
+    passes::{
+        Context, convert_opset, inline_functions, lift_constants, raise, raise_gather_blocks, raise_matmul_nbits,
+        raise_qoperators, remove_empty_inputs,
+    },
     runtime::Runtime,
 };
 
@@ -29,6 +32,9 @@ pub(super) fn in_runnable_form<T>(
         // Integer products stay: they are exact as they are, and their float form is so but for rounding.
         lift_constants::run(&mut plain, &mut cx)?;
         raise_qoperators::run(&mut plain, &mut cx)?;
+        // tract has operators of its own for these, whose scales are rounded to 16 bits.
+        raise_matmul_nbits::run(&mut plain, &mut cx)?;
+        raise_gather_blocks::run(&mut plain, &mut cx)?;
     }
     let error = match work(&plain) {
         Err(error) if error.kind() == ErrorKind::Runtime => error,

@@ -161,7 +161,8 @@ impl<'a> Layer<'a> {
             let weights = numbers.rows(self.layout, part.clone());
             if let Some(odd) = weights.iter().position(|w| !w.is_finite()) {
                 let at = self.layout.place(part.start + odd / depth, odd % depth);
-                return Err(Error::data(format!("its element {at} is {}, which has no code", weights[odd])));
+                return Err(Error::data(format!("its element {at} is {}, which has no code", weights[odd]))
+                    .help("keep the node in float with --keep-float, or mend the weight"));
             }
             let found = (round.part)(&Part { layer: self, weights: &weights, factors: factors.as_ref() })?;
             let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);

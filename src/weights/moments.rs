@@ -8,7 +8,7 @@ use super::gram::Gram;
 use crate::quant::arith::dot;
 
 /// How the elements of a weight meet what the layer reads: each output adds products along the depth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Layout {
     /// Outputs of all groups together.
     pub outs: usize,

@@ -27,12 +27,13 @@ pub fn in_blocks(part: &Part<'_>) -> Result<Blocks> {
     let mut found = Blocks { codes: Vec::with_capacity(part.weights.len()), scales: Vec::new(), zeros: Vec::new() };
     for block in part.outputs().flat_map(|row| row.chunks(part.layer.block)) {
         let threshold = threshold(block);
+        let scale = magnitude(block.iter().map(|w| w.abs()).filter(|m| *m > threshold));
         found.codes.extend(block.iter().map(|&w| match w {
-            _ if w.abs() <= threshold => zero,
+            _ if w.abs() <= threshold || scale.is_none() => zero,
             _ if w < 0.0 => zero - 1,
             _ => zero + 1,
         }));
-        found.scales.push(magnitude(block.iter().map(|w| w.abs()).filter(|m| *m > threshold)));
+        found.scales.push(scale.unwrap_or(1.0));
         found.zeros.push(zero);
     }
     Ok(found)
@@ -56,6 +57,15 @@ mod tests {
         quant::pack,
         weights::{Grid, Layer, Layout, by_name},
     };
+
+    #[test]
+    fn blocks_of_zeros_stay_zeros() {
+        for algorithm in ["binary", "ternary"] {
+            let (codes, scales) = rounded(algorithm, &[0.0, -0.0, 0.5, -1.5, 1e-41, -1e-41], 2);
+            assert_eq!(codes, [0, 0, 1, -1, 0, 0], "{algorithm}");
+            assert_eq!(scales, [1.0, 1.0, 1.0], "{algorithm}");
+        }
+    }
 
     fn rounded(algorithm: &str, weights: &[f32], block: usize) -> (Vec<i32>, Vec<f32>) {
         let layout = Layout { outs: 1, depth: weights.len(), groups: 1, depth_first: false };

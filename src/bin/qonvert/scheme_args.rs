@@ -6,7 +6,7 @@ use clap::Args;
 use qonvert::{
     Error,
     calibrate::dataset::{Channels, Layout},
-    config::{Config, FloatWeights, Format, Mode, Numbers, Others, Precision, Rule, Size, StackTraces, share},
+    config::{Config, FloatWeights, Format, Mode, Numbers, Precision, Rule, Size, StackTraces, share},
     files::{self, Files},
     ir::DType,
     scheme::Settings,
@@ -246,9 +246,6 @@ impl SchemeArgs {
         set(&mut config.weight_only.bits, self.bits);
         config.weight_only.ternary |= self.ternary;
         set(&mut config.weight_only.block_size, self.block_size);
-        if config.mode == Mode::WeightOnly && self.everywhere {
-            config.weight_only.others = Others::Bits;
-        }
         set(&mut config.weight_only.table_bits, self.table_bits);
         config.weight_only.symmetric |= self.no_zero_points;
         config.weight_only.target_bits = self.target_bits.or(config.weight_only.target_bits);
@@ -256,7 +253,7 @@ impl SchemeArgs {
         config.weight.per_channel &= !self.per_tensor;
         config.activation.symmetric |= self.symmetric;
         config.weight.reduce_range |= self.reduce_range;
-        config.everywhere |= self.everywhere && config.mode != Mode::WeightOnly;
+        config.everywhere |= self.everywhere;
         if self.keep_float_weights {
             config.float_weights = FloatWeights::Keep;
         }
