@@ -157,6 +157,21 @@ fn no_algorithm_is_worse_than_the_nearest_codes() {
     }
 }
 
+/// Whatever size is asked for, little of it is left.
+#[test]
+fn a_size_that_is_asked_for_is_used_up() {
+    let model = net(17, 48);
+    for step in 0..24 {
+        let target = 9000 + 211 * step;
+        let mut config = config(4, true, "rtn");
+        config.weight_only.table_bits = 8;
+        config.weight_only.target_size = Some(Size::Bytes(target));
+        let (written, _, _) = quantized(&model, config, false);
+        let size = onnx_file::to_bytes(&written).expect("it encodes").len() as u64;
+        assert!(size <= target && size * 10 > target * 9, "{size} bytes, {target} were asked for");
+    }
+}
+
 /// What awq does to a layer that reads channels of very different sizes, behind a gain that can take the factors in.
 #[test]
 fn awq_makes_weights_finer_where_much_is_read() {

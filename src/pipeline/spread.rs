@@ -434,7 +434,8 @@ fn by_size(
             }
             false => {
                 exceeds = exceeds.min(budget);
-                budget.saturating_sub(now - target)
+                // Any budget down to what these choices take gives the same ones.
+                bytes(&picked).saturating_sub(now - target)
             }
         };
         budget = if next > fits && next < exceeds { next } else { fits + (exceeds.saturating_sub(fits)) / 2 };
