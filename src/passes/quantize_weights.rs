@@ -75,13 +75,16 @@ fn needed(model: &Model) -> Option<i64> {
     model.all_nodes().into_iter().filter_map(bits).max()
 }
 
+/// A weight, the graph that reads it, how it lies and is quantized, and whether its codes lie as `[outs, depth]`.
+type Key = (ValueId, GraphId, Layout, FewBits, bool);
+
 struct Rounder<'a> {
     model: &'a mut Model,
     known: &'a KnownReads,
     /// Weights are rounded when they are written.
     deferred: bool,
-    /// Codes, scales and zero points of weights, by how they lie and are quantized, and whether the codes lie as `[outs, depth]`.
-    rounded: HashMap<(ValueId, GraphId, Layout, FewBits, bool), [Option<ValueId>; 3]>,
+    /// Codes, scales and zero points of weights.
+    rounded: HashMap<Key, [Option<ValueId>; 3]>,
 }
 
 impl Rounder<'_> {
