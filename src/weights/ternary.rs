@@ -61,9 +61,9 @@ mod tests {
     #[test]
     fn blocks_of_zeros_stay_zeros() {
         for algorithm in ["binary", "ternary"] {
-            let (codes, scales) = rounded(algorithm, &[0.0, -0.0, 0.5, -1.5, 1e-41, -1e-41], 2);
+            let (codes, scales) = rounded(algorithm, &[0.0, -0.0, 1.5, -1.5, 1e-41, -1e-41], 2);
             assert_eq!(codes, [0, 0, 1, -1, 0, 0], "{algorithm}");
-            assert_eq!(scales, [1.0, 1.0, 1.0], "{algorithm}");
+            assert_eq!(scales, [1.0, 1.5, 1.0], "{algorithm}");
         }
     }
 
