@@ -22,6 +22,7 @@ mod measure;
 mod narrow;
 mod nearest;
 mod not_finite;
+mod observed;
 mod planner;
 mod prices;
 mod promised;
@@ -237,40 +238,11 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     let (measured, noticed) =
         measure::measure(job, [&original, &model], &resolved, data, &cx, &mut outcome, &mut clock)?;
     cx.diagnostics.extend(noticed);
-    clock.step("rewrite");
     cx.options.stream_weights = (dataset.is_none() && evaluation.is_none()).then_some(STREAMED);
     let promises = promised::promises(&model, &outcome.plan);
     let left = already::left(&model, &outcome.plan, &job.settings.target);
-    cx.plan = Some(outcome.plan);
-    for stage in measure::STAGES {
-        passes::run_stage(stage, &mut model, &mut cx)?;
-    }
-    clock.step("");
-    let plan = cx.plan.unwrap_or_default();
-    let (dataset, proof_samples, held_out) = match evaluation {
-        Some(data) => (Some(data), evaluated, job.evaluation != job.data),
-        None => (dataset, outcome.proof_samples, outcome.held_out),
-    };
-    Ok(Quantized {
-        original,
-        model,
-        plan,
-        known: cx.known,
-        measured,
-        placement: outcome.placement,
-        auto: outcome.auto,
-        dataset,
-        table: outcome.table,
-        samples: outcome.samples,
-        proof_samples,
-        held_out,
-        diagnostics: cx.diagnostics,
-        stages: clock.stages,
-        promises,
-        broken,
-        uneven: outcome.uneven,
-        left,
-    })
+    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken };
+    Ok(Quantized { measured, promises, left, ..end.rewritten(job, outcome, evaluated)? })
 }
 
 /// The options of the passes.

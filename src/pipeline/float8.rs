@@ -2,27 +2,24 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Clock, Job, Quantized, before, fit, measure::STAGES, planner, start::Start};
+use super::{Clock, Job, Outcome, Quantized, before, fit, observed::Observed, planner, start::Start};
 use crate::{
     calibrate::{
         collect::{Watch, collect},
         dataset::{Dataset, Split},
         means::{Axis, ChannelMeans},
-        observers::Observer,
         table::Table,
     },
     diagnostics::Diagnostic,
-    error::{Error, Result},
+    error::Result,
     ir::{DType, Model, NodeId, ValueId},
-    passes,
     plan::{self, Float8Node, Float8Task, KnownReads, Plan, decide_float8, float8_nodes},
     scheme::Resolved,
 };
 
 /// Reads, prepares, calibrates, decides and rewrites; writes nothing.
 pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
-    let target = &job.settings.target;
-    let Start { mut clock, original, mut model, resolved, mut cx, dataset, evaluation, broken } = super::start(job)?;
+    let Start { mut clock, original, model, resolved, mut cx, dataset, evaluation, broken } = super::start(job)?;
     let Some(data) = &dataset else {
         return Err(before::no_data(&job.settings.config));
     };
@@ -31,38 +28,13 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
     let mut calibrated = Calibrated { job, model: &model, resolved: &resolved, data, samples: &samples };
     let (plan, table, known) = calibrated.plan(&mut clock, &mut cx.diagnostics)?;
     cx.known = known;
-    cx.plan = Some(plan);
-    clock.step("rewrite");
-    for stage in STAGES {
-        passes::run_stage(stage, &mut model, &mut cx)?;
-    }
-    clock.step("");
-    let plan = cx.plan.unwrap_or_default();
-    cx.diagnostics.extend(before::no_float8(target, dtype).filter(|_| plan.has_float8()));
-    let (dataset, proof_samples, held_out) = match evaluation {
-        Some(data) => (Some(data), evaluated.unwrap_or_default(), job.evaluation != job.data),
-        None => (dataset, split.validation, split.held_out),
-    };
-    Ok(Quantized {
-        original,
-        model,
-        plan,
-        known: cx.known,
-        measured: None,
-        placement: None,
-        auto: None,
-        dataset,
-        table,
-        samples,
-        proof_samples,
-        held_out,
-        diagnostics: cx.diagnostics,
-        stages: clock.stages,
-        promises: Vec::new(),
-        left: Vec::new(),
-        broken,
-        uneven: 0,
-    })
+    let (proof_samples, held_out) = (split.validation, split.held_out);
+    let outcome = Outcome { plan, table, samples, proof_samples, held_out, ..Outcome::default() };
+    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken };
+    let mut done = end.rewritten(job, outcome, evaluated.unwrap_or_default())?;
+    let slow = before::no_float8(&job.settings.target, dtype).filter(|_| done.plan.has_float8());
+    done.diagnostics.extend(slow);
+    Ok(done)
 }
 
 /// A prepared model and the samples to look at.
@@ -88,27 +60,9 @@ impl Calibrated<'_> {
             watches = collect(job.runtime, model, watches, self.samples, &|i| self.data.sample(i), &progress)?;
         }
         clock.step("decide");
-        let mut observed: BTreeMap<ValueId, Observer> = BTreeMap::new();
-        for watch in watches {
-            let name = model.value(watch.value).name();
-            table.input_means.extend(watch.means.and_then(|m| m.means()).map(|m| (name.to_owned(), m)));
-            observed.extend(watch.observer.map(|o| (watch.value, o)));
-        }
-        let mut plan = decide_float8(&task, |v, types| {
-            if let Some(range) = resolved.ranges.get(&v) {
-                return Ok(*range);
-            }
-            let name = model.value(v).name();
-            if let Some(observer) = observed.get(&v) {
-                table.insert(name, observer, types)?;
-            }
-            table.get(name).ok_or_else(|| Error::bug("a value was not observed").value(name))
-        })?;
-        for found in observed.iter().flat_map(|(v, o)| o.stats().diagnose(model.value(*v).name())) {
-            // Inputs were looked at before, on fewer samples.
-            noticed.retain(|d| d.code != found.code || d.subject != found.subject);
-            noticed.push(found);
-        }
+        let observed = Observed::of(model, watches, &mut table);
+        let mut plan = decide_float8(&task, |v, types| observed.range(model, resolved, &mut table, v, types))?;
+        observed.diagnose(model, noticed);
         if resolved.correct_bias {
             plan.input_means.clone_from(&table.input_means);
         }

@@ -1,17 +1,16 @@
 //! A model in 16-bit floats: which nodes can be, by data where there are some, and the change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use super::{
-    Clock, Job, Quantized, before, half_answers,
-    measure::STAGES,
+    Clock, Job, Outcome, Quantized, before, half_answers,
     planner::{self, Task},
     start::{Start, start},
     thin,
 };
 use crate::{
     calibrate::{
-        Dataset, Table,
+        Dataset,
         dataset::Split,
         halves::{Rounding, roundings},
     },
@@ -19,8 +18,7 @@ use crate::{
     diagnostics::Diagnostic,
     error::Result,
     ir::{DType, Model, ValueId},
-    passes,
-    plan::{ForAnswers, HalfTask, KnownReads, Plan, decide_halves, half_values},
+    plan::{ForAnswers, HalfTask, Plan, decide_halves, half_values},
     report::Auto,
     target::HalfForm,
 };
@@ -30,7 +28,7 @@ const LOOKED_AT: usize = 64;
 
 /// Reads, prepares, looks at values, decides and rewrites; writes nothing.
 pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
-    let Start { mut clock, original, mut model, resolved, mut cx, dataset, evaluation, broken } = start(job)?;
+    let Start { mut clock, original, model, resolved, mut cx, dataset, evaluation, broken } = start(job)?;
     let evaluated = evaluation.as_ref().map(|d| planner::proof_samples(job, d, &mut cx.diagnostics)).transpose()?;
     let (mut samples, split) = match &dataset {
         Some(data) => planner::samples(job, data, &mut cx.diagnostics)?,
@@ -47,37 +45,18 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
             make(task, dtype, (&samples, &split), &mut clock, &mut cx.diagnostics)?
         }
     };
-    clock.step("rewrite");
-    cx.plan = Some(plan);
-    for stage in STAGES {
-        passes::run_stage(stage, &mut model, &mut cx)?;
-    }
-    clock.step("");
-    cx.diagnostics.extend(before::half_speed(&job.settings.target, dtype));
-    let (dataset, proof_samples, held_out) = match evaluation {
-        Some(data) => (Some(data), evaluated.unwrap_or_default(), job.evaluation != job.data),
-        None => (dataset, split.validation, split.held_out),
-    };
-    Ok(Quantized {
-        original,
-        model,
-        plan: cx.plan.unwrap_or_default(),
-        known: Arc::new(KnownReads::default()),
-        measured: None,
-        placement: None,
+    let outcome = Outcome {
+        plan,
         auto,
-        dataset,
-        table: Table::default(),
         samples,
-        proof_samples,
-        held_out,
-        diagnostics: cx.diagnostics,
-        stages: clock.stages,
-        promises: Vec::new(),
-        left: Vec::new(),
-        broken,
-        uneven: 0,
-    })
+        proof_samples: split.validation,
+        held_out: split.held_out,
+        ..Outcome::default()
+    };
+    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken };
+    let mut done = end.rewritten(job, outcome, evaluated.unwrap_or_default())?;
+    done.diagnostics.extend(before::half_speed(&job.settings.target, dtype));
+    Ok(done)
 }
 
 /// Looks at the values of the data, decides, and judges by the answers.

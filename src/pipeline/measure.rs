@@ -15,7 +15,12 @@ use crate::{
 };
 
 /// The stages that carry a plan out.
-pub(super) const STAGES: [Stage; 4] = [Stage::Adjust, Stage::Insert, Stage::Lower, Stage::Cleanup];
+const STAGES: [Stage; 4] = [Stage::Adjust, Stage::Insert, Stage::Lower, Stage::Cleanup];
+
+/// Carries out the plan in the context.
+pub(super) fn carry_out(model: &mut Model, cx: &mut Context) -> Result<()> {
+    STAGES.iter().try_for_each(|&stage| passes::run_stage(stage, model, cx).map(drop))
+}
 
 /// Puts back into float what does not gain, if that is asked for.
 pub(super) fn measure(
@@ -46,7 +51,7 @@ pub(super) fn measure(
         let mut model = prepared.clone();
         let mut cx =
             Context { plan: Some(plan), options: cx.options.clone(), known: cx.known.clone(), ..Context::default() };
-        STAGES.iter().try_for_each(|&stage| passes::run_stage(stage, &mut model, &mut cx).map(drop))?;
+        self::carry_out(&mut model, &mut cx)?;
         Ok(model)
     };
     let store_weights = |plan: &mut Plan| {

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Clock, Job, Outcome, auto, dynamic, fit, narrow, nearest, split, thin, trace_shapes, weight_only};
+use super::{
+    Clock, Job, Outcome, auto, dynamic, fit, narrow, nearest, observed::Observed, split, thin, trace_shapes,
+    weight_only,
+};
 use crate::{
     analysis::placement::{self, Decision, Placement, Shapes, Wishes},
     calibrate::{
@@ -14,7 +17,7 @@ use crate::{
         collect::{Watch, collect},
         dataset::{Dataset, Split, split_of},
         means::{Axis, ChannelMeans},
-        observers::{self, Observer},
+        observers,
         table::Table,
     },
     diagnostics::Diagnostic,
@@ -219,27 +222,11 @@ impl<'a> Planner<'a> {
         }
         clock.step("decide");
         let table = &mut self.table;
-        let mut observed: BTreeMap<ValueId, Observer> = BTreeMap::new();
-        for watch in watches {
-            let name = model.value(watch.value).name();
-            table.input_means.extend(watch.means.and_then(|m| m.means()).map(|m| (name.to_owned(), m)));
-            observed.extend(watch.observer.map(|o| (watch.value, o)));
-        }
+        let observed = Observed::of(model, watches, table);
         let mut plan = plan::decide(model, &job.settings.target, &placement, &resolved.scheme, |v, types| {
-            if let Some(range) = resolved.ranges.get(&v) {
-                return Ok(*range);
-            }
-            let name = model.value(v).name();
-            if let Some(observer) = observed.get(&v) {
-                table.insert(name, observer, types)?;
-            }
-            table.get(name).ok_or_else(|| Error::bug("a value was not observed").value(name))
+            observed.range(model, resolved, table, v, types)
         })?;
-        for found in observed.iter().flat_map(|(v, o)| o.stats().diagnose(model.value(*v).name())) {
-            // Inputs were looked at before, on fewer samples.
-            self.diagnostics.retain(|d| d.code != found.code || d.subject != found.subject);
-            self.diagnostics.push(found);
-        }
+        observed.diagnose(model, &mut self.diagnostics);
         let idle = self.idle_observer(&placement, observed.is_empty());
         self.diagnostics.extend(idle.filter(|i| !self.diagnostics.contains(i)));
         weight_only::add(model, &mut plan, resolved, job, self.task.dataset.is_some());

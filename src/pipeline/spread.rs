@@ -7,11 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     sync::Arc,
 };
 
-use super::{Clock, Job, fit, measure::STAGES, thin, weight_only};
+use super::{Clock, Job, fit, measure::carry_out, thin, weight_only};
 use crate::{
     calibrate::Dataset,
     config::{RuleWeightOnly, WeightOnly},
@@ -36,8 +35,6 @@ const BLOCKS: [usize; 3] = [1, 2, 4];
 const OUTPUTS: usize = 32;
 /// Samples that the answers are compared on.
 const SAMPLES: usize = 8;
-/// Bytes of rounded weights in memory at a time.
-const AT_A_TIME: usize = 256 << 20;
 /// How often the size is computed anew, at most: what names and types take differs a little from choice to choice.
 const ROUNDS: usize = 12;
 /// It is near enough when less than this part of it is left.
@@ -309,7 +306,7 @@ fn measured(
     for (k, bits) in TRIED.into_iter().enumerate() {
         let tried: Vec<usize> =
             (0..units.len()).filter(|&u| can(&units[u]) && units[u].first(bits).is_some()).collect();
-        for batch in batches(&tried, |u| bytes(&units[u])) {
+        for batch in noise::batches(tried.iter().map(|&u| bytes(&units[u]))) {
             let mut trials = Vec::new();
             for &u in &tried[batch.clone()] {
                 let (unit, value) = (&units[u], model.value(units[u].weight));
@@ -319,8 +316,7 @@ fn measured(
                 let reads = known.and_then(|k| k.of(value.name()).reads());
                 let layer = Layer::new(unit.layout, how.block_size, how.grid()?, reads);
                 let rounded = layer.round_trip(tensor, mse).map_err(|e| e.value(value.name()))?;
-                let instead =
-                    |&n: &NodeId| -> Instead { (n, usize::from(!model.node(n).is("Gather")), rounded.clone()) };
+                let instead = |&n: &NodeId| -> Instead { (n, plan::weight_input(model, n), rounded.clone()) };
                 trials.push(unit.nodes.iter().map(instead).collect());
             }
             let (all, before) = (TRIED.len() * tried.len(), k * tried.len() + batch.start);
@@ -337,22 +333,6 @@ fn measured(
         }
     }
     Ok(found)
-}
-
-/// Runs of units whose rounded weights may be in memory together.
-fn batches(units: &[usize], bytes: impl Fn(usize) -> usize) -> Vec<Range<usize>> {
-    let (mut found, mut start, mut sum) = (Vec::new(), 0, 0);
-    for (i, &u) in units.iter().enumerate() {
-        if i > start && sum + bytes(u) > AT_A_TIME {
-            found.push(start..i);
-            (start, sum) = (i, 0);
-        }
-        sum += bytes(u);
-    }
-    if start < units.len() {
-        found.push(start..units.len());
-    }
-    found
 }
 
 /// Which outputs no other output is computed from: keys and values that a language model hands on count by what its answer makes
@@ -407,7 +387,7 @@ fn by_size(
         let mut model = model.clone();
         let options_of_passes = passes::Options { stream_weights: Some(0), ..cx.options.clone() };
         let mut cx = Context { plan: Some(plan), options: options_of_passes, ..Context::default() };
-        STAGES.iter().try_for_each(|&stage| passes::run_stage(stage, &mut model, &mut cx).map(drop))?;
+        carry_out(&mut model, &mut cx)?;
         onnx_file::written_len(&model, options)
     };
     let bytes = |picked: &[usize]| costs.iter().zip(picked).map(|(c, &p)| c[p].bytes).sum::<u64>();

@@ -1,8 +1,9 @@
-//! The first steps of the job, whatever numbers the model is brought into: reading, preparing, opening data.
+//! The first steps of the job, whatever numbers the model is brought into (reading, preparing, opening data), and the last one:
+//! carrying the plan out.
 
 use std::time::Instant;
 
-use super::{Clock, Job, before, float8_opset, not_finite, options, prepare};
+use super::{Clock, Job, Outcome, Quantized, before, float8_opset, measure::carry_out, not_finite, options, prepare};
 use crate::{calibrate::Dataset, error::Result, ir::Model, onnx_file, passes::Context, plan::Plan, scheme::Resolved};
 
 /// What the first steps give.
@@ -59,4 +60,39 @@ pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
     cx.diagnostics.extend(before::idle_beside_halves(config));
     cx.diagnostics.extend(before::idle_beside_float8(config));
     Ok(Start { clock, original, model, resolved, cx, dataset, evaluation, broken })
+}
+
+impl Start<'_> {
+    /// The model as the plan of the outcome has it, with what the proof needs. `evaluated` are the samples of the evaluation data to
+    /// compare on.
+    pub(super) fn rewritten(mut self, job: &Job<'_>, outcome: Outcome, evaluated: Vec<usize>) -> Result<Quantized> {
+        self.clock.step("rewrite");
+        self.cx.plan = Some(outcome.plan);
+        carry_out(&mut self.model, &mut self.cx)?;
+        self.clock.step("");
+        let (dataset, proof_samples, held_out) = match self.evaluation {
+            Some(data) => (Some(data), evaluated, job.evaluation != job.data),
+            None => (self.dataset, outcome.proof_samples, outcome.held_out),
+        };
+        Ok(Quantized {
+            original: self.original,
+            model: self.model,
+            plan: self.cx.plan.unwrap_or_default(),
+            known: self.cx.known,
+            measured: None,
+            placement: outcome.placement,
+            auto: outcome.auto,
+            dataset,
+            table: outcome.table,
+            samples: outcome.samples,
+            proof_samples,
+            held_out,
+            diagnostics: self.cx.diagnostics,
+            stages: self.clock.stages,
+            promises: Vec::new(),
+            broken: self.broken,
+            uneven: outcome.uneven,
+            left: Vec::new(),
+        })
+    }
 }

@@ -70,10 +70,7 @@ fn scale(
     let plan = planned(job, model, resolved, &Chosen::new(), data.is_some())?;
     let (known, noticed) = fit::know(job, model, &plan, data)?;
     cx.diagnostics.extend(noticed);
-    let of = |&n: &NodeId| {
-        let out = model.node(n).output(0)?;
-        Some((n, plan.nodes.get(model.value(out).name())?.few_bits.clone()?))
-    };
+    let of = |&n: &NodeId| Some((n, plan::entry(model, &plan, n)?.few_bits.clone()?));
     let few = nodes.iter().filter_map(of).collect();
     let factors = plan::awq(&plan::AwqTask { model, few: &few, known: &known })?;
     let note = match factors.len() {

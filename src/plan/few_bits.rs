@@ -169,8 +169,12 @@ fn odd(model: &Model, id: NodeId, weight: &Tensor) -> String {
 
 /// The value of a node that has the weight.
 pub fn weight_of(model: &Model, id: NodeId) -> Option<ValueId> {
-    let node = model.node(id);
-    node.input(usize::from(!node.is("Gather")))
+    model.node(id).input(weight_input(model, id))
+}
+
+/// The number of the input that has it.
+pub fn weight_input(model: &Model, id: NodeId) -> usize {
+    usize::from(!model.node(id).is("Gather"))
 }
 
 /// Refuses what cannot be carried out.

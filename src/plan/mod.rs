@@ -34,7 +34,8 @@ pub use awq::{AwqTask, awq};
 pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
 pub use factors::{ChannelFactors, TakenBy};
 pub use few_bits::{
-    BLOCK_SIZES, FewBits, check as check_few_bits, layout as few_bits_layout, weight_of, weights_in_few_bits,
+    BLOCK_SIZES, FewBits, check as check_few_bits, layout as few_bits_layout, weight_input, weight_of,
+    weights_in_few_bits,
 };
 pub use float8::{Float8Node, Float8Task, NO_FLOAT8, decide_float8, float8_nodes};
 pub use fragile::{fragile_weights, gated_products};
@@ -46,7 +47,7 @@ pub use regions::Regions;
 pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
 pub use spread::{Cost, spread};
 pub use store::store_float_weights;
-pub use units::{Readings, Units, form};
+pub use units::{Readings, Units, entry, form};
 
 use crate::{
     calibrate::Means,

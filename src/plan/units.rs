@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Form, Plan, Readers, Regions};
+use super::{Form, NodePlan, Plan, Readers, Regions};
 use crate::{
     ir::{Model, NodeId, Use, ValueId},
     ops::{self, Class, Role},
@@ -162,8 +162,13 @@ impl Joined {
 
 /// What becomes of a node of the main graph; `None` if the plan does not speak of it.
 pub fn form(model: &Model, plan: &Plan, node: NodeId) -> Option<Form> {
+    entry(model, plan, node).map(|n| n.becomes)
+}
+
+/// What the plan says of a node.
+pub fn entry<'p>(model: &Model, plan: &'p Plan, node: NodeId) -> Option<&'p NodePlan> {
     let out = model.node(node).outputs().iter().copied().flatten().next()?;
-    plan.nodes.get(model.value(out).name()).map(|n| n.becomes)
+    plan.nodes.get(model.value(out).name())
 }
 
 /// Whether what a node makes has the codes of what it reads.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    noise::{MOST_BYTES, of_trials},
+    noise::{batches, constant_bytes, of_trials},
     rounded::Twin,
     switches::{Switches, When},
 };
@@ -27,28 +27,21 @@ pub fn measure(
     samples: &[usize],
     progress: &Progress<'_>,
 ) -> Result<HalfNoise> {
-    let (mut found, mut some, mut bytes) = (HalfNoise::new(), BTreeSet::new(), 0);
-    let mut wanted = wanted.iter().peekable();
-    while let Some(&source) = wanted.next() {
-        bytes += constant_bytes(prepared, source);
-        some.insert(source);
-        if bytes >= MOST_BYTES || wanted.peek().is_none() {
-            let (model, sources) = switchable(prepared, answers, dtype, &some)?;
-            if !sources.is_empty() {
-                let sets = (0..sources.len()).map(|number| vec![number]).collect();
-                let noise = of_trials(prepared, model, sets, data, samples, progress)?;
-                found.extend(sources.into_iter().zip(noise));
-            }
-            some.clear();
-            bytes = 0;
+    let mut found = HalfNoise::new();
+    let wanted: Vec<HalfSource> = wanted.iter().copied().collect();
+    let bytes = |source: &HalfSource| match source {
+        HalfSource::Constants(n) => constant_bytes(prepared, *n),
+        HalfSource::Value(_) => 0,
+    };
+    for batch in batches(wanted.iter().map(bytes)) {
+        let (model, sources) = switchable(prepared, answers, dtype, &wanted[batch].iter().copied().collect())?;
+        if !sources.is_empty() {
+            let sets = (0..sources.len()).map(|number| vec![number]).collect();
+            let noise = of_trials(prepared, model, sets, data, samples, progress)?;
+            found.extend(sources.into_iter().zip(noise));
         }
     }
     Ok(found)
-}
-
-fn constant_bytes(model: &Model, source: HalfSource) -> usize {
-    let HalfSource::Constants(n) = source else { return 0 };
-    (0..model.node(n).inputs().len()).filter_map(|i| model.constant_input(n, i)).map(Tensor::byte_len).sum()
 }
 
 /// The model in which the rounding of each source can be chosen, by its number in the list of them.

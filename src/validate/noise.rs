@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -74,26 +75,37 @@ pub fn measure(
     samples: &[usize],
     progress: &Progress<'_>,
 ) -> Result<Noise> {
-    let (mut found, mut some, mut bytes) = (Noise::default(), BTreeSet::new(), 0);
-    let mut wanted = wanted.iter().peekable();
-    while let Some(source) = wanted.next() {
-        bytes += constant_bytes(prepared, source);
-        some.insert(source.clone());
-        if bytes >= MOST_BYTES || wanted.peek().is_none() {
-            found.0.extend(measure_some(prepared, plan, known, &some, data, samples, progress)?.0);
-            some.clear();
-            bytes = 0;
-        }
+    let mut found = Noise::default();
+    let wanted: Vec<&Source> = wanted.iter().collect();
+    for batch in batches(wanted.iter().map(|s| s.node().map_or(0, |n| constant_bytes(prepared, n)))) {
+        let some = wanted[batch].iter().copied().cloned().collect();
+        found.0.extend(measure_some(prepared, plan, known, &some, data, samples, progress)?.0);
     }
     Ok(found)
 }
 
 /// Bytes of rounded constants beside those of the model, about, that are in memory at a time.
-pub(super) const MOST_BYTES: usize = 256 << 20;
+const MOST_BYTES: usize = 256 << 20;
 
-fn constant_bytes(model: &Model, source: &Source) -> usize {
-    let Some(n) = source.node() else { return 0 };
-    (0..model.node(n).inputs().len()).filter_map(|i| model.constant_input(n, i)).map(Tensor::byte_len).sum()
+/// Runs of what is tried, each of as many bytes of constants as may be in memory together.
+pub fn batches(bytes: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
+    let (mut found, mut start, mut end, mut sum) = (Vec::new(), 0, 0, 0usize);
+    for bytes in bytes {
+        (end, sum) = (end + 1, sum.saturating_add(bytes));
+        if sum >= MOST_BYTES {
+            found.push(start..end);
+            (start, sum) = (end, 0);
+        }
+    }
+    if start < end {
+        found.push(start..end);
+    }
+    found
+}
+
+/// Bytes of the constants that a node reads.
+pub(super) fn constant_bytes(model: &Model, node: NodeId) -> usize {
+    (0..model.node(node).inputs().len()).filter_map(|i| model.constant_input(node, i)).map(Tensor::byte_len).sum()
 }
 
 fn measure_some(

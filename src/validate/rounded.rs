@@ -146,12 +146,11 @@ fn in_few_bits(prepared: &Model, plan: &Plan, known: &KnownReads, id: NodeId) ->
     if form(prepared, plan, id) != Some(Form::WeightOnly) {
         return Ok(None);
     }
-    let entry = prepared.node(id).output(0).and_then(|v| plan.nodes.get(prepared.value(v).name()));
-    let how = entry.and_then(|e| e.few_bits.as_ref());
+    let how = plan::entry(prepared, plan, id).and_then(|e| e.few_bits.as_ref());
     let Some((how, weight)) = how.zip(plan::weight_of(prepared, id)) else { return Ok(None) };
     let value = prepared.value(weight);
     let Some((layout, tensor)) = plan::few_bits_layout(prepared, id).zip(value.constant()) else { return Ok(None) };
     let layer = Layer::new(layout, how.block_size, how.grid()?, known.of(value.name()).reads());
     let real = layer.round_trip(tensor, weights::by_name(&how.algorithm)?).map_err(|e| e.value(value.name()))?;
-    Ok(Some((usize::from(!prepared.node(id).is("Gather")), real)))
+    Ok(Some((plan::weight_input(prepared, id), real)))
 }

@@ -13,7 +13,7 @@ use super::{
     Reference,
     labels::Labels,
     losses::{Loss, Losses},
-    noise::MOST_BYTES,
+    noise::{self, constant_bytes},
     rounded::{Carried, Twin},
     sensitivity::Task,
     switches::{Switches, When},
@@ -74,20 +74,9 @@ fn numbers(owners: &[BTreeSet<usize>], asked: impl Fn(&BTreeSet<usize>) -> bool)
 
 /// Units whose constants may be in memory twice at a time, and at least one batch, of none, for the whole.
 fn batches(model: &Model, units: &Units) -> Vec<Range<usize>> {
-    let (mut found, mut start, mut bytes) = (Vec::new(), 0, 0usize);
-    for (u, nodes) in units.nodes.iter().enumerate() {
-        let inputs = nodes.iter().flat_map(|&n| (0..model.node(n).inputs().len()).map(move |i| (n, i)));
-        let constants = inputs.filter_map(|(n, i)| model.constant_input(n, i));
-        bytes = bytes.saturating_add(constants.map(Tensor::byte_len).sum());
-        if bytes >= MOST_BYTES {
-            found.push(start..u + 1);
-            (start, bytes) = (u + 1, 0);
-        }
-    }
-    if start < units.nodes.len() || found.is_empty() {
-        found.push(start..units.nodes.len());
-    }
-    found
+    let bytes = |nodes: &Vec<NodeId>| nodes.iter().map(|&n| constant_bytes(model, n)).sum::<usize>();
+    let found = noise::batches(units.nodes.iter().map(bytes));
+    if found.is_empty() { std::iter::once(0..0).collect() } else { found }
 }
 
 /// The units of each number that can be chosen.

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::{
     Algorithm, Layout, Reads,
     factor::Factor,
-    moments::{Half, cost, with_shares},
-    rows::{Row, TOGETHER},
+    moments::{Half, with_shares},
+    rows::{self, Row, TOGETHER},
 };
 use crate::{
     error::{Error, Result},
@@ -310,11 +310,9 @@ impl Part<'_> {
         let halves = with_shares(halves);
         let costs = |blocks: &Blocks| -> Vec<f64> {
             let cost_of = |batch: &[Row]| {
-                let errors: Vec<Vec<f32>> = batch.iter().map(Row::errors).collect();
-                let slices: Vec<&[f32]> = errors.iter().map(Vec::as_slice).collect();
-                let mut costs = vec![0.0; errors.len()];
+                let mut costs = vec![0.0; batch.len()];
                 for (half, share) in halves {
-                    let own = errors.iter().zip(half.slopes(&slices)).map(|(e, s)| cost(e, &s));
+                    let own = rows::costs(batch, half);
                     costs.iter_mut().zip(own).for_each(|(sum, c)| *sum += f64::from(share) * c);
                 }
                 costs

@@ -16,9 +16,9 @@ use super::{
     adaround::descend,
     blocks::{Blocks, Grid, Part, code},
     factor::Factor,
-    moments::{Half, cost, with_shares},
+    moments::{Half, with_shares},
     mse,
-    rows::{Row, TOGETHER},
+    rows::{Row, TOGETHER, costs},
 };
 use crate::error::Result;
 
@@ -54,13 +54,6 @@ pub fn in_blocks(part: &Part<'_>) -> Result<Blocks> {
     log::debug!("gptq: {kept} of {} outputs", rows.len());
     found.codes = rows.into_iter().flat_map(|row| row.codes).collect();
     Ok(found)
-}
-
-/// What each output costs on a half of the data.
-fn costs(rows: &[Row], half: &Half) -> Vec<f64> {
-    let errors: Vec<Vec<f32>> = rows.iter().map(Row::errors).collect();
-    let slopes = half.slopes(&errors.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    errors.iter().zip(&slopes).map(|(e, s)| cost(e, s)).collect()
 }
 
 /// An output with codes that make up for each other's errors.

@@ -2,7 +2,7 @@
 
 use super::{
     WeightTask,
-    moments::{Half, Reads},
+    moments::{Half, Reads, cost},
 };
 use crate::{
     error::Result,
@@ -46,6 +46,13 @@ impl Row {
         let partner = self.partners.get(at).copied().flatten();
         partner.is_some_and(|p| can_saturate([code, self.codes[p]], ANY_CODE))
     }
+}
+
+/// What the errors of each output cost on a half of the data.
+pub(super) fn costs(rows: &[Row], half: &Half) -> Vec<f64> {
+    let errors: Vec<Vec<f32>> = rows.iter().map(Row::errors).collect();
+    let slopes = half.slopes(&errors.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    errors.iter().zip(&slopes).map(|(e, s)| cost(e, s)).collect()
 }
 
 /// A weight as rows.

@@ -20,13 +20,13 @@ use crate::{
     files::Scratch,
     ir::{Model, NodeId},
     onnx_file::{self, WriteOptions},
-    passes::{self, Context, Options},
+    passes::{Context, Options},
     pipeline::{
         Clock, Job,
         auto::{ENOUGH, few_of},
         budget::Budget,
         even_out::even_out,
-        measure::STAGES,
+        measure::carry_out,
         nearest, options,
         planner::{Planner, Task},
         trace_shapes,
@@ -294,7 +294,7 @@ impl Planned {
             options: self.options.clone(),
             ..Context::default()
         };
-        STAGES.iter().try_for_each(|&stage| passes::run_stage(stage, &mut model, &mut cx).map(drop))?;
+        carry_out(&mut model, &mut cx)?;
         Ok(model)
     }
 }
