@@ -30,6 +30,7 @@ mod sensitivity;
 mod split;
 mod spread;
 mod start;
+mod trained;
 pub mod tune;
 mod weight_only;
 
@@ -183,16 +184,21 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     if let Some(dtype) = config.precision.float8().filter(|_| job.plan.is_none()) {
         return float8::quantize(job, dtype);
     }
-    if config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data() {
+    let without = config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data();
+    if without && !trained::is_file(job)? {
         let settings = job.settings.with_mode(Mode::Dynamic);
         let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;
         done.diagnostics.insert(0, before::without_data(job.evaluation.is_some()));
         return Ok(done);
     }
-    let Start { mut clock, original, mut model, mut resolved, mut cx, dataset, evaluation, broken } = start(job)?;
+    let Start { mut clock, original, mut model, mut resolved, mut cx, dataset, evaluation, broken, trained } =
+        start(job)?;
+    if config.mode == Mode::Qat && !trained {
+        return Err(trained::none().file(&job.model));
+    }
     cx.diagnostics.extend(before::idle_budgets(config).filter(|_| job.plan.is_none()));
     cx.diagnostics.extend(before::idle_precision(config).filter(|_| job.plan.is_none()));
-    if job.plan.is_none() && dataset.is_none() && job.settings.config.needs_data() {
+    if job.plan.is_none() && dataset.is_none() && !trained && job.settings.config.needs_data() {
         return Err(before::no_data(&job.settings.config));
     }
     let evaluated = evaluation.as_ref().map(|d| planner::proof_samples(job, d, &mut cx.diagnostics)).transpose()?;
@@ -210,7 +216,12 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
             let found = dataset.as_ref().map(|d| planner::finite_samples(job, d, &mut cx.diagnostics)).transpose()?;
             let (samples, split) = found.unwrap_or_default();
             let (plan, proof_samples) = (plan.clone(), split.validation);
-            Outcome { plan, samples, proof_samples, held_out: true, ..Outcome::default() }
+            let known = trained.then(|| trained::known(&mut cx));
+            Outcome { plan, known, samples, proof_samples, held_out: true, ..Outcome::default() }
+        }
+        None if trained => {
+            let data = dataset.as_ref();
+            trained::plan(job, &mut model, &mut resolved, data, (samples, split), &mut clock, &mut cx)?
         }
         None if config.mode == Mode::WeightOnly => {
             let (models, data) = ((&original, &mut model), dataset.as_ref());
@@ -241,7 +252,7 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
     cx.options.stream_weights = (dataset.is_none() && evaluation.is_none()).then_some(STREAMED);
     let promises = promised::promises(&model, &outcome.plan);
     let left = already::left(&model, &outcome.plan, &job.settings.target);
-    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken };
+    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken, trained };
     Ok(Quantized { measured, promises, left, ..end.rewritten(job, outcome, evaluated)? })
 }
 
@@ -287,6 +298,7 @@ pub fn prepare(original: &Model, cx: &mut Context) -> Result<Model> {
     passes::raise(&mut model, cx)?;
     cx.options.qoperator = qoperator;
     passes::run_stage_to_end(Stage::Prepare, &mut model, cx)?;
+    passes::run_stage(Stage::Import, &mut model, cx)?;
     model.verify()?;
     Ok(model)
 }

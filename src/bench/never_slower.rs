@@ -279,7 +279,7 @@ mod tests {
             plan.nodes.insert(name.into(), NodePlan::new(None, op, becomes));
         }
         for v in ["x", "a", "b", "c"] {
-            let a = Activation { dtype: DType::Uint8, scale: 1.0, zero_point: 0, readers: Readers::All };
+            let a = Activation { dtype: DType::Uint8, scale: 1.0, zero_point: 0, clip: None, readers: Readers::All };
             plan.activations.insert(v.into(), a);
         }
         (model.unwrap(), plan)

@@ -115,7 +115,7 @@ impl Config {
 
     /// Whether anything may need ranges from calibration.
     pub fn needs_data(&self) -> bool {
-        !matches!(self.mode, Mode::Dynamic | Mode::WeightOnly) || self.rules_need_data()
+        !matches!(self.mode, Mode::Dynamic | Mode::WeightOnly | Mode::Qat) || self.rules_need_data()
     }
 
     /// Whether a rule needs ranges from calibration.

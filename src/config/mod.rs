@@ -145,6 +145,8 @@ pub enum Mode {
     /// Data stay float; weights are stored in few bits, for kernels that read the codes.
     #[serde(rename = "weight-only")]
     WeightOnly,
+    /// From the quantizers that the model was trained with.
+    Qat,
 }
 
 /// How activations are quantized.

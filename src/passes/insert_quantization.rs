@@ -274,8 +274,20 @@ impl<'a> Inserter<'a> {
             quantize = quantize.attr("output_dtype", i64::from(a.dtype.to_onnx()));
         }
         let q = self.model.insert(quantize, place);
-        let codes = self.model.node(q).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
-        let real = self.model.insert_value(node("DequantizeLinear", codes), Place::After(q))?;
+        let mut codes = self.model.node(q).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        let mut last = q;
+        if let Some([low, high]) = a.clip {
+            let bound = |end: &str, code: i32| {
+                Ok::<_, Error>((format!("{name}_{end}"), pack::pack(a.dtype, &[], &[code])?, code))
+            };
+            let (least, most) = (bound("least", low)?, bound("greatest", high)?);
+            let [least, most] =
+                [least, most].map(|(name, t, code)| self.scalar(graph, a.dtype, code.cast_unsigned(), &name, t));
+            let spec = NodeSpec::new("Clip").inputs([codes, least, most].map(Some));
+            last = self.model.insert(spec.output(format!("{name}_Clip_Output")), Place::After(q));
+            codes = self.model.node(last).output(0).ok_or_else(|| Error::bug("the new node has no output"))?;
+        }
+        let real = self.model.insert_value(node("DequantizeLinear", codes), Place::After(last))?;
         match a.readers {
             Readers::All => {
                 self.model.replace_all_uses(v, real);

@@ -1,4 +1,4 @@
-//! Changes to the graph, one file each, in seven stages. Passes carry out; only the plan decides.
+//! Changes to the graph, one file each, in eight stages. Passes carry out; only the plan decides.
 //!
 //! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
 //! in its documentation what it makes of what.
@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     ir::Model,
     ops,
-    plan::{KnownReads, Plan},
+    plan::{KnownReads, Learned, Plan},
     target::IntegerOps,
 };
 
@@ -24,6 +24,8 @@ pub enum Stage {
     Raise,
     /// Before placement: the float graph in its simplest form.
     Prepare,
+    /// After that, where the model was trained with quantizers: these out of the way.
+    Import,
     /// Before placement, with what the plan says of channels alone: values divided by a factor for each channel, biases that
     /// move on to the next layer.
     Scale,
@@ -48,6 +50,8 @@ pub struct Context {
     pub plan: Option<Plan>,
     /// What is known of what layers read, for weights that the plan rounds by it; without it they get the nearest codes.
     pub known: Arc<KnownReads>,
+    /// What training has chosen, where quantizers are imported.
+    pub learned: Learned,
     /// Bytes by which constant folding has made the model larger so far.
     pub folded_bytes: usize,
 }
@@ -82,6 +86,8 @@ pub struct Options {
     /// Where nothing runs the model, weights in few bits can be rounded when they are written: if they have more bytes than this,
     /// all together.
     pub stream_weights: Option<usize>,
+    /// Quantizers that the model was trained with are taken out of it, to be put in again as the plan says.
+    pub import_quantizers: bool,
 }
 
 impl Default for Options {
@@ -96,6 +102,7 @@ impl Default for Options {
             onnx_only: false,
             seen_through: Vec::new(),
             stream_weights: None,
+            import_quantizers: false,
             least_opset: convert_opset::NEEDED,
             no_float8_zeros: false,
             qoperator: None,
@@ -130,12 +137,13 @@ macro_rules! passes {
 passes! {
     Raise: raise_qoperators, raise_dynamic_products, raise_dynamic_lstm, raise_matmul_nbits, raise_gather_blocks;
     Prepare: inline_functions, remove_empty_inputs, eliminate_initializer_inputs, remove_dead, lift_constants, convert_opset,
-        eliminate_identity, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
+        eliminate_identity, raise_qonnx, raise_spelled_quantizers, eliminate_dropout, fold_shapes, inline_constant_if, fold_shape_targets, convert_resize_sizes,
         lift_dims_to_inputs, eliminate_noop, deduplicate_nodes, fuse_reshapes, fuse_reshapes_around_transpose, fuse_transposes, fold_constants,
-        flush_denormals, convert_flat_pools, eliminate_transpose_pairs,
+        fold_learned_weights, flush_denormals, convert_flat_pools, eliminate_transpose_pairs,
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
+    Import: lift_quantizers;
     Scale: scale_channels, absorb_biases;
     Adjust: correct_bias;
     Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, pack_weights, store_weights,

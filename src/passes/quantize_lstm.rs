@@ -246,6 +246,7 @@ mod tests {
                 symmetric: true,
                 reduce_range: false,
                 pair_axes: Vec::new(),
+                learned: false,
                 algorithm: "rtn".into(),
             },
         )

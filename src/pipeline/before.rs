@@ -62,7 +62,7 @@ pub(super) fn check_weights(files: &Files) -> Result<()> {
 }
 
 /// What is odd about the model that was given.
-pub(super) fn look_at(original: &Model) -> Vec<Diagnostic> {
+pub(super) fn look_at(original: &Model, trained: bool) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let opset = original.opset("").unwrap_or(1);
     let newest = convert_opset::NEWEST;
@@ -79,7 +79,7 @@ pub(super) fn look_at(original: &Model) -> Vec<Diagnostic> {
     for op in nodes.iter().map(|&n| original.node(n).op_type.as_str()).filter(|op| is_quantized(op)) {
         *quantized.entry(op).or_default() += 1;
     }
-    if !quantized.is_empty() {
+    if !quantized.is_empty() && !trained {
         let total: usize = quantized.values().sum();
         let each: Vec<_> = quantized.iter().map(|(op, n)| format!("{n} {op}")).collect();
         let text = format!("the input model is quantized already: {} ({})", count(total, "such node"), each.join(", "));
@@ -141,7 +141,7 @@ pub(super) fn no_data(config: &Config) -> Error {
     match config.mode {
         Mode::Auto | Mode::Static => Error::config("static quantization needs calibration data")
             .help(format!("{help}; or --mode dynamic, which needs none")),
-        Mode::Dynamic | Mode::WeightOnly => {
+        Mode::Dynamic | Mode::WeightOnly | Mode::Qat => {
             Error::config("a rule has precision: int8, which needs calibration data").help(help)
         }
     }
@@ -346,7 +346,7 @@ mod tests {
         let look = |opset: i64, body: &str| {
             let head = format!("<ir_version: 8, opset_import: [\"\" : {opset}]> g (float[4] x) => (float[4] y)");
             let model = text::parse(&format!("{head} {{ {body} }}")).unwrap();
-            look_at(&model).iter().map(|d| d.code).collect::<Vec<_>>()
+            look_at(&model, false).iter().map(|d| d.code).collect::<Vec<_>>()
         };
         assert_eq!(look(17, "y = Relu (x)"), [""; 0]);
         assert_eq!(look(convert_opset::NEWEST + 1, "y = Relu (x)"), ["opset_not_known"]);

@@ -19,7 +19,8 @@ use crate::{
 
 /// Reads, prepares, calibrates, decides and rewrites; writes nothing.
 pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
-    let Start { mut clock, original, model, resolved, mut cx, dataset, evaluation, broken } = super::start(job)?;
+    let Start { mut clock, original, model, resolved, mut cx, dataset, evaluation, broken, trained } =
+        super::start(job)?;
     let Some(data) = &dataset else {
         return Err(before::no_data(&job.settings.config));
     };
@@ -30,7 +31,7 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
     cx.known = known;
     let (proof_samples, held_out) = (split.validation, split.held_out);
     let outcome = Outcome { plan, table, samples, proof_samples, held_out, ..Outcome::default() };
-    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken };
+    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken, trained };
     let mut done = end.rewritten(job, outcome, evaluated.unwrap_or_default())?;
     let slow = before::no_float8(&job.settings.target, dtype).filter(|_| done.plan.has_float8());
     done.diagnostics.extend(slow);

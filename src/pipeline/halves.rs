@@ -28,7 +28,7 @@ const LOOKED_AT: usize = 64;
 
 /// Reads, prepares, looks at values, decides and rewrites; writes nothing.
 pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
-    let Start { mut clock, original, model, resolved, mut cx, dataset, evaluation, broken } = start(job)?;
+    let Start { mut clock, original, model, resolved, mut cx, dataset, evaluation, broken, trained } = start(job)?;
     let evaluated = evaluation.as_ref().map(|d| planner::proof_samples(job, d, &mut cx.diagnostics)).transpose()?;
     let (mut samples, split) = match &dataset {
         Some(data) => planner::samples(job, data, &mut cx.diagnostics)?,
@@ -53,7 +53,7 @@ pub(super) fn quantize(job: &Job<'_>, dtype: DType) -> Result<Quantized> {
         held_out: split.held_out,
         ..Outcome::default()
     };
-    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken };
+    let end = Start { clock, original, model, resolved, cx, dataset, evaluation, broken, trained };
     let mut done = end.rewritten(job, outcome, evaluated.unwrap_or_default())?;
     done.diagnostics.extend(before::half_speed(&job.settings.target, dtype));
     Ok(done)

@@ -27,6 +27,9 @@ use crate::{
     scheme::Resolved,
 };
 
+/// Why a node stays float where nothing tells a range.
+const WITHOUT_RANGE: &str = "training has no quantizer for what it makes or reads, and there are no data to find a range by: give --calibration";
+
 /// What a plan is made of.
 #[derive(Clone, Copy)]
 pub(super) struct Task<'a> {
@@ -192,6 +195,39 @@ impl<'a> Planner<'a> {
         placement::place(self.task.model, &self.task.job.settings.target, &self.shapes, wishes)
     }
 
+    /// The same, and without data only so that all that is quantized has a range from somewhere.
+    fn place_with_ranges(&self, wishes: &Wishes) -> Placement {
+        let Task { model, resolved, .. } = self.task;
+        let mut wishes = wishes.clone();
+        loop {
+            let placement = self.place(&wishes);
+            if !self.samples.is_empty() || resolved.scheme.grids.is_empty() {
+                return placement;
+            }
+            let known = |v: ValueId| {
+                let given = resolved.ranges.contains_key(&v) || self.table.get(model.value(v).name()).is_some();
+                given || plan::learned_grid(&placement, &resolved.scheme, v).is_some()
+            };
+            let unknown: BTreeSet<ValueId> = placement.roots().into_iter().filter(|&v| !known(v)).collect();
+            let lost = placement.values.iter().filter(|(_, q)| unknown.contains(&q.root)).map(|(v, _)| *v);
+            let lost: BTreeSet<ValueId> = lost.collect();
+            let touches = |values: &[Option<ValueId>]| values.iter().flatten().any(|v| lost.contains(v));
+            let integer: Vec<NodeId> =
+                placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Integer(_))).map(|(n, _)| *n).collect();
+            // What makes such a value, seen through clamps, or else all that read it.
+            let makers =
+                integer.iter().filter(|&&n| placement::made(model, &placement, n).iter().any(|v| lost.contains(v)));
+            let mut float: Vec<NodeId> = makers.copied().collect();
+            if float.is_empty() {
+                float.extend(integer.iter().filter(|&&n| touches(model.node(n).inputs())));
+            }
+            if float.is_empty() {
+                return placement;
+            }
+            wishes.keep_float.extend(float.into_iter().map(|n| (n, WITHOUT_RANGE.to_owned())));
+        }
+    }
+
     /// Products that data quantized at run time would destroy, with the reason in words.
     fn lost_at_run_time(&self, wishes: &Wishes) -> Result<BTreeMap<NodeId, String>> {
         let Task { job, model, resolved, .. } = self.task;
@@ -209,7 +245,7 @@ impl<'a> Planner<'a> {
     /// The plan under these wishes. Values whose range is not known yet are calibrated.
     pub(super) fn plan(&mut self, wishes: &Wishes, clock: &mut Clock<'_>) -> Result<(Plan, Placement)> {
         let Task { job, model, resolved, .. } = self.task;
-        let placement = self.place(wishes);
+        let placement = self.place_with_ranges(wishes);
         let (float, placed) = (placement.float_time / 1e3, placement.placed_time / 1e3);
         log::info!(
             "by the cost model, the nodes with integer kernels take {float:.1} us in float, {placed:.1} us as placed"

@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use super::{Clock, Job, Outcome, Quantized, before, float8_opset, measure::carry_out, not_finite, options, prepare};
+use super::{
+    Clock, Job, Outcome, Quantized, before, float8_opset, measure::carry_out, not_finite, options, prepare, trained,
+};
 use crate::{calibrate::Dataset, error::Result, ir::Model, onnx_file, passes::Context, plan::Plan, scheme::Resolved};
 
 /// What the first steps give.
@@ -23,6 +25,8 @@ pub(super) struct Start<'a> {
     pub(super) evaluation: Option<Dataset>,
     /// Nodes with weights that are no numbers, in words.
     pub(super) broken: Vec<String>,
+    /// Quantizers of training were taken out of the model.
+    pub(super) trained: bool,
 }
 
 /// Reads and prepares the model, and opens the data.
@@ -39,8 +43,11 @@ pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
     if job.plan.as_ref().is_some_and(Plan::has_float8) {
         cx.options.least_opset = float8_opset(&job.settings.target);
     }
+    cx.options.import_quantizers =
+        trained::may(config) && trained::is_trained(&original).map_err(|e| e.file(&job.model))?;
+    let trained = cx.options.import_quantizers;
     let model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
-    cx.diagnostics.splice(0..0, before::look_at(&original));
+    cx.diagnostics.splice(0..0, before::look_at(&original, trained));
     let (broken, said) = not_finite::weights(&original)?;
     cx.diagnostics.splice(0..0, said);
     if let Some(table) = &job.ranges {
@@ -59,7 +66,7 @@ pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
     cx.diagnostics.extend(before::idle_calibration(job));
     cx.diagnostics.extend(before::idle_beside_halves(config));
     cx.diagnostics.extend(before::idle_beside_float8(config));
-    Ok(Start { clock, original, model, resolved, cx, dataset, evaluation, broken })
+    Ok(Start { clock, original, model, resolved, cx, dataset, evaluation, broken, trained })
 }
 
 impl Start<'_> {

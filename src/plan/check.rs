@@ -39,6 +39,10 @@ impl Plan {
                 };
                 return Err(Error::config(text).value(name));
             }
+            if let Some([low, high]) = a.clip.filter(|[low, high]| !(least <= *low && low <= high && *high <= most)) {
+                let text = format!("clip is [{low}, {high}], codes of type {} go from {least} to {most}", a.dtype);
+                return Err(Error::config(text).value(name));
+            }
             if !(a.scale.is_finite() && a.scale > 0.0) {
                 return Err(Error::config(format!("scale is {}, must be above 0", a.scale)).value(name));
             }
@@ -297,7 +301,7 @@ mod tests {
         let m = model("float[1,1,2] x \n float[1,1,1] w = {2} \n c = Conv(x, w) \n r = Relu(c) \n return r");
         let target = Target::load("onnxruntime-cpu").unwrap();
         let mut plan = Plan { target: target.name.clone(), ..Plan::default() };
-        let a = Activation { dtype: DType::Uint8, scale: 0.1, zero_point: 0, readers: Readers::All };
+        let a = Activation { dtype: DType::Uint8, scale: 0.1, zero_point: 0, clip: None, readers: Readers::All };
         plan.activations.insert("x".into(), a.clone());
         plan.activations.insert("r".into(), a);
         let weight = Some(Weight {
@@ -306,6 +310,7 @@ mod tests {
             symmetric: true,
             reduce_range: false,
             pair_axes: Vec::new(),
+            learned: false,
             algorithm: "rtn".into(),
         });
         let node = |op: &str, becomes, weight| NodePlan { weight, ..NodePlan::new(None, op, becomes) };
@@ -319,7 +324,7 @@ mod tests {
         let m = model("float[1,2,4,4] x \n y = GlobalAveragePool(x) \n return y");
         let target = Target::load("onnxruntime-cpu").unwrap();
         let mut plan = Plan { target: target.name.clone(), ..Plan::default() };
-        let a = |scale| Activation { dtype: DType::Uint8, scale, zero_point: 0, readers: Readers::All };
+        let a = |scale| Activation { dtype: DType::Uint8, scale, zero_point: 0, clip: None, readers: Readers::All };
         plan.activations.insert("x".into(), a(0.1));
         let entry = "{op: GlobalAveragePool, becomes: integer, kernel: QLinearGlobalAveragePool}";
         plan.nodes.insert("y".into(), serde_yaml::from_str(entry).unwrap());

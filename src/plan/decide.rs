@@ -1,8 +1,13 @@
 //! From placement and ranges to the plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{Activation, Form, NodePlan, Plan, Readers, Weight, averages, known, named_values, saturation, weights};
+use super::{
+    Activation, Form, Learned, NodePlan, Plan, Readers, Weight, averages, known, named_values, saturation, weights,
+};
 use crate::{
     analysis::{
         placement::{self, Decision, Placement},
@@ -11,7 +16,10 @@ use crate::{
     error::Result,
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Role},
-    quant::params::{QParams, QuantTarget, Range},
+    quant::{
+        Grid,
+        params::{QParams, QuantTarget, Range},
+    },
     target::{Target, ZeroPoints},
 };
 
@@ -32,6 +40,10 @@ pub struct Scheme {
     pub algorithms: BTreeMap<NodeId, String>,
     /// Per value, where the user asks for other activations.
     pub activations: BTreeMap<ValueId, QuantTarget>,
+    /// What values are rounded to by training.
+    pub grids: BTreeMap<ValueId, Grid>,
+    /// The codes of weights that training has chosen.
+    pub learned: Arc<Learned>,
     /// Which int8 values become uint8 with the same numbers, for a runtime that computes in uint8.
     pub as_uint8: AsUint8,
 }
@@ -58,6 +70,8 @@ impl Default for Scheme {
             algorithm: weights::default_algorithm(),
             algorithms: BTreeMap::new(),
             activations: BTreeMap::new(),
+            grids: BTreeMap::new(),
+            learned: Arc::default(),
             as_uint8: AsUint8::None,
         }
     }
@@ -83,7 +97,15 @@ pub fn decide(
     let mut roots: BTreeMap<ValueId, QParams> = BTreeMap::new();
     let vanishes = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Absorbed(_)));
     let absorbed: BTreeSet<NodeId> = vanishes.map(|(n, _)| *n).collect();
+    let mut clips: BTreeMap<ValueId, [i32; 2]> = BTreeMap::new();
     for root in placement.roots() {
+        if let Some(grid) = learned_grid(placement, scheme, root) {
+            let grid = behind_clamps(model, &absorbed, root, grid);
+            let grid = grid.as_uint8().filter(|_| target.activation == DType::Uint8).unwrap_or(grid);
+            roots.insert(root, grid.params);
+            clips.extend(grid.clip().map(|clip| (root, clip)));
+            continue;
+        }
         let types = scheme.activations.get(&root).copied().unwrap_or(scheme.activation);
         let range = within_clamps(model, &absorbed, root, range_of(root, types)?);
         roots.insert(root, types.params(range).map_err(|e| e.value(model.value(root).name()))?);
@@ -101,12 +123,14 @@ pub fn decide(
         if changes && params.dtype == DType::Int8 {
             params = params.as_uint8();
         }
+        // What only moves codes makes none that were not there.
+        let clip = clips.get(&v).copied();
         let readers = match q.readers {
             placement::Readers::All => Readers::All,
             placement::Readers::Integer => Readers::Integer,
         };
         let activation =
-            Activation { dtype: params.dtype, scale: params.scale, zero_point: params.zero_point, readers };
+            Activation { dtype: params.dtype, scale: params.scale, zero_point: params.zero_point, clip, readers };
         plan.activations.insert(model.value(v).name().to_owned(), activation);
     }
     let names = named_values(model);
@@ -124,7 +148,7 @@ pub fn decide(
             Decision::Integer(kernel) => {
                 entry.becomes = Form::Integer;
                 entry.kernel = Some(kernel.clone());
-                entry.weight = weight(model, scheme, *id);
+                entry.weight = learned_weight(model, scheme, *id)?.or_else(|| weight(model, scheme, *id));
             }
             Decision::Dynamic(kernel) => {
                 entry.becomes = Form::Dynamic;
@@ -141,6 +165,43 @@ pub fn decide(
     }
     saturation::avoid(model, target, &mut plan)?;
     Ok(plan)
+}
+
+/// What training rounds a root to, or a value that shares its scale.
+pub fn learned_grid(placement: &Placement, scheme: &Scheme, root: ValueId) -> Option<Grid> {
+    let mut sharing = placement.values.iter().filter(|(_, q)| q.root == root);
+    scheme.grids.get(&root).copied().or_else(|| sharing.find_map(|(v, _)| scheme.grids.get(v).copied()))
+}
+
+/// What a grid lets through behind the absorbed clamps that make the value.
+fn behind_clamps(model: &Model, absorbed: &BTreeSet<NodeId>, value: ValueId, mut grid: Grid) -> Grid {
+    let mut next = model.producer(value);
+    while let Some(clamp) = next.filter(|n| absorbed.contains(n)) {
+        if let Some((lo, hi)) = ops::clamp_bounds(model, clamp) {
+            grid = grid.clamped(lo, hi);
+        }
+        next = model.node(clamp).input(0).and_then(|v| model.producer(v));
+    }
+    grid
+}
+
+/// The weight of a node as training has left it.
+fn learned_weight(model: &Model, scheme: &Scheme, id: NodeId) -> Result<Option<Weight>> {
+    let tensor = ops::spec(model, id).and_then(|s| {
+        let tensor = model.constant_input(id, s.index_of(Role::Weight)?)?;
+        Some((tensor, s.weight_axis(model.node(id), tensor.rank())))
+    });
+    let Some((tensor, axis)) = tensor else { return Ok(None) };
+    let found = scheme.learned.weight(tensor, axis)?;
+    Ok(found.map(|q| Weight {
+        dtype: q.values.dtype(),
+        axis: q.axis,
+        symmetric: q.params.iter().all(|p| p.zero_point == 0),
+        reduce_range: false,
+        pair_axes: Vec::new(),
+        learned: true,
+        algorithm: weights::default_algorithm(),
+    }))
 }
 
 /// The range cut to the bounds of the absorbed clamps that make the value: its ends stand in for them.
@@ -201,7 +262,7 @@ pub(super) fn weight(model: &Model, scheme: &Scheme, id: NodeId) -> Option<Weigh
         Some(_) => scheme.algorithm(id).to_owned(),
         None => weights::default_algorithm(),
     };
-    Some(Weight { dtype: types.dtype, axis, symmetric, reduce_range, pair_axes: Vec::new(), algorithm })
+    Some(Weight { dtype: types.dtype, axis, symmetric, reduce_range, pair_axes: Vec::new(), learned: false, algorithm })
 }
 
 /// How the weight of a node is quantized whose data are quantized at run time.

@@ -148,7 +148,13 @@ pub fn decide_float8(
         let types = scheme.activations.get(&v).copied().unwrap_or(scheme.activation);
         let name = model.value(v).name();
         let params = types.params(range_of(v, types)?).map_err(|e| e.value(name))?;
-        let a = Activation { dtype: params.dtype, scale: params.scale, zero_point: 0, readers: Readers::Integer };
+        let a = Activation {
+            dtype: params.dtype,
+            scale: params.scale,
+            zero_point: 0,
+            clip: None,
+            readers: Readers::Integer,
+        };
         plan.activations.insert(name.to_owned(), a);
     }
     Ok(plan)

@@ -4,12 +4,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use super::Learned;
 use crate::{
     error::Result,
-    ir::{Model, NodeId},
+    ir::{Model, NodeId, Tensor},
     quant::{QuantTarget, QuantizedWeight},
     weights::{self, Layout, Reads, WeightTask},
 };
@@ -18,6 +19,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct KnownReads {
     reads: BTreeMap<String, Reads>,
+    /// What training has chosen.
+    learned: Arc<Learned>,
     /// Weights are rounded by passes that correct for the errors and by those that write the codes: the second time they are
     /// looked up.
     rounded: Mutex<HashMap<Key, QuantizedWeight>>,
@@ -39,7 +42,12 @@ struct Key {
 impl KnownReads {
     /// By the name of the weight.
     pub fn new(reads: BTreeMap<String, Reads>) -> Self {
-        Self { reads, rounded: Mutex::default() }
+        Self { reads, ..Self::default() }
+    }
+
+    /// Of a model that was trained with quantizers.
+    pub fn of_training(learned: Arc<Learned>) -> Self {
+        Self { learned, ..Self::default() }
     }
 
     /// What is known for a weight of this name.
@@ -59,6 +67,11 @@ impl<'a> Known<'a> {
     /// What is known of what the layer reads.
     pub fn reads(&self) -> Option<&'a Reads> {
         self.all.and_then(|all| all.reads.get(self.weight))
+    }
+
+    /// The codes that training gave a weight.
+    pub(super) fn learned(&self, weight: &Tensor, axis: Option<usize>) -> Result<Option<QuantizedWeight>> {
+        self.all.map_or(Ok(None), |all| all.learned.weight(weight, axis))
     }
 
     /// Whether an algorithm would round the weight by anything but itself.

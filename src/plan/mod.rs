@@ -14,6 +14,7 @@ mod float8;
 mod fragile;
 mod halves;
 mod known;
+mod learned;
 mod packed;
 mod saturation;
 mod smooth;
@@ -31,7 +32,7 @@ mod units;
 
 pub use absorb::{ChannelShifts, Clamped, absorb};
 pub use awq::{AwqTask, awq};
-pub use decide::{AsUint8, Scheme, decide, dynamic_weight};
+pub use decide::{AsUint8, Scheme, decide, dynamic_weight, learned_grid};
 pub use factors::{ChannelFactors, TakenBy};
 pub use few_bits::{
     BLOCK_SIZES, FewBits, check as check_few_bits, layout as few_bits_layout, weight_input, weight_of,
@@ -41,6 +42,7 @@ pub use float8::{Float8Node, Float8Task, NO_FLOAT8, decide_float8, float8_nodes}
 pub use fragile::{fragile_weights, gated_products};
 pub use halves::{Answers, FREE, ForAnswers, HalfNoise, HalfSource, HalfTask, Halves, decide_halves, half_values};
 pub use known::{Known, KnownReads, layout, reads};
+pub use learned::{Learned, LearnedWeight};
 pub use names::named_values;
 pub use packed::{PackedWeight, exactly as packed_exactly, pack_weights};
 pub use regions::Regions;
@@ -122,6 +124,10 @@ pub struct Activation {
     pub scale: f32,
     /// Code of zero.
     pub zero_point: i32,
+    /// The least and greatest code, where training used fewer than the type has: a Clip of the codes stands behind the
+    /// QuantizeLinear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<[i32; 2]>,
     /// Who reads the quantized form.
     pub readers: Readers,
 }
@@ -225,6 +231,9 @@ pub struct Weight {
     /// depth. Channels in which they would are spread over fewer codes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pair_axes: Vec<usize>,
+    /// Codes and scales are those of the model's training, which are found in the model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learned: bool,
     /// How it is rounded.
     #[serde(default = "weights::default_algorithm", skip_serializing_if = "weights::is_default_algorithm")]
     pub algorithm: String,

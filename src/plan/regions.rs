@@ -177,7 +177,7 @@ mod tests {
             plan.nodes.insert(name.into(), NodePlan::new(None, "Conv", becomes));
         }
         for &v in values {
-            let a = Activation { dtype: DType::Uint8, scale: 1.0, zero_point: 0, readers: Readers::All };
+            let a = Activation { dtype: DType::Uint8, scale: 1.0, zero_point: 0, clip: None, readers: Readers::All };
             plan.activations.insert(v.into(), a);
         }
         plan

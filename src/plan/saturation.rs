@@ -34,6 +34,8 @@ pub(super) fn avoid(model: &Model, target: &Target, plan: &mut Plan) -> Result<(
         let input = model.node(id).input(0).and_then(|v| plan.activations.get(model.value(v).name()));
         if !matches!(entry.becomes, Form::Integer | Form::Dynamic)
             || input.is_some_and(|a| a.dtype.bits() > 8)
+            // Codes of training stay what they are.
+            || weight.learned
             || !target.saturates(kernel, weight.dtype, is_depthwise(model, id))
         {
             continue;
@@ -124,6 +126,7 @@ mod tests {
             symmetric: true,
             reduce_range: false,
             pair_axes: Vec::new(),
+            learned: false,
             algorithm: "rtn".into(),
         };
         let entry = NodePlan {

@@ -1,8 +1,8 @@
 //! Weights as the plan says: what the rewriting writes, and what its rounding errors are.
 
-use super::{Known, StoredWeight, Weight};
+use super::{Known, StoredWeight, Weight, learned};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     ir::{DType, Tensor},
     quant::{
         bias::weight_scales_for_bias,
@@ -25,6 +25,13 @@ impl Weight {
         input: Option<QParams>,
         known: Known<'_>,
     ) -> Result<QuantizedWeight> {
+        if self.learned {
+            let missing =
+                "the plan says that training has chosen the codes of a weight, but the model does not show them";
+            let help = "a plan belongs to the model that it was made for";
+            let q = known.learned(tensor, self.axis)?.ok_or_else(|| Error::config(missing).help(help))?;
+            return learned::with_room_for_bias(q, bias, input);
+        }
         let q = quantize_weight(tensor, self.dtype, self.axis, self.symmetric, self.reduce_range)?;
         let q = self.without_saturation(tensor, q)?;
         // Beside floats of 8 bits, biases stay float.

@@ -8,8 +8,10 @@ pub mod bias;
 pub mod error;
 pub mod float8;
 pub mod granularity;
+pub mod grid;
 pub mod halves;
 pub mod integer;
+pub mod lattice;
 pub mod nbits;
 pub mod pack;
 pub mod params;
@@ -17,4 +19,5 @@ pub mod saturation;
 
 pub use bias::{QuantizedBias, quantize_bias};
 pub use granularity::{Granularity, QuantizedWeight, quantize_weight};
+pub use grid::Grid;
 pub use params::{QParams, QuantTarget, Range};

@@ -277,7 +277,8 @@ mod tests {
         ndarray_npy::write_npy(&path, &ndarray::arr2(&x)).unwrap();
         let data = Dataset::open(&path, &InputSpec::of_model(&m).unwrap(), &DatasetOptions::default()).unwrap();
         let mut plan = Plan::default();
-        let activation = |scale, readers| Activation { dtype: DType::Uint8, scale, zero_point: 128, readers };
+        let activation =
+            |scale, readers| Activation { dtype: DType::Uint8, scale, zero_point: 128, clip: None, readers };
         plan.activations.insert("x".into(), activation(0.25, Readers::Integer));
         plan.activations.insert("a".into(), activation(0.1, Readers::All));
         let weight = Weight {
@@ -286,6 +287,7 @@ mod tests {
             symmetric: true,
             reduce_range: false,
             pair_axes: Vec::new(),
+            learned: false,
             algorithm: "rtn".into(),
         };
         for (name, op, weight) in [("a", "Sigmoid", None), ("b", "MatMul", Some(weight))] {

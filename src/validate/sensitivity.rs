@@ -238,7 +238,7 @@ mod tests {
         let mut plan = Plan::default();
         for (name, scale) in [("x", 0.1), ("a", 0.004), ("b", 0.004), ("c", 0.25)] {
             let (dtype, zero_point, readers) = (DType::Uint8, if name == "x" { 128 } else { 0 }, Readers::All);
-            plan.activations.insert(name.into(), Activation { dtype, scale, zero_point, readers });
+            plan.activations.insert(name.into(), Activation { dtype, scale, zero_point, clip: None, readers });
         }
         for name in ["a", "b", "c"] {
             plan.nodes.insert(name.into(), NodePlan::new(None, "Sigmoid", Form::Integer));

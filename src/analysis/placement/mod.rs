@@ -232,6 +232,14 @@ pub fn place(model: &Model, target: &Target, shapes: &Shapes, wishes: &Wishes) -
     placement
 }
 
+/// What a node makes, behind the clamps that it absorbs.
+pub fn made(model: &Model, placement: &Placement, node: NodeId) -> Vec<ValueId> {
+    let mut values: Vec<ValueId> = model.node(node).outputs().iter().copied().flatten().collect();
+    let absorbed = placement.nodes.iter().filter(|(_, d)| *d == Decision::Absorbed(node));
+    values.extend(absorbed.filter_map(|(clamp, _)| model.node(*clamp).output(0)));
+    values
+}
+
 fn finish(graph: &candidates::Candidates, costs: &cost::NodeCosts, chosen: &search::Choice) -> Placement {
     let integer = &chosen.integer;
     let mut placement = Placement {

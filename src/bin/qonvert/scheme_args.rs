@@ -324,7 +324,8 @@ fn mode(name: &str) -> Result<Mode, String> {
         "static" => Ok(Mode::Static),
         "dynamic" => Ok(Mode::Dynamic),
         "weight-only" => Ok(Mode::WeightOnly),
-        _ => Err("write auto, static, dynamic or weight-only".to_owned()),
+        "qat" => Ok(Mode::Qat),
+        _ => Err("write auto, static, dynamic, weight-only or qat".to_owned()),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod lazy;
 pub mod linear;
 pub mod pairs;
 pub mod permute;
+pub mod quantizer;
 pub mod replace;
 pub mod shapes;
 #[cfg(test)]

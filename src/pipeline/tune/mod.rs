@@ -86,7 +86,7 @@ pub fn tune(tuning: &Tuning<'_>) -> Result<Tuned> {
     let prepared = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     let data = job.open_data(path, &original)?;
     let evaluation = job.evaluation.as_deref().map(|d| job.open_data(d, &original)).transpose()?;
-    let mut noticed = before::look_at(&original);
+    let mut noticed = before::look_at(&original, false);
     let (samples, split) = planner::samples(job, &data, &mut noticed)?;
     clock.step("judge");
     let (judged_data, mut judged) = match &evaluation {

@@ -1,0 +1,209 @@
+//! Makes of weights that training has rounded the numbers that they stand for, and notes their codes and scales.
+//!
+//! ```text
+//! before: w' = DequantizeLinear(Clip(QuantizeLinear(w, s, z), lo, hi), s, z); y = Conv(x, w')
+//! after:  y = Conv(x, w')        where w' is a constant, and what it was made of stands in the context
+//! ```
+//!
+//! So every pass that changes float weights does so here, too, and the plan finds the codes again by what they stand for
+//! ([`crate::plan::Learned`]). Of weights that exporters have computed to the end, the codes are found by their numbers alone. Only in the main graph, and where the import of
+//! quantizers is asked for. Tables that are gathered from stay codes.
+
+use super::{
+    Context,
+    support::{
+        pairs::Linear,
+        quantizer::{Codes, FakeQuantizer, zero_points},
+        replace::{replace_by_constant, replaceable_by_constant},
+    },
+};
+use crate::{
+    analysis::types,
+    error::Result,
+    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ops::{self, Class, Role},
+    plan::LearnedWeight,
+    quant::{Granularity, lattice, pack},
+};
+
+/// See the module's documentation.
+pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    if !cx.options.import_quantizers {
+        return Ok(0);
+    }
+    let types = types::infer(model);
+    let mut changes = 0;
+    for id in model.nodes(model.main()) {
+        let Some(found) = weight(model, &types, id).map_err(|e| e.node(model.node_label(id), "DequantizeLinear"))? else {
+            continue;
+        };
+        let Weight { of, output, dims, codes } = found;
+        let name = model.value(of).name().to_owned();
+        if is_table(model, output) {
+            // Codes already, or codes from now on.
+            let made = model.node(id).input(0).is_some_and(|v| model.producer(v).is_some());
+            if made && codes.dtype.bits() == 8 {
+                store_codes(model, id, &name, &dims, &codes)?;
+                changes += 1;
+            }
+            continue;
+        }
+        replace_by_constant(model, output, Tensor::from_f32(&dims, &codes.numbers()));
+        if codes.dtype != DType::Int32 {
+            cx.learned.weights.push(LearnedWeight {
+                name,
+                steps: codes.steps(),
+                dims,
+                scales: codes.scales,
+                zero_points: codes.zero_points,
+                dtype: codes.dtype,
+                axis: codes.axis,
+            });
+        }
+        changes += 1;
+    }
+    for id in model.nodes(model.main()) {
+        note_rounded(model, cx, id).map_err(|e| e.node(model.node_label(id), &model.node(id).op_type))?;
+    }
+    Ok(changes)
+}
+
+/// Notes the codes of a product's weight of which the exporter has left the rounded numbers alone.
+fn note_rounded(model: &Model, cx: &mut Context, id: NodeId) -> Result<()> {
+    let Some(spec) = ops::spec(model, id).filter(|s| s.class == Class::Product) else { return Ok(()) };
+    let Some((at, tensor)) = spec.index_of(Role::Weight).and_then(|i| Some((i, model.constant_input(id, i)?))) else {
+        return Ok(());
+    };
+    let name = model.node(id).input(at).map_or("", |v| model.value(v).name());
+    let axis = spec.weight_axis(model.node(id), tensor.rank());
+    let known = cx.learned.weights.iter().any(|w| w.name == name);
+    if known || tensor.is_deferred() || tensor.dtype() != DType::Float || cx.learned.weight(tensor, axis)?.is_some() {
+        return Ok(());
+    }
+    let numbers = tensor.to_f32()?;
+    let found = [None, axis].into_iter().find_map(|axis| {
+        let (channels, inner) = Granularity::from_axis(axis).layout(tensor.dims()).ok()?;
+        lattice::steps(&numbers, channels, inner).map(|found| (axis, found))
+    });
+    if let Some((axis, (scales, steps))) = found {
+        let zero_points = vec![0; scales.len()];
+        let (name, dims) = (name.to_owned(), tensor.dims().to_vec());
+        cx.learned.weights.push(LearnedWeight { name, dims, steps, scales, zero_points, dtype: DType::Int8, axis });
+    }
+    Ok(())
+}
+
+/// A constant that a DequantizeLinear hands out.
+struct Weight {
+    of: ValueId,
+    output: ValueId,
+    dims: Vec<usize>,
+    codes: Codes,
+}
+
+/// The constant that this node makes numbers of: codes, or numbers behind a quantizer.
+fn weight(model: &Model, types: &types::Types, id: NodeId) -> Result<Option<Weight>> {
+    let Some(linear) = Linear::of(model, id, "DequantizeLinear").filter(|l| replaceable_by_constant(model, l.output)) else {
+        return Ok(None);
+    };
+    if let Some(stored) = model.value(linear.input).constant().filter(|t| !t.is_deferred()) {
+        let (Some(scales), Some(zeros)) = (linear.scales(model), zero_points(model, &linear)) else { return Ok(None) };
+        let integer = matches!(stored.dtype(), DType::Int8 | DType::Uint8 | DType::Int16 | DType::Uint16 | DType::Int32);
+        if !integer {
+            return Ok(None);
+        }
+        let parts = (stored.dtype(), &scales[..], &zeros[..]);
+        let codes = Codes::with(pack::unpack(stored)?, stored.dims(), parts, linear.axis)?;
+        return Ok(Some(Weight { of: linear.input, output: linear.output, dims: stored.dims().to_vec(), codes }));
+    }
+    let Some(fake) = FakeQuantizer::ending_with(model, types, id) else { return Ok(None) };
+    let Some(numbers) = model.value(fake.input).constant().filter(|t| t.dtype() == DType::Float) else { return Ok(None) };
+    let codes = fake.codes(numbers)?;
+    Ok(Some(Weight { of: fake.input, output: fake.output, dims: numbers.dims().to_vec(), codes }))
+}
+
+/// Whether rows of it are gathered, and nothing else is done with it.
+fn is_table(model: &Model, v: ValueId) -> bool {
+    let mut readers = model.value(v).readers().peekable();
+    readers.peek().is_some() && readers.all(|(n, i)| i == 0 && model.node(n).is("Gather"))
+}
+
+/// Makes the DequantizeLinear read constant codes.
+fn store_codes(model: &mut Model, id: NodeId, name: &str, dims: &[usize], codes: &Codes) -> Result<()> {
+    let graph = model.node(id).graph();
+    let stored = pack::pack(codes.dtype, dims, &codes.codes)?;
+    let stored = model.add_initializer(graph, &format!("{name}_quantized"), stored);
+    let (old, output) = (model.node(id).clone(), model.take_outputs(id));
+    let spec = NodeSpec::new("DequantizeLinear").inputs([Some(stored), old.input(1), old.input(2)]);
+    let spec = old.int("axis").into_iter().fold(spec, |spec, axis| spec.attr("axis", axis));
+    let made = model.insert(spec.output_value(output.first().copied().flatten()), Place::Before(id));
+    if let Some(label) = old.name {
+        model.node_mut(made).name = Some(label);
+    }
+    model.remove_node(id);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::testing::{check_skipped, check_with};
+
+    fn importing() -> Context {
+        let mut cx = Context::default();
+        cx.options.import_quantizers = true;
+        cx
+    }
+
+    #[test]
+    fn weights_and_their_codes() {
+        let mut cx = importing();
+        check_with(
+            run,
+            &mut cx,
+            "(float[1,2] x) => (y) <float[2,2] w = {0.26, -0.74, 9, -9}, float s = {0.5}, int8 z = {0}, int8 lo = {-7}, int8 hi = {7},
+              int8[2] v = {3, -5}, float[2] t = {0.5, 0.25}> {
+                q = QuantizeLinear(w, s, z) c = Clip(q, lo, hi) d = DequantizeLinear(c, s, z)
+                e = DequantizeLinear <axis = 0> (v, t)
+                a = MatMul(x, d) y = Add(a, e) }",
+            "(float[1,2] x) => (y) <float[2,2] d = {0.5, -0.5, 3.5, -3.5}, float[2] e = {1.5, -1.25}> {
+                a = MatMul(x, d) y = Add(a, e) }",
+        );
+        let found: Vec<_> = cx.learned.weights.iter().map(|w| (w.name.as_str(), w.steps.clone(), w.axis)).collect();
+        assert_eq!(found, [("w", vec![1, -1, 7, -7], None), ("v", vec![3, -5], Some(0))]);
+    }
+
+    #[test]
+    fn tables_stay_codes() {
+        let mut cx = importing();
+        check_with(
+            run,
+            &mut cx,
+            "(int64[1] i) => (y) <float[2,2] w = {0.26, -0.74, 1, -1}, float s = {0.5}, int8 z = {0}> {
+                q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z) y = Gather(d, i) }",
+            "(int64[1] i) => (y) <int8[2,2] w_quantized = {1, -1, 2, -2}, float s = {0.5}, int8 z = {0}> {
+                d = DequantizeLinear(w_quantized, s, z) y = Gather(d, i) }",
+        );
+        assert!(cx.learned.weights.is_empty());
+    }
+
+    #[test]
+    fn codes_of_weights_that_were_computed_to_the_end() {
+        let mut cx = importing();
+        let numbers: Vec<String> = (0..16).map(|i| format!("{}", 0.25 * f64::from(i * 5 % 17 - 8))).collect();
+        let text = format!("<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,4] x) => (y) <float[4,4] w = {{{}}}> {{ y = MatMul(x, w) }}", numbers.join(", "));
+        let mut model = crate::ir::text::parse(&text).unwrap();
+        assert_eq!((run(&mut model, &mut cx).unwrap(), run(&mut model, &mut cx).unwrap()), (0, 0));
+        let found: Vec<_> = cx.learned.weights.iter().map(|w| (w.scales.clone(), w.steps.clone())).collect();
+        assert_eq!(found, [(vec![0.25], (0..16).map(|i| i * 5 % 17 - 8).collect())]);
+    }
+
+    #[test]
+    fn only_where_it_is_asked_for() {
+        check_skipped(
+            run,
+            "(float[1,2] x) => (y) <int8[2,2] w = {1, 2, 3, 4}, float s = {0.5}> { d = DequantizeLinear(w, s) y = MatMul(x, d) }",
+            "",
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! Models that were trained with quantizers: their scales and codes are kept, and brought to integer kernels.
+//!
+//! The quantizers are taken out of the model and noted (`passes::fold_learned_weights`, `passes::lift_quantizers`); placement then
+//! is that of any model, and where it quantizes a value that training rounds, or one that only moves or clamps such a value, the
+//! plan has the grid of training instead of a range from calibration. So pairs move past what only moves data, stand once for
+//! several readers, and are missing where no kernel computes with codes. Nothing is judged by answers: what is written
+//! computes what training simulated.
+
+mod grids;
+mod signs;
+mod tell;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use self::grids::Grids;
+use super::{
+    Clock, Job, Outcome, before,
+    planner::{self, Task},
+};
+use crate::{
+    analysis::{placement::Wishes, types},
+    calibrate::{Dataset, dataset::Split},
+    config::{Config, Mode},
+    error::{Error, Result},
+    ir::{DType, Model, NodeId, ValueId},
+    onnx_file,
+    ops::{self, Class, Role},
+    passes::{
+        self, Context, convert_opset, eliminate_identity, fold_constants, inline_functions, raise_qonnx,
+        raise_spelled_quantizers, support::quantizer::FakeQuantizer,
+    },
+    plan::{Activation, Form, KnownReads, Learned, Plan, Readers},
+    quant::{Grid, QParams},
+    scheme::Resolved,
+};
+
+/// Quantizers of this many codes or fewer stay where no kernel computes with the codes, too: what they do to the numbers is more than
+/// rounding.
+const FEW: i64 = 64;
+
+/// Why a product stays float that training did not quantize.
+const LEFT_FLOAT: &str = "training left it in float: there is no quantizer at its data or its weight";
+
+/// Whether the job brings quantizers of training to integers, if the model has any.
+pub(super) fn may(config: &Config) -> bool {
+    let integers = config.precision.half().is_none() && config.precision.float8().is_none();
+    integers && matches!(config.mode, Mode::Auto | Mode::Static | Mode::Qat)
+}
+
+/// Whether the job brings quantizers of its model's training to integers.
+pub(super) fn is_file(job: &Job<'_>) -> Result<bool> {
+    if !may(&job.settings.config) {
+        return Ok(false);
+    }
+    before::check(job)?;
+    is_trained(&onnx_file::read_with(&job.model, job.read)?).map_err(|e| e.file(&job.model))
+}
+
+/// Whether data of a model go through quantizers.
+pub(super) fn is_trained(original: &Model) -> Result<bool> {
+    let may = |id: NodeId| {
+        let node = original.node(id);
+        let op = node.op_type.as_str();
+        matches!(op, "QuantizeLinear" | "Round") || op.starts_with("QLinear") || raise_qonnx::is_quantizer(node)
+    };
+    if !original.all_nodes().into_iter().any(may) {
+        return Ok(false);
+    }
+    let (mut model, mut cx) = (original.clone(), Context::default());
+    inline_functions::run(&mut model, &mut cx)?;
+    passes::raise(&mut model, &mut cx)?;
+    convert_opset::run(&mut model, &mut cx)?;
+    for _ in 0..3 {
+        eliminate_identity::run(&mut model, &mut cx)?;
+        fold_constants::run(&mut model, &mut cx)?;
+        raise_qonnx::run(&mut model, &mut cx)?;
+        raise_spelled_quantizers::run(&mut model, &mut cx)?;
+    }
+    let types = types::infer(&model);
+    let of_data = |id: NodeId| {
+        let found = FakeQuantizer::ending_with(&model, &types, id)?;
+        (found.scales.len() == 1 && model.value(found.input).constant().is_none()).then_some(())
+    };
+    Ok(model.nodes(model.main()).into_iter().any(|id| of_data(id).is_some()))
+}
+
+/// Mode `qat` for a model without quantizers.
+pub(super) fn none() -> Error {
+    Error::config(
+        "mode qat takes the scales of a model's training, and there is no quantizer in front of any data of it",
+    )
+    .help("leave --mode out to have ranges found by calibration; or export the model with its fake-quantization in it")
+}
+
+/// Makes the plan.
+pub(super) fn plan(
+    job: &Job<'_>,
+    model: &mut Model,
+    resolved: &mut Resolved,
+    dataset: Option<&Dataset>,
+    (samples, split): (Vec<usize>, Split),
+    clock: &mut Clock<'_>,
+    cx: &mut Context,
+) -> Result<Outcome> {
+    let learned = Arc::new(std::mem::take(&mut cx.learned));
+    cx.diagnostics.extend(tell::idle(&job.settings.config));
+    let mut grids = Grids::of(model, &learned, dataset.is_some(), &mut cx.diagnostics);
+    cx.diagnostics.extend(grids.give_way(model, resolved, job.ranges.as_ref()));
+    signs::keep(model, &learned, &mut grids)?;
+    let model = &*model;
+    wish(model, &grids, &learned, &mut resolved.wishes)?;
+    resolved.scheme.grids = grids.all;
+    resolved.scheme.learned = Arc::clone(&learned);
+    let settings = job.settings.with_mode(Mode::Static);
+    let job = Job { settings: &settings, ..job.clone() };
+    let task = Task { job: &job, model, resolved, dataset, rival: None };
+    let mut outcome = planner::make(task, samples, split, &mut cx.diagnostics, clock)?;
+    let kept = keep_few(model, &learned, &resolved.scheme.grids, job.settings.target.activation, &mut outcome.plan);
+    cx.diagnostics.extend(tell::tell(model, &learned, resolved, &outcome.plan, kept));
+    outcome.known = Some(Arc::new(KnownReads::of_training(learned)));
+    Ok(outcome)
+}
+
+/// What is known of codes for a plan that was made before.
+pub(super) fn known(cx: &mut Context) -> Arc<KnownReads> {
+    Arc::new(KnownReads::of_training(Arc::new(std::mem::take(&mut cx.learned))))
+}
+
+/// Products that training quantized shall be integers, others stay float, unless a rule says otherwise.
+fn wish(model: &Model, grids: &Grids, learned: &Learned, wishes: &mut Wishes) -> Result<()> {
+    for id in model.nodes(model.main()) {
+        let Some(spec) = ops::spec(model, id).filter(|s| s.class == Class::Product) else { continue };
+        let node = model.node(id);
+        let data = (0..node.inputs().len()).filter(|&i| spec.role(i) == Role::Data);
+        let rounded = data.filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
+        let weight = spec.index_of(Role::Weight).and_then(|i| model.constant_input(id, i));
+        let trained = match weight.filter(|_| !rounded) {
+            Some(t) => learned.weight(t, spec.weight_axis(node, t.rank()))?.is_some(),
+            None => rounded,
+        };
+        if wishes.names(id) || wishes.keep_float.contains_key(&id) {
+            continue;
+        }
+        match trained {
+            true => drop(wishes.force.insert(id)),
+            false => drop(wishes.keep_float.insert(id, LEFT_FLOAT.to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// Puts quantizers of few codes back that no kernel has the place of. Returns how many.
+fn keep_few(
+    model: &Model,
+    learned: &Learned,
+    grids: &BTreeMap<ValueId, Grid>,
+    activation: DType,
+    plan: &mut Plan,
+) -> usize {
+    let mut kept = 0;
+    for &v in learned.values.keys() {
+        let Some(&grid) = grids.get(&v).filter(|g| g.codes() <= FEW && !stands_in(model, plan, v)) else { continue };
+        let grid = grid.as_uint8().filter(|_| activation == DType::Uint8).unwrap_or(grid);
+        let QParams { scale, zero_point, dtype } = grid.params;
+        let pair = Activation { dtype, scale, zero_point, clip: grid.clip(), readers: Readers::All };
+        plan.activations.insert(model.value(v).name().to_owned(), pair);
+        kept += 1;
+    }
+    kept
+}
+
+/// Whether the plan quantizes a value, or what clamps make of it that are absorbed.
+fn stands_in(model: &Model, plan: &Plan, v: ValueId) -> bool {
+    let mut next = Some(v);
+    while let Some(v) = next {
+        if plan.activations.contains_key(model.value(v).name()) {
+            return true;
+        }
+        next = model.sole_reader(v).and_then(|(n, _)| model.node(n).output(0)).filter(|&out| {
+            let entry = plan.nodes.get(model.value(out).name());
+            entry.is_some_and(|e| e.becomes == Form::Absorbed)
+        });
+    }
+    false
+}

@@ -1,0 +1,75 @@
+//! Signs: where training goes on with the sign of what a product makes, integers find the very same sign.
+//!
+//! With data and weights on grids, a product without its bias is a whole multiple of the product of both scales. So the sign of the sum is
+//! that of the sum with the bias rounded down to such a multiple; and codes with that product as their scale, saturated
+//! wherever they like, keep it.
+
+use std::collections::BTreeMap;
+
+use super::grids::Grids;
+use crate::{
+    error::Result,
+    ir::{DType, Model, NodeId, Tensor, ValueId},
+    ops::{self, Class, Role},
+    passes::support::constants::set_constant_input,
+    plan::Learned,
+    quant::{Grid, QParams},
+};
+
+/// How near a bias must be to the next multiple to be it.
+const NEAR: f64 = 1e-4;
+
+/// Rounds biases down in front of signs, and gives what the products make grids that keep the sign.
+pub(super) fn keep(model: &mut Model, learned: &Learned, grids: &mut Grids) -> Result<()> {
+    let mut found: BTreeMap<ValueId, Grid> = BTreeMap::new();
+    for id in model.nodes(model.main()) {
+        let Some(product) = Product::before_sign(model, id) else { continue };
+        let Some(input) = model.node(id).input(0).and_then(|v| grids.all.get(&v)).copied() else { continue };
+        let weight = model.constant_input(id, product.weight);
+        let axis = weight.and_then(|t| ops::spec(model, id)?.weight_axis(model.node(id), t.rank()));
+        let Some(q) = weight.map(|t| learned.weight(t, axis)).transpose()?.flatten() else { continue };
+        let steps: Vec<f64> = q.scales().iter().map(|s| f64::from(*s) * f64::from(input.params.scale)).collect();
+        if let Some((at, bias)) = product.bias {
+            let numbers = bias.to_f32()?;
+            if steps.len() != 1 && steps.len() != numbers.len() {
+                continue;
+            }
+            let down = |(i, &b): (usize, &f32)| {
+                let step = steps[i % steps.len()];
+                ((f64::from(b) / step + NEAR).floor() * step) as f32
+            };
+            let rounded: Vec<f32> = numbers.iter().enumerate().map(down).collect();
+            set_constant_input(model, id, at, Tensor::from_f32(bias.dims(), &rounded), "bias");
+        }
+        let least = steps.iter().copied().fold(f64::INFINITY, f64::min) as f32;
+        let params = QParams { scale: least, zero_point: 128, dtype: DType::Uint8 };
+        found.insert(product.output, Grid::of(params)?);
+    }
+    grids.all.extend(found);
+    Ok(())
+}
+
+/// A product of which nothing but the sign goes on.
+struct Product {
+    weight: usize,
+    bias: Option<(usize, Tensor)>,
+    output: ValueId,
+}
+
+impl Product {
+    fn before_sign(model: &Model, id: NodeId) -> Option<Self> {
+        let spec = ops::spec(model, id).filter(|s| s.class == Class::Product)?;
+        let output = model.node(id).output(0)?;
+        let (reader, 0) = model.sole_reader(output)? else { return None };
+        let sign = model.node(reader).is("GreaterOrEqual");
+        let zero = model.constant_input(reader, 1)?.scalar_f32()? == 0.0;
+        let plain =
+            model.node(id).float("alpha").unwrap_or(1.0) == 1.0 && model.node(id).float("beta").unwrap_or(1.0) == 1.0;
+        let given = |role| spec.index_of(role).filter(|&i| model.node(id).input(i).is_some());
+        let bias = match given(Role::Bias) {
+            None => None,
+            Some(i) => Some((i, model.constant_input(id, i)?.clone())),
+        };
+        (sign && zero && plain).then_some(Self { weight: given(Role::Weight)?, bias, output })
+    }
+}
