@@ -5,15 +5,17 @@ mod common;
 
 use std::{collections::BTreeMap, fs::File, path::Path};
 
-use common::{ort_optimize, ort_run};
+use common::{ort_optimize, ort_run, random::Random};
 use ndarray::{IxDyn, OwnedRepr};
 use ndarray_npy::NpzReader;
 use qonvert::{
     Config, Job, Settings,
-    config::Mode,
-    ir::{Model, Tensor},
+    config::{Format, Mode},
+    ir::{Model, Tensor, text},
     kernels::{self, Becomes},
-    onnx_file, pipeline,
+    onnx_file::{self, WriteOptions},
+    pipeline,
+    plan::Plan,
     quant::pack::unpack,
     report::Report,
 };
@@ -156,6 +158,96 @@ fn without_data_what_training_tells_is_enough_or_the_node_is_named() {
     assert_eq!(integer(&kernels::predict(&model, &settings.target)), 5);
     let text = report.nodes.reasons.iter().map(|r| format!("{r:?}")).collect::<Vec<_>>().join("\n");
     assert!(text.contains("give --calibration"), "{text}");
+}
+
+/// Two layers of signs and a last one, with biases that are no multiples of anything.
+fn net_of_signs() -> Model {
+    let mut random = Random(11);
+    let mut constant = |name: &str, dims: &[usize], size: f32| {
+        let numbers: Vec<String> =
+            random.floats(dims.iter().product(), size).iter().map(|x| format!("{x:e}")).collect();
+        let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
+        format!("float[{}] {name} = {{{}}}", dims.join(","), numbers.join(","))
+    };
+    let constants = [
+        constant("w", &[16, 1, 3, 3], 1.0),
+        constant("b", &[16], 0.4),
+        constant("v", &[16, 16, 3, 3], 1.0),
+        constant("c", &[16], 3.0),
+        constant("u", &[16, 8], 1.0),
+        constant("d", &[8], 1.0),
+    ];
+    let quant = "qonnx.custom_op.general.Quant <signed = 1, narrow = 1, rounding_mode = \"ROUND\">";
+    let sign = "qonnx.custom_op.general.BipolarQuant";
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17, \"qonnx.custom_op.general\" : 1]> g (float[1,1,8,8] x) => (float[1,8] y)
+         <float s = {{0.0078125}}, float one = {{1}}, float z = {{0}}, float eight = {{8}}, float t = {{0.17}}, {}> {{
+            xq = {quant} (x, s, z, eight)
+            wq = {sign} (w, t) vq = {sign} (v, t) uq = {quant} (u, s, z, eight)
+            a = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (xq, wq, b) p = {sign} (a, one)
+            e = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (p, vq, c) q = {sign} (e, one)
+            m = GlobalAveragePool(q) f = Flatten(m) fq = {quant} (f, s, z, eight) y = Gemm(fq, uq, d) }}",
+        constants.join(", ")
+    );
+    text::parse(&text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn signs_are_found_by_integers_to_the_last_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, data) = (folder.path().join("signs.onnx"), folder.path().join("data.npz"));
+    onnx_file::write(&net_of_signs(), &path, WriteOptions::default()).unwrap();
+    let images = ndarray::Array::from_shape_vec((24, 1, 8, 8), Random(5).floats(24 * 64, 0.98)).unwrap();
+    let mut npz = ndarray_npy::NpzWriter::new(File::create(&data).unwrap());
+    npz.add_array("x", &images).unwrap();
+    npz.finish().unwrap();
+    for given in [None, Some(data.clone())] {
+        let settings = Settings::new(Config::default()).unwrap();
+        let mut job = Job::new(&path, folder.path().join("out.onnx"), &settings);
+        (job.data, job.evaluation) = (given, Some(data.clone()));
+        let report = pipeline::run(&job).unwrap();
+        let model = onnx_file::read(&job.output).unwrap();
+        let predicted = kernels::predict(&model, &settings.target);
+        let integer = predicted.nodes.iter().filter(|n| PRODUCTS.contains(&&*n.op) && n.becomes == Becomes::Integer);
+        assert_eq!(integer.count(), 3, "{:?}", report.nodes.reasons);
+        // One sign of a thousand would be 30 dB.
+        let proof = report.proof.unwrap();
+        assert!(proof.outputs[0].sqnr.is_none_or(|s| s > 60.0), "{:?}", proof.outputs[0].sqnr);
+    }
+}
+
+#[test]
+fn a_plan_is_carried_out_again() {
+    let settings = Settings::new(Config::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = Job::new(models().join("digits_qat_few.torchscript.onnx"), folder.path().join("out.onnx"), &settings);
+    job.data = Some(models().join("digits_calib.npz"));
+    let first = pipeline::quantize(&job).unwrap();
+    let yaml = first.plan.to_yaml().unwrap();
+    assert!(yaml.contains("learned: true") && yaml.contains("clip:"), "{yaml}");
+    (job.plan, job.data) = (Some(Plan::from_yaml(&yaml).unwrap()), None);
+    let again = pipeline::quantize(&job).unwrap();
+    assert!(onnx_file::to_bytes(&first.model).unwrap() == onnx_file::to_bytes(&again.model).unwrap());
+}
+
+#[test]
+fn integer_operators_compute_the_same() {
+    for (form, exporter) in [("fx", "torchscript"), ("few", "qcdq")] {
+        let (pairs, _) = quantized(form, exporter, Config::default(), true);
+        let config = Config { format: Format::Qoperator, ..Config::default() };
+        let (operators, report) = quantized(form, exporter, config, true);
+        assert!(operators.all_nodes().into_iter().any(|n| operators.node(n).is("QLinearConv")));
+        assert!(report.proof.unwrap().outputs[0].agreement.is_none_or(|a| a > 0.9));
+        let (images, labels) = evaluation();
+        let right = |model: &Model| {
+            let input = model.value(model.required_inputs()[0]).name();
+            let answers = ort_run(&onnx_file::to_bytes(model).unwrap(), &[(input, images.clone())])?;
+            Some(correct(&answers[0], &labels))
+        };
+        if let Some((a, b)) = right(&pairs).zip(right(&operators)) {
+            assert!(a.abs_diff(b) <= 1, "{form}: {a} right as pairs, {b} as operators");
+        }
+    }
 }
 
 #[test]

@@ -34,7 +34,8 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let types = types::infer(model);
     let mut changes = 0;
     for id in model.nodes(model.main()) {
-        let Some(found) = weight(model, &types, id).map_err(|e| e.node(model.node_label(id), "DequantizeLinear"))? else {
+        let Some(found) = weight(model, &types, id).map_err(|e| e.node(model.node_label(id), "DequantizeLinear"))?
+        else {
             continue;
         };
         let Weight { of, output, dims, codes } = found;
@@ -103,12 +104,14 @@ struct Weight {
 
 /// The constant that this node makes numbers of: codes, or numbers behind a quantizer.
 fn weight(model: &Model, types: &types::Types, id: NodeId) -> Result<Option<Weight>> {
-    let Some(linear) = Linear::of(model, id, "DequantizeLinear").filter(|l| replaceable_by_constant(model, l.output)) else {
+    let Some(linear) = Linear::of(model, id, "DequantizeLinear").filter(|l| replaceable_by_constant(model, l.output))
+    else {
         return Ok(None);
     };
     if let Some(stored) = model.value(linear.input).constant().filter(|t| !t.is_deferred()) {
         let (Some(scales), Some(zeros)) = (linear.scales(model), zero_points(model, &linear)) else { return Ok(None) };
-        let integer = matches!(stored.dtype(), DType::Int8 | DType::Uint8 | DType::Int16 | DType::Uint16 | DType::Int32);
+        let integer =
+            matches!(stored.dtype(), DType::Int8 | DType::Uint8 | DType::Int16 | DType::Uint16 | DType::Int32);
         if !integer {
             return Ok(None);
         }
@@ -117,7 +120,9 @@ fn weight(model: &Model, types: &types::Types, id: NodeId) -> Result<Option<Weig
         return Ok(Some(Weight { of: linear.input, output: linear.output, dims: stored.dims().to_vec(), codes }));
     }
     let Some(fake) = FakeQuantizer::ending_with(model, types, id) else { return Ok(None) };
-    let Some(numbers) = model.value(fake.input).constant().filter(|t| t.dtype() == DType::Float) else { return Ok(None) };
+    let Some(numbers) = model.value(fake.input).constant().filter(|t| t.dtype() == DType::Float) else {
+        return Ok(None);
+    };
     let codes = fake.codes(numbers)?;
     Ok(Some(Weight { of: fake.input, output: fake.output, dims: numbers.dims().to_vec(), codes }))
 }
@@ -191,7 +196,10 @@ mod tests {
     fn codes_of_weights_that_were_computed_to_the_end() {
         let mut cx = importing();
         let numbers: Vec<String> = (0..16).map(|i| format!("{}", 0.25 * f64::from(i * 5 % 17 - 8))).collect();
-        let text = format!("<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,4] x) => (y) <float[4,4] w = {{{}}}> {{ y = MatMul(x, w) }}", numbers.join(", "));
+        let text = format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,4] x) => (y) <float[4,4] w = {{{}}}> {{ y = MatMul(x, w) }}",
+            numbers.join(", ")
+        );
         let mut model = crate::ir::text::parse(&text).unwrap();
         assert_eq!((run(&mut model, &mut cx).unwrap(), run(&mut model, &mut cx).unwrap()), (0, 0));
         let found: Vec<_> = cx.learned.weights.iter().map(|w| (w.scales.clone(), w.steps.clone())).collect();

@@ -5,16 +5,23 @@
 //! after:  y = Conv(x, w)          where the grid of x stands in the context
 //! ```
 //!
+//! Tools take clamps out where the saturation of a quantizer does what they did. So where the least code stands for 0, and what comes in
+//! could be below, a Clip stays in its place.
+//!
 //! The plan puts them in again where kernels want them ([`crate::plan::Learned`]): moved past what only moves data, once for several
 //! readers, not where nothing computes with codes. Only where the import of quantizers is asked for, and behind all passes that
 //! change the model, since a grid is that of a value.
 
-use super::{Context, support::quantizer::FakeQuantizer};
+use super::{
+    Context,
+    support::{pairs::moves_codes, quantizer::FakeQuantizer},
+};
 use crate::{
     analysis::types,
     diagnostics::{Diagnostic, count},
     error::Result,
-    ir::Model,
+    ir::{Model, NodeSpec, Place, Tensor, ValueId},
+    ops,
 };
 
 /// See the module's documentation.
@@ -31,10 +38,25 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             by_channel.push(label);
             continue;
         };
-        if model.value(found.input).constant().is_some() || !model.replace_all_uses(found.output, found.input) {
+        if model.value(found.input).constant().is_some() {
             continue;
         }
-        let grids = cx.learned.values.entry(found.input).or_default();
+        let rounded = if grid.range().lo == 0.0 && !is_never_below_zero(model, cx, found.input, DEPTH) {
+            let (graph, output) = (model.node(id).graph(), model.take_outputs(id));
+            let name = model.value(found.output).name().to_owned();
+            let mut bound = |end: &str, to: f32| {
+                model.add_initializer(graph, &format!("{name}_{end}"), Tensor::from_f32(&[], &[to]))
+            };
+            let (lo, hi) = (bound("least", 0.0), bound("greatest", grid.range().hi));
+            let clamp = NodeSpec::new("Clip").inputs([Some(found.input), Some(lo), Some(hi)]);
+            model.insert(clamp.output_value(output.first().copied().flatten()), Place::Before(id));
+            found.output
+        } else if model.replace_all_uses(found.output, found.input) {
+            found.input
+        } else {
+            continue;
+        };
+        let grids = cx.learned.values.entry(rounded).or_default();
         if !grids.contains(&grid) {
             grids.push(grid);
         }
@@ -49,6 +71,38 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         cx.diagnostics.push(Diagnostic::warning("quantizer_per_channel", text).on(first));
     }
     Ok(changes)
+}
+
+/// How far back is looked.
+const DEPTH: usize = 16;
+
+/// Whether all numbers of a value are at least 0, by what makes it.
+fn is_never_below_zero(model: &Model, cx: &Context, v: ValueId, depth: usize) -> bool {
+    let rounded = |grids: &Vec<crate::quant::Grid>| grids.iter().any(|g| g.range().lo >= 0.0);
+    if cx.learned.values.get(&v).is_some_and(rounded) {
+        return true;
+    }
+    let Some(id) = model.producer(v).filter(|_| depth > 0) else { return false };
+    let node = model.node(id);
+    let of = |i: usize| node.input(i).is_some_and(|x| is_never_below_zero(model, cx, x, depth - 1));
+    if moves_codes(model, id) {
+        return of(0);
+    }
+    if let Some((lo, _)) = ops::clamp_bounds(model, id) {
+        return lo >= 0.0 || lo == f32::NEG_INFINITY && of(0);
+    }
+    match node.op_type.as_str() {
+        "Sigmoid" | "HardSigmoid" | "Softmax" | "Exp" | "Abs" | "Softplus" | "Sqrt" => true,
+        "Mul" if node.input(0) == node.input(1) => true,
+        "Pow" => model.constant_input(id, 1).and_then(Tensor::scalar_f32).is_some_and(|p| p % 2.0 == 0.0) || of(0),
+        // Padded with 0, unless something else is said.
+        "Pad" => {
+            node.input(2).is_none_or(|_| model.constant_input(id, 2).and_then(Tensor::scalar_f32) == Some(0.0)) && of(0)
+        }
+        "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceMax" => of(0),
+        "Add" | "Mul" | "Div" | "Concat" => (0..node.inputs().len()).all(of),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +126,23 @@ mod tests {
         );
         let grids: Vec<_> = cx.learned.values.values().flatten().map(|g| (g.params.scale, g.low, g.high)).collect();
         assert_eq!(grids, [(0.5, 0, 127), (0.25, 0, 255)]);
+    }
+
+    #[test]
+    fn clamps_that_saturation_stood_in_for_come_back() {
+        let mut cx = Context::default();
+        cx.options.import_quantizers = true;
+        check_with(
+            run,
+            &mut cx,
+            "(float[2] x, float[2] u) => (y, w) <float s = {0.5}, uint8 z = {0}> {
+                a = Add(x, u) q = QuantizeLinear(a, s, z) b = DequantizeLinear(q, s, z)
+                c = Relu(u) r = QuantizeLinear(c, s, z) d = DequantizeLinear(r, s, z)
+                y = Neg(b) w = Neg(d) }",
+            "(float[2] x, float[2] u) => (y, w) <float b_least = {0}, float b_greatest = {127.5}> {
+                a = Add(x, u) b = Clip(a, b_least, b_greatest) c = Relu(u) y = Neg(b) w = Neg(c) }",
+        );
+        assert_eq!(cx.learned.values.len(), 2);
     }
 
     #[test]

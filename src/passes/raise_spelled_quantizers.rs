@@ -60,7 +60,9 @@ fn straight_through(model: &Model, id: NodeId) -> Option<ValueId> {
         let rounds = |v: ValueId| {
             // Within the few nodes that a quantizer is spelled with.
             let before = |&v: &ValueId| model.producer(v).and_then(|n| model.node(n).input(0));
-            std::iter::successors(Some(v), before).take(6).any(|v| model.producer(v).is_some_and(|n| model.node(n).is("Round")))
+            std::iter::successors(Some(v), before)
+                .take(6)
+                .any(|v| model.producer(v).is_some_and(|n| model.node(n).is("Round")))
         };
         rounds(rounded).then_some(rounded)
     })
@@ -257,7 +259,11 @@ mod tests {
         };
         // Another scale on the way back, another zero point, no bounds.
         check_skipped(run, &with("a = Div(x, s) b = Round(a) d = Clip(b, lo, hi) y = Mul(d, t)"), "");
-        check_skipped(run, &with("a = Div(x, s) b = Round(a) c = Add(b, t) d = Clip(c, lo, hi) e = Sub(d, z) y = Mul(e, s)"), "");
+        check_skipped(
+            run,
+            &with("a = Div(x, s) b = Round(a) c = Add(b, t) d = Clip(c, lo, hi) e = Sub(d, z) y = Mul(e, s)"),
+            "",
+        );
         check_skipped(run, &with("a = Div(x, s) b = Round(a) y = Mul(b, s)"), "");
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Why a node stays float where nothing tells a range.
-const WITHOUT_RANGE: &str = "training has no quantizer for what it makes or reads, and there are no data to find a range by: give --calibration";
+const WITHOUT_RANGE: &str = "the model has no quantizer for what it makes or reads, and there are no data to find a range by: give --calibration";
 
 /// What a plan is made of.
 #[derive(Clone, Copy)]

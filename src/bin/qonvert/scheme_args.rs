@@ -24,7 +24,8 @@ pub struct SchemeArgs {
     pub preset: Option<String>,
     /// auto (the default): as static, but what costs too much of the answers stays float, and without data as dynamic;
     /// static: ranges of data come from calibration; dynamic: from the data themselves at run time; weight-only: data stay float,
-    /// weights are stored in few bits
+    /// weights are stored in few bits; qat: from the quantizers that the model was trained with (auto and static take these, too,
+    /// where there are any)
     #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Configuration")]
     pub mode: Option<Mode>,
     /// What mode auto may lose: of the right answers where the data have labels, else in terms of noise: 1% (the default) is

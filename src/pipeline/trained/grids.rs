@@ -37,7 +37,7 @@ impl Grids {
                 narrow.iter().filter(|g| **g != chosen).map(|g| g.params.scale.to_string()).collect();
             if !others.is_empty() {
                 let text = format!(
-                    "training rounds it in {} ways; one is kept, of scale {}, which reaches farthest, in the place of scale {}",
+                    "its quantizers round it in {} ways; one is kept, of scale {}, which reaches farthest, in the place of scale {}",
                     narrow.len(),
                     chosen.params.scale,
                     others.join(", ")
@@ -66,7 +66,7 @@ impl Grids {
         }
         if let Some(first) = derived.first() {
             let text = format!(
-                "training has no quantizer for {}: a range follows from those in front, wider than need be",
+                "there is no quantizer for {}: a range follows from those in front, wider than need be",
                 count(derived.len(), "value")
             );
             noticed.push(

@@ -39,7 +39,7 @@ use crate::{
 const FEW: i64 = 64;
 
 /// Why a product stays float that training did not quantize.
-const LEFT_FLOAT: &str = "training left it in float: there is no quantizer at its data or its weight";
+const LEFT_FLOAT: &str = "the model's own quantizers leave it out: there is none at its data or its weight (a rule with precision: int8 takes it in)";
 
 /// Whether the job brings quantizers of training to integers, if the model has any.
 pub(super) fn may(config: &Config) -> bool {
@@ -115,6 +115,7 @@ pub(super) fn plan(
     let job = Job { settings: &settings, ..job.clone() };
     let task = Task { job: &job, model, resolved, dataset, rival: None };
     let mut outcome = planner::make(task, samples, split, &mut cx.diagnostics, clock)?;
+    absorb_clamps(model, &resolved.scheme.grids, &mut outcome.plan);
     let kept = keep_few(model, &learned, &resolved.scheme.grids, job.settings.target.activation, &mut outcome.plan);
     cx.diagnostics.extend(tell::tell(model, &learned, resolved, &outcome.plan, kept));
     outcome.known = Some(Arc::new(KnownReads::of_training(learned)));
@@ -147,6 +148,34 @@ fn wish(model: &Model, grids: &Grids, learned: &Learned, wishes: &mut Wishes) ->
         }
     }
     Ok(())
+}
+
+/// Takes out clamps in front of quantizers that saturate at the same numbers, where no node has absorbed them.
+fn absorb_clamps(model: &Model, grids: &BTreeMap<ValueId, Grid>, plan: &mut Plan) {
+    for id in model.nodes(model.main()) {
+        let node = model.node(id);
+        let Some((lo, hi)) = ops::clamp_bounds(model, id) else { continue };
+        let (Some(out), Some(from)) = (node.output(0), node.input(0)) else { continue };
+        let name = model.value(out).name();
+        let same = grids.get(&out).is_some_and(|g| (g.range().lo, g.range().hi) == (lo, hi));
+        let quantized =
+            plan.activations.get(name).is_some_and(|a| a.readers == Readers::All || all_integer(model, plan, out));
+        let free = !plan.activations.contains_key(model.value(from).name()) && model.value(from).readers().count() == 1;
+        let entry = plan.nodes.get_mut(name).filter(|e| e.becomes == Form::Float);
+        if let Some(entry) = entry.filter(|_| same && quantized && free && !model.value(out).is_graph_output()) {
+            entry.becomes = Form::Absorbed;
+            entry.reason = None;
+        }
+    }
+}
+
+/// Whether nothing but integer nodes reads a value.
+fn all_integer(model: &Model, plan: &Plan, v: ValueId) -> bool {
+    let integer = |n: NodeId| {
+        let out = model.node(n).output(0).map(|v| model.value(v).name());
+        out.and_then(|o| plan.nodes.get(o)).is_some_and(|e| e.becomes == Form::Integer)
+    };
+    model.value(v).readers().count() == model.value(v).uses().len() && model.value(v).readers().all(|(n, _)| integer(n))
 }
 
 /// Puts quantizers of few codes back that no kernel has the place of. Returns how many.

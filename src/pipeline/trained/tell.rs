@@ -16,7 +16,7 @@ pub(super) fn tell(model: &Model, learned: &Learned, resolved: &Resolved, plan: 
     let mut said = Vec::new();
     let weights = count(learned.weights.len(), "weight");
     let values = count(learned.values.len(), "value");
-    let text = format!("the model was trained with quantizers: scales of {values} and codes of {weights} are kept");
+    let text = format!("the model comes with quantizers: scales of {values} and codes of {weights} are kept");
     said.push(Diagnostic::note("trained_quantizers", text));
     let dropped: Vec<&str> = learned
         .values
@@ -36,7 +36,7 @@ pub(super) fn tell(model: &Model, learned: &Learned, resolved: &Resolved, plan: 
     }
     if kept > 0 {
         let text =
-            format!("{} of few codes stay in front of float nodes, for what they cut off", count(kept, "quantizer"));
+            format!("kept in front of float nodes, for what it cuts off: {} of few codes", count(kept, "quantizer"));
         said.push(Diagnostic::note("quantizers_in_float", text));
     }
     let names: BTreeMap<&str, ValueId> = model.value_ids().into_iter().map(|v| (model.value(v).name(), v)).collect();
@@ -90,6 +90,6 @@ pub(super) fn idle(config: &Config) -> Option<Diagnostic> {
     (!idle.is_empty()).then(|| {
         let text = format!("no effect of {}: the model's own quantizers decide", idle.join(", "));
         Diagnostic::warning("settings_without_effect", text)
-            .help("leave it out; or give the float model that was there before training with quantizers")
+            .help("leave it out; or give the float model that was there before the quantizers")
     })
 }
