@@ -37,6 +37,10 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
             *most = run.iter().fold(*most, |m, &c| m.max((c - zero).abs()));
         }
         let few: Vec<i32> = most.iter().copied().filter(|m| (1..=HANDFUL).contains(m)).collect();
+        // Where all have few codes, one scale for each would bring no more of them.
+        if most.iter().all(|&m| m <= HANDFUL) {
+            continue;
+        }
         let Some(&least) = few.iter().min() else { continue };
         let severity = if few.len() * 20 >= count { Severity::Warning } else { Severity::Note };
         let fact =

@@ -4,7 +4,7 @@
 //! tool took a Relu or Clip in front of the pair out, because saturation does its work, a clamp is put back.
 //!
 //! ```text
-//! before: (float[2,2] x) => (float[2,2] y) <float s = {0.5}, uint8 z = {3}> { e = Exp(x) q = QuantizeLinear(e, s, z) d = DequantizeLinear(q, s, z) y = Sqrt(d) }
+//! before: (float[2,2] x) => (float[2,2] y) <float s = {0.3}, uint8 z = {3}> { e = Exp(x) q = QuantizeLinear(e, s, z) d = DequantizeLinear(q, s, z) y = Sqrt(d) }
 //! after: (float[2,2] x) => (float[2,2] y) { e = Exp(x) y = Sqrt(e) }
 //! ```
 

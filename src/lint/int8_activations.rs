@@ -10,9 +10,11 @@
 //!     q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) e = DequantizeLinear(q, s, o) w = DequantizeLinear(c, t, u)
 //!     a = Conv(d, w) b = Conv(e, w) aq = QuantizeLinear(a, s, o) y = DequantizeLinear(aq, s, o) bq = QuantizeLinear(b, s, o) z = DequantizeLinear(bq, s, o)
 //! }
-//! after: (float[1,1,2,2] x) => (float[1,1,2,2] y, float[1,1,2,2] z) <float s = {0.5}, uint8 o = {131}, int8[1,1,1,1] c = {5}, float t = {0.1}, int8 u = {0}, float as = {0.5}, uint8 ao = {131}, float bs = {0.5}, uint8 bo = {131}> {
-//!     q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) e = DequantizeLinear(q, s, o) w = DequantizeLinear(c, t, u)
-//!     a = Conv(d, w) b = Conv(e, w) aq = QuantizeLinear(a, as, ao) y = DequantizeLinear(aq, as, ao) bq = QuantizeLinear(b, bs, bo) z = DequantizeLinear(bq, bs, bo)
+//! after: (float[1,1,2,2] x) => (float[1,1,2,2] y, float[1,1,2,2] z) <int8[1,1,1,1] c = {5}, float t = {0.1}, int8 u = {0}, float x_scale = {0.5}, uint8 x_zero_point = {131}, float a_scale = {0.5}, uint8 a_zero_point = {131}, float b_scale = {0.5}, uint8 b_zero_point = {131}> {
+//!     q = QuantizeLinear(x, x_scale, x_zero_point) d = DequantizeLinear(q, x_scale, x_zero_point) e = DequantizeLinear(q, x_scale, x_zero_point)
+//!     w = DequantizeLinear(c, t, u) a = Conv(d, w) b = Conv(e, w)
+//!     aq = QuantizeLinear(a, a_scale, a_zero_point) y = DequantizeLinear(aq, a_scale, a_zero_point)
+//!     bq = QuantizeLinear(b, b_scale, b_zero_point) z = DequantizeLinear(bq, b_scale, b_zero_point)
 //! }
 //! ```
 
@@ -21,7 +23,8 @@ use std::collections::BTreeSet;
 use super::{Changes, Context, Finding, Form, Severity, support::pairs::Pair};
 use crate::{
     error::Result,
-    ir::{DType, Model, NodeId},
+    ir::{DType, Model, NodeId, ValueId},
+    target::{Kernel, Output},
 };
 
 pub(super) const WHAT: &str = "activations in int8 where the runtime's kernels take uint8";
@@ -36,7 +39,7 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
     let lost = |p: &Pair| -> BTreeSet<NodeId> {
         let maker = cx.model.producer(p.value());
         let around = p.readers(cx.model).into_iter().map(|(n, _)| n).chain(maker);
-        around.filter(|&n| cx.is_float(n) && cx.operator(n).is_some()).collect()
+        around.filter(|&n| cx.is_float(n) && cx.operator(n).is_some_and(|(_, row)| makes_codes(cx, n, row))).collect()
     };
     let all: BTreeSet<NodeId> = pairs.iter().flat_map(lost).collect();
     if all.is_empty() && cx.form != Form::Qoperator {
@@ -75,6 +78,16 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         found.push(finding.mend(Changes::Nothing, repair));
     }
     Ok(found)
+}
+
+/// Whether the output of a node is quantized, if its kernel asks for that.
+fn makes_codes(cx: &Context<'_>, n: NodeId, row: &Kernel) -> bool {
+    let quantized =
+        |v: ValueId| cx.model.value(v).readers().any(|(r, i)| i == 0 && cx.model.node(r).op_type == "QuantizeLinear");
+    // Clamps may stand between.
+    let behind = |v: ValueId| cx.model.sole_reader(v).and_then(|(r, _)| cx.model.node(r).output(0));
+    let outputs = || cx.model.node(n).outputs().iter().copied().flatten();
+    row.output != Output::Required || outputs().any(|v| quantized(v) || behind(v).is_some_and(quantized))
 }
 
 fn again(model: &Model, q: NodeId) -> Option<Pair> {

@@ -2,11 +2,11 @@
 //! for all.
 //!
 //! ```text
-//! before: (float[1,1,2,2] x) => (float[1,1,2,2] y, float[1,1,2,2] z) <float s = {0.5}, uint8 o = {3}, int8[1,1,1,1] c = {5}, float t = {0.1}, int8 u = {0}> {
+//! before: (float[1,4,64,64] x) => (float[1,4,64,64] y, float[1,4,64,64] z) <float s = {0.5}, uint8 o = {3}, int8[4,4,1,1] c = {1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8}, float t = {0.1}, int8 u = {0}> {
 //!     q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) w = DequantizeLinear(c, t, u) a = Conv(d, w)
 //!     z = Exp(a) aq = QuantizeLinear(a, s, o) y = DequantizeLinear(aq, s, o)
 //! }
-//! after: (float[1,1,2,2] x) => (float[1,1,2,2] y, float[1,1,2,2] z) <float s = {0.5}, uint8 o = {3}, int8[1,1,1,1] c = {5}, float t = {0.1}, int8 u = {0}> {
+//! after: (float[1,4,64,64] x) => (float[1,4,64,64] y, float[1,4,64,64] z) <float s = {0.5}, uint8 o = {3}, int8[4,4,1,1] c = {1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8}, float t = {0.1}, int8 u = {0}> {
 //!     q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) w = DequantizeLinear(c, t, u) a = Conv(d, w)
 //!     aq = QuantizeLinear(a, s, o) y = DequantizeLinear(aq, s, o) z = Exp(y)
 //! }

@@ -33,10 +33,14 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     for n in cx.nodes() {
         let node = cx.model.node(n);
-        if !(node.in_onnx_domain() && cx.target.seen_through.contains(&node.op_type) && cx.is_float(n)) {
+        if !(node.in_onnx_domain() && cx.target.seen_through.contains(&node.op_type)) {
             continue;
         }
         let (Some(before), Some(after)) = (before(cx, n), after(cx, n)) else { continue };
+        // Where its own codes end at its bounds, the clamp is gone, but the conversions stay.
+        if !cx.is_float(n) && !cx.converts(after.q.node) {
+            continue;
+        }
         let Some(bounds) = ops::clamp_bounds(cx.model, n) else { continue };
         let params = match after.saturates_at(bounds) {
             true => Some(after.params),

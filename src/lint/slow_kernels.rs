@@ -43,7 +43,8 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
             .map(|d| placement::conversion_time(&cx.target.costs, cx.elements(d.output), false))
             .sum();
         let gain = integer + cx.times.nodes(pair.dq.iter().map(|d| d.node)) - float - dequantize;
-        if gain <= 0.0 {
+        // Less is within the error of the cost model.
+        if gain < cx.target.costs.uncertainty / 4.0 {
             continue;
         }
         let kernel = cx.kernel(n).and_then(|k| k.kernel.clone()).unwrap_or_default();

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! before: (float[1,1,2,2] x) => (float[1,1,2,2] y) <int8[1,1,1,1] c = {5}, float[1] s = {0.1}, int8[1] z = {1}> { w = DequantizeLinear<axis = 0>(c, s, z) y = Conv(x, w) }
-//! after: (float[1,1,2,2] x) => (float[1,1,2,2] y) <int8[1,1,1,1] c = {5}, float w_zero = {1}, float w_scale = {0.1}> { i = Cast<to = 1>(c) d = Sub(i, w_zero) w = Mul(d, w_scale) y = Conv(x, w) }
+//! after: (float[1,1,2,2] x) => (float[1,1,2,2] y) <int8[1,1,1,1] c = {5}, float w_zero = {1}, float w_scale = {0.1}> { w_Cast_Output = Cast<to = 1>(c) w_Sub_Output = Sub(w_Cast_Output, w_zero) w_Mul_Output = Mul(w_Sub_Output, w_scale) y = Conv(x, w_Mul_Output) }
 //! ```
 
 use super::{Changes, Context, Finding, Severity, support::weights::Weight};

@@ -51,11 +51,12 @@ impl<'a> LintJob<'a> {
 /// The form of a file, and the model as rules see it: integer operators raised to Q/DQ pairs around float ones.
 fn seen(original: &Model) -> Result<(Form, Model)> {
     let mut model = original.clone();
+    // Scales may be the outputs of Constant nodes.
+    passes::lift_constants::run(&mut model, &mut passes::Context::default())?;
     if !original.all_nodes().into_iter().any(|n| ops::raised_by(original.node(n)).is_some()) {
         return Ok((Form::Qdq, model));
     }
     let mut cx = passes::Context::default();
-    passes::lift_constants::run(&mut model, &mut cx)?;
     passes::raise_qoperators::run(&mut model, &mut cx)?;
     passes::remove_dead::run(&mut model, &mut cx)?;
     Ok((Form::Qoperator, model))
@@ -122,6 +123,13 @@ pub fn lint(job: &LintJob<'_>) -> Result<LintReport> {
     }
     all.extend(&job.files);
     all.check()?;
+    if job.target.kernels.is_empty() {
+        let text = format!(
+            "target {:?} has no table of kernels, so nothing can be said of what it makes of a model",
+            job.target.name
+        );
+        return Err(Error::config(text).help("leave --target out, or name one with kernels"));
+    }
     let original = onnx_file::read_with(&job.model, job.read)?;
     if let Some((called, path)) = all.written().find(|(_, path)| path.exists() && onnx_file::is_mapped(path)) {
         return Err(files::over(called, "the weights of MODEL").file(path));

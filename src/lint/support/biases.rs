@@ -1,11 +1,17 @@
 //! Biases in int32: kernels take their scale to be that of the data times that of the weight, whatever the file says.
 
+use super::weights::{self, Weight};
 use crate::{
     error::Result,
     ir::{DType, Model, NodeId, NodeSpec, Place, Tensor},
     ops::{self, Role},
     passes::support::{constants::set_constant_input, pairs::Linear},
-    quant::pack::{pack, unpack},
+    quant::{
+        QParams, QuantTarget,
+        bias::weight_scales_for_bias,
+        granularity::{Granularity, quantize_with},
+        pack::{pack, unpack},
+    },
 };
 
 /// A bias beside the scales that it should follow.
@@ -63,10 +69,15 @@ impl Bias {
         ((0..self.codes.len()).map(off).fold(0.0, f32::max), self.zeros.iter().any(|&z| z != 0))
     }
 
+    /// The number that a code stands for.
+    fn real(&self, i: usize) -> f64 {
+        f64::from(self.scale(i)) * (f64::from(self.codes[i]) - f64::from(self.zero(i)))
+    }
+
     /// The codes under the scales that they should have; `None` where one does not fit 32 bits.
     pub fn refitted(&self) -> Option<Vec<i32>> {
-        let code = |(i, &c): (usize, &i32)| {
-            let real = f64::from(self.scale(i)) * (f64::from(c) - f64::from(self.zero(i)));
+        let code = |(i, _): (usize, &i32)| {
+            let real = self.real(i);
             let code = (real / f64::from(self.wanted[i % self.wanted.len()])).round_ties_even();
             (code.abs() <= f64::from(i32::MAX)).then_some(code as i32)
         };
@@ -84,7 +95,10 @@ pub fn refit(model: &mut Model, n: NodeId) -> Result<bool> {
     if off <= SAME && !shifted {
         return Ok(false);
     }
-    let Some(codes) = bias.refitted() else { return Ok(false) };
+    let Some(codes) = bias.refitted() else {
+        // With greater scales of the weight it fits; beside such a bias the weight hardly counts.
+        return Ok(raise_weight(model, n, &bias)? && refit(model, n)?);
+    };
     let mut dq = bias.dq;
     if model.value(dq.output).uses().len() > 1 {
         // Others read it beside other scales.
@@ -113,5 +127,32 @@ pub fn refit(model: &mut Model, n: NodeId) -> Result<bool> {
         attributes.retain(|a| a.name != "axis");
         attributes.push(crate::ir::Attr::new("axis", 0));
     }
+    Ok(true)
+}
+
+/// Raises the scales of a node's weight so far that its bias fits 32 bits. Returns whether that could be done.
+fn raise_weight(model: &mut Model, n: NodeId, bias: &Bias) -> Result<bool> {
+    let input = |role| ops::spec(model, n).and_then(|s| s.index_of(role)).and_then(|i| model.node(n).input(i));
+    let made = |v| Linear::dequantized(model, v);
+    let (Some(x), Some(w)) = (input(Role::Data).and_then(made), input(Role::Weight).and_then(made)) else {
+        return Ok(false);
+    };
+    let alone = model.value(w.output).uses().len() == 1;
+    let Some((s_x, _)) = x.per_tensor(model) else { return Ok(false) };
+    let Some(weight) = Weight::of(model, w.node).filter(|_| alone) else { return Ok(false) };
+    let real: Vec<f32> = (0..bias.codes.len()).map(|i| bias.real(i) as f32).collect();
+    let scales = weight.codes.scales();
+    if !(scales.len() == 1 || scales.len() == real.len()) {
+        return Ok(false);
+    }
+    let (raised, count) = weight_scales_for_bias(&real, s_x, &scales);
+    if count == 0 {
+        return Ok(false);
+    }
+    let target = QuantTarget { dtype: weight.dtype(), symmetric: true, reduce_range: false };
+    let params = weight.codes.params.iter().zip(raised).map(|(p, scale)| QParams { scale, ..*p }).collect();
+    let granularity = Granularity::from_axis(weight.codes.axis);
+    let anew = quantize_with(&weight.codes.dequantized()?, weight.codes.values.dims(), granularity, target, params)?;
+    weights::set(model, w.node, &anew)?;
     Ok(true)
 }

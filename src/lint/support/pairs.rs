@@ -32,7 +32,7 @@ impl Pair {
         let q = Linear::of(model, q, "QuantizeLinear")?;
         let told = model.node(q.node).int("output_dtype").and_then(|t| DType::from_onnx(i32::try_from(t).ok()?));
         let default = || q.zero_point.is_none().then(|| told.unwrap_or(DType::Uint8));
-        let dtype = q.codes(model, types).or_else(default)?;
+        let dtype = q.codes(model, types).or_else(default).filter(|t| t.is_integer())?;
         let (scale, zero_point) = q.per_tensor(model)?;
         let uses = model.value(q.output).uses();
         let dq: Option<Vec<Linear>> = uses

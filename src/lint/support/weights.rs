@@ -75,9 +75,16 @@ impl Weight {
 pub fn set(model: &mut Model, dq: NodeId, to: &QuantizedWeight) -> Result<()> {
     let name = model.node(dq).input(0).map(|v| model.value(v).name().to_owned());
     let name = name.ok_or_else(|| Error::bug("a DequantizeLinear has no input"))?;
-    set_constant_input(model, dq, 0, to.values.clone(), &name);
-    set_constant_input(model, dq, 1, to.scale.clone(), &format!("{name}_scale"));
-    set_constant_input(model, dq, 2, to.zero_point.clone(), &format!("{name}_zero_point"));
+    let all = [
+        (&to.values, name.clone()),
+        (&to.scale, format!("{name}_scale")),
+        (&to.zero_point, format!("{name}_zero_point")),
+    ];
+    for (i, (tensor, name)) in all.into_iter().enumerate() {
+        if !model.constant_input(dq, i).is_some_and(|old| old.same_content(tensor)) {
+            set_constant_input(model, dq, i, tensor.clone(), &name);
+        }
+    }
     let attributes = &mut model.node_mut(dq).attributes;
     attributes.retain(|a| a.name != "axis");
     if let Some(axis) = to.axis {
