@@ -77,7 +77,7 @@ fn without_zeros(model: &mut Model, n: NodeId) -> Result<bool> {
     };
     let mut scales = scale.to_f32()?;
     let axis = if scales.len() > 1 { d.axis_of(codes.rank()) } else { None };
-    let (channels, inner) = Granularity::from_axis(axis).layout(codes.dims())?;
+    let Ok((channels, inner)) = Granularity::from_axis(axis).layout(codes.dims()) else { return Ok(false) };
     let zeros = match d.zero_point.and_then(|z| model.value(z).constant()) {
         Some(z) => unpack(z)?,
         None => vec![0],

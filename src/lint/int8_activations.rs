@@ -49,14 +49,14 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     for pair in &pairs {
         let around = lost(pair);
-        let (severity, fact) = match (around.first(), cx.form) {
-            (Some(&n), _) => {
-                (Severity::Warning, format!("its codes are int8, and {} beside it computes in float", cx.node(n)))
-            }
-            (None, Form::Qoperator) => {
+        let (severity, fact) = match (cx.form, around.first()) {
+            (Form::Qoperator, _) => {
                 (Severity::Warning, "its codes are int8: integer operators on those are slow".to_owned())
             }
-            (None, Form::Qdq) => {
+            (Form::Qdq, Some(&n)) => {
+                (Severity::Warning, format!("its codes are int8, and {} beside it computes in float", cx.node(n)))
+            }
+            (Form::Qdq, None) => {
                 (Severity::Note, "its codes are int8, as those around kernels that are lost".to_owned())
             }
         };

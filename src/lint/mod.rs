@@ -8,6 +8,7 @@
 //! where there is no `after:`, the rule has no repair.
 
 mod context;
+mod names;
 mod repair;
 pub mod support;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 pub use context::{Context, Form};
+pub use names::{Names, Spot};
 pub use repair::{Fixed, Withheld, repair};
 pub use times::Times;
 
@@ -113,12 +115,15 @@ impl Finding {
     }
 }
 
+/// A change of a model: whether there was anything left to do.
+pub type Mend = dyn Fn(&mut Model) -> Result<bool>;
+
 /// What mends a finding.
 pub struct Repair {
     /// What it does to numbers.
     pub changes: Changes,
     /// Carries it out; returns false where there is nothing left to do. Earlier repairs may have removed what it speaks of.
-    pub run: Box<dyn Fn(&mut Model) -> Result<bool>>,
+    pub run: Box<Mend>,
 }
 
 /// What a repair does to the numbers that the model computes.

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{Changes, Context, Finding, Form, Lint, Severity};
+use super::{Changes, Context, Finding, Form, Lint, Names, Severity};
 use crate::{
     diagnostics::count,
     error::Result,
@@ -47,11 +47,12 @@ struct Standing {
     time: f64,
 }
 
-/// Mends a model with some rules. Returns what was mended, and what was tried in vain.
+/// Mends a model with some rules; `names` are those of its file. Returns what was mended, and what was tried in vain.
 pub fn repair(
     model: &mut Model,
     target: &Target,
     form: Form,
+    names: &Names,
     rules: &[&'static Lint],
 ) -> Result<(Vec<Fixed>, Vec<Withheld>)> {
     let mut fixed: Vec<Fixed> = Vec::new();
@@ -64,7 +65,7 @@ pub fn repair(
                 let cx = Context::of(model, target, form);
                 let mut found = (lint.find)(&cx)?;
                 found.retain(|f| f.repair.is_some());
-                let labels: Vec<String> = found.iter().map(|f| f.sentence(&cx)).collect();
+                let labels: Vec<String> = found.iter().map(|f| names.spot(cx.model, f).sentence(&f.fact)).collect();
                 (found, Standing { time: cx.times.total }, labels)
             };
             if found.is_empty() {
@@ -147,15 +148,4 @@ fn apply(
     let (a, b) = which.split_at(which.len() / 2);
     let standing = apply(model, target, form, found, a, standing, halvings - 1, done)?;
     apply(model, target, form, found, b, standing, halvings - 1, done)
-}
-
-impl Finding {
-    /// Where and what, in one sentence.
-    pub fn sentence(&self, cx: &Context<'_>) -> String {
-        match (self.node, self.value) {
-            (Some(n), _) => format!("{}: {}", cx.node(n), self.fact),
-            (None, Some(v)) => format!("{:?}: {}", cx.name(v), self.fact),
-            (None, None) => self.fact.clone(),
-        }
-    }
 }

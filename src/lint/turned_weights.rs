@@ -39,7 +39,10 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         if !(node.is("DequantizeLinear") && cx.converts(dq) && constants) {
             continue;
         }
-        let Some((reader, 0 | 1)) = cx.model.sole_reader(out) else { continue };
+        let Some((reader, at)) = cx.model.sole_reader(out) else { continue };
+        if at != usize::from(cx.model.node(reader).is("Gemm")) {
+            continue;
+        }
         let Some(tensor) = cx.model.value(codes).constant() else { continue };
         let Some(perm) = perm_of(cx.model, reader, tensor) else { continue };
         let what = cx.model.node(reader);

@@ -39,7 +39,7 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         let Some(behind) = behind.filter(|b| !b.is_empty()) else { continue };
         let odd: Vec<&Pair> = behind.iter().filter(|p| !same(p.params, params)).collect();
         let converts =
-            behind.iter().any(|p| cx.converts(p.q.node)) || !cx.dequantized(n, 0).is_some_and(|d| !cx.converts(d.node));
+            behind.iter().any(|p| cx.converts(p.q.node)) || cx.dequantized(n, 0).is_none_or(|d| cx.converts(d.node));
         let Some(first) = odd.first().filter(|_| converts) else { continue };
         let fact = format!(
             "scale {:?} and zero point {} in front of it, {:?} and {} behind it",

@@ -1,12 +1,13 @@
 //! Looks at a model that is quantized already, and mends it: read, look, mend, check, write, report.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     error::{Error, Result},
     files::{self, Files},
     ir::{Model, NodeId, Tensor},
-    lint::{self, Context, Fixed, Form, LINTS, Lint, Withheld},
+    kernels::{self, Summary},
+    lint::{self, Context, Fixed, Form, LINTS, Lint, Names, Withheld},
     onnx_file::{self, ReadOptions, WriteOptions},
     ops,
     passes::{self, Stage},
@@ -89,7 +90,7 @@ pub fn lint_model(
     rules: &[&'static Lint],
 ) -> Result<(Model, Vec<Fixed>, Vec<Withheld>)> {
     let (form, mut model) = seen(original)?;
-    let (fixed, withheld) = lint::repair(&mut model, target, form, rules)?;
+    let (fixed, withheld) = lint::repair(&mut model, target, form, &Names::of(original), rules)?;
     if fixed.is_empty() {
         return Ok((original.clone(), fixed, withheld));
     }
@@ -103,14 +104,20 @@ pub fn lint_model(
     Ok((model, fixed, withheld))
 }
 
-fn figures(model: &Model, cx: &Context<'_>) -> Figures {
-    let bytes = |v| model.value(v).initializer().map_or(0, Tensor::byte_len) as u64;
+/// A file in numbers: of integer operators as they stand there, of Q/DQ pairs as what they become.
+fn figures(file: &Model, cx: &Context<'_>, summary: &Summary) -> Figures {
+    let bytes = |v| file.value(v).initializer().map_or(0, Tensor::byte_len) as u64;
+    let count = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
     Figures {
-        microseconds: cx.times.total / 1e3,
-        integer: cx.times.integer,
-        conversions: cx.prediction.summary().conversions.values().sum(),
-        bytes: model.value_ids().into_iter().map(bytes).sum(),
+        microseconds: (cx.form == Form::Qdq).then_some(cx.times.total / 1e3),
+        integer: count(&summary.integer) + count(&summary.moves),
+        conversions: count(&summary.conversions),
+        bytes: file.value_ids().into_iter().map(bytes).sum(),
     }
+}
+
+fn summary(file: &Model, target: &Target) -> Summary {
+    kernels::predict(file, target).summary()
 }
 
 /// Reads, looks, mends where an output is named, and writes. On an error nothing is written.
@@ -137,7 +144,7 @@ pub fn lint(job: &LintJob<'_>) -> Result<LintReport> {
     let at = |e: Error| e.file(&job.model);
     let (form, model) = seen(&original).map_err(at)?;
     let cx = Context::of(&model, job.target, form);
-    let before = figures(&original, &cx);
+    let (names, loaded) = (Names::of(&original), summary(&original, job.target));
     let mut report = LintReport {
         version: env!("CARGO_PKG_VERSION"),
         model: job.model.display().to_string(),
@@ -149,9 +156,9 @@ pub fn lint(job: &LintJob<'_>) -> Result<LintReport> {
         findings: Vec::new(),
         fixed: Vec::new(),
         withheld: Vec::new(),
-        before,
+        before: figures(&original, &cx, &loaded),
         after: None,
-        kernels: cx.prediction.summary().line(),
+        kernels: loaded.line(),
         notes: notes(&original),
     };
     let mended = match &job.output {
@@ -168,10 +175,13 @@ pub fn lint(job: &LintJob<'_>) -> Result<LintReport> {
     let again = seen_again.as_ref().map(|(form, model)| (model, Context::of(model, job.target, *form)));
     let (now, cx) = again.as_ref().map_or((&model, &cx), |(model, cx)| (*model, cx));
     if let Some(mended) = &mended {
-        report.after = Some(figures(mended, cx));
-        report.kernels = cx.prediction.summary().line();
+        let loaded = summary(mended, job.target);
+        report.after = Some(figures(mended, cx, &loaded));
+        report.kernels = loaded.line();
     }
-    report.findings = lint::look(cx, &job.rules)?.iter().map(|(lint, f)| Told::of(lint, f, now)).collect();
+    let names = mended.as_ref().map_or(names, Names::of);
+    let found = lint::look(cx, &job.rules)?;
+    report.findings = found.iter().map(|(lint, f)| Told::of(lint, f, names.spot(now, f))).collect();
     if !report.quantized {
         report.kernels = None;
     }

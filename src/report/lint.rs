@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::terminal::{bytes, count};
-use crate::lint::{Changes, Finding, Fixed, Form, Lint, Severity, Withheld};
+use crate::lint::{Changes, Finding, Fixed, Form, Lint, Severity, Spot, Withheld};
 
 /// So many places of one rule are named.
 const SHOWN: usize = 3;
@@ -46,8 +46,9 @@ pub struct LintReport {
 /// A model in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Figures {
-    /// Time of a run by the target's cost model, microseconds: its ratios mean more than itself.
-    pub microseconds: f64,
+    /// Time of a run by the target's cost model, microseconds: its ratios mean more than itself. Not known of integer operators that the
+    /// file spells out.
+    pub microseconds: Option<f64>,
     /// Nodes that compute in integers or move codes.
     pub integer: usize,
     /// Conversions at every run.
@@ -63,12 +64,9 @@ pub struct Told {
     pub rule: &'static str,
     /// How much it matters.
     pub severity: Severity,
-    /// The node's name, or that of its first output.
-    pub node: Option<String>,
-    /// Its operator.
-    pub op: Option<String>,
-    /// The value.
-    pub value: Option<String>,
+    /// Where.
+    #[serde(flatten)]
+    pub spot: Spot,
     /// The fact.
     pub fact: String,
     /// Microseconds of a run that it costs, by the cost model.
@@ -85,29 +83,18 @@ pub struct Told {
 }
 
 impl Told {
-    /// A finding of a rule; the closure names nodes and values.
-    pub fn of(lint: &'static Lint, finding: &Finding, model: &crate::ir::Model) -> Self {
-        let node = finding.node.map(|n| model.node_label(n));
+    /// A finding of a rule, at a place in the file.
+    pub fn of(lint: &'static Lint, finding: &Finding, spot: Spot) -> Self {
         Self {
             rule: lint.name,
             severity: finding.severity,
-            op: finding.node.map(|n| model.node(n).op_type.clone()),
-            node,
-            value: finding.value.map(|v| model.value(v).name().to_owned()),
+            spot,
             fact: finding.fact.clone(),
             microseconds: finding.time / 1e3,
             bytes: finding.bytes,
             cure: lint.cure,
             fix: finding.repair.as_ref().map(|r| r.changes.clone()),
             what: lint.what,
-        }
-    }
-
-    fn place(&self) -> String {
-        match (&self.node, &self.op, &self.value) {
-            (Some(node), Some(op), _) => format!("{op} {node:?}: {}", self.fact),
-            (_, _, Some(value)) => format!("{value:?}: {}", self.fact),
-            _ => self.fact.clone(),
         }
     }
 }
@@ -157,8 +144,11 @@ impl LintReport {
                 format!("{file} is written as {} was: nothing to say against it", self.model)
             }
             (Some(file), true) => format!("{file} is written: {} mended, nothing is left", count(mended, "finding")),
+            (Some(file), false) if mended == 0 => {
+                format!("{file} is written as {} was: nothing is mended of {}", self.model, counts.join(", "))
+            }
             (Some(file), false) => {
-                format!("{file} is written: {} mended; left are {}", count(mended, "finding"), counts.join(", "))
+                format!("{file} is written: {} mended, {} left", count(mended, "finding"), counts.join(", "))
             }
             (None, true) => format!("{}: nothing to say against it", self.model),
             (None, false) => format!("{}: {}", self.model, counts.join(", ")),
@@ -184,9 +174,10 @@ impl LintReport {
         if let (Some(after), false) = (self.after, self.fixed.is_empty()) {
             let b = self.before;
             let _ = writeln!(out);
-            if b.microseconds > 0.0 {
-                let share = after.microseconds / b.microseconds;
-                let _ = writeln!(out, "time      {:.2}x of what it was, by the cost model of {}", share, self.target);
+            let share = b.microseconds.zip(after.microseconds).filter(|(b, _)| *b > 0.0).map(|(b, a)| a / b);
+            // What the cost model does not see is not told.
+            if let Some(share) = share.filter(|s| *s < 0.995) {
+                let _ = writeln!(out, "time      {share:.2}x of what it was, by the cost model of {}", self.target);
             }
             let _ = writeln!(
                 out,
@@ -228,12 +219,12 @@ impl LintReport {
         let mut sorted = group.to_vec();
         sorted.sort_by(|a, b| b.microseconds.total_cmp(&a.microseconds));
         for finding in sorted.iter().take(limit) {
-            let _ = writeln!(out, "          {}", finding.place());
+            let _ = writeln!(out, "          {}", finding.spot.sentence(&finding.fact));
         }
         more(out, group.len(), limit);
         let (time, size): (f64, u64) =
             (group.iter().map(|f| f.microseconds).sum(), group.iter().map(|f| f.bytes).sum());
-        let total = self.after.unwrap_or(self.before).microseconds;
+        let total = self.after.unwrap_or(self.before).microseconds.unwrap_or(0.0);
         let share = (time > 0.0 && total > 0.0)
             .then(|| format!("about {:.0} % of the time of a run", 100.0 * (time / total).min(1.0)));
         let room = (size > 0).then(|| format!("{} of the file", bytes(size)));

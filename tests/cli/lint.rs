@@ -8,9 +8,9 @@ use super::{MACHINE, cli::place::Place};
 /// Symmetric int8 around a Relu, a value with two readers, scales that differ around a MaxPool, a weight on the wrong axis, a pair around
 /// nothing, and a constant that nothing reads.
 const TROUBLED: &str = r#"<ir_version: 8, opset_import: ["" : 17], producer_name: "another tool">
-net (float[1,2,8,8] image) => (float[1,3] y)
-   <float s = {0.02}, float r = {0.05}, float v = {0.04}, int8 o = {0}, int8[2,2,1,1] k = {127, -30, 40, 90}, float[2] t = {0.01, 0.02}, int8[2] u = {0, 0},
-    int8[2,3] h = {127, -3, 50, 20, 127, 127}, float[2] ht = {0.01, 0.02}, int64[2] flat = {1, -1}, float[2,3] left = {1, 2, 3, 4, 5, 6}> {
+net (float[1,4,64,64] image) => (float[1,3] y)
+   <float s = {0.02}, float r = {0.05}, float v = {0.04}, int8 o = {0}, int8[16,4,1,1] k = {@K}, float[16] t = {@T}, int8[16] u = {@U},
+    int8[16,3] h = {@H}, int64[2] flat = {1, -1}, float[2,3] left = {1, 2, 3, 4, 5, 6}> {
    [q0] q = QuantizeLinear (image, s, o)
    [d0] d = DequantizeLinear (q, s, o)
    [dk] w = DequantizeLinear <axis = 0> (k, t, u)
@@ -19,7 +19,7 @@ net (float[1,2,8,8] image) => (float[1,3] y)
    [q1] aq = QuantizeLinear (ar, r, o)
    [d1] ad = DequantizeLinear (aq, r, o)
    [d2] ae = DequantizeLinear (aq, r, o)
-   [pool] p = MaxPool <kernel_shape = [8, 8]> (ad)
+   [pool] p = MaxPool <kernel_shape = [64, 64]> (ad)
    [q2] pq = QuantizeLinear (p, v, o)
    [d3] pd = DequantizeLinear (pq, v, o)
    [pool2] p2 = GlobalAveragePool (ae)
@@ -29,7 +29,7 @@ net (float[1,2,8,8] image) => (float[1,3] y)
    [q4] cq = QuantizeLinear (c, v, o)
    [d5] cd = DequantizeLinear (cq, v, o)
    [flatten] f = Reshape (cd, flat)
-   [dh] hw = DequantizeLinear <axis = 0> (h, ht, u)
+   [dh] hw = DequantizeLinear <axis = 0> (h, t, u)
    [head] m = MatMul (f, hw)
    [act] e = Tanh (m)
    [q5] eq = QuantizeLinear (e, s, o)
@@ -39,7 +39,11 @@ net (float[1,2,8,8] image) => (float[1,3] y)
 #[test]
 fn what_is_wrong_and_its_repair() {
     let place = Place::new();
-    onnx_file::write(&text::parse(TROUBLED).unwrap(), &place.path("bad.onnx"), Default::default()).unwrap();
+    let codes = |n: i32, step: i32| (0..n).map(|i| (i * step % 255 - 127).to_string()).collect::<Vec<_>>().join(",");
+    let scales: Vec<String> = (0..16).map(|i| format!("0.0{}", i % 9 + 1)).collect();
+    let troubled = TROUBLED.replace("@K", &codes(64, 37)).replace("@H", &codes(48, 53));
+    let troubled = troubled.replace("@T", &scales.join(",")).replace("@U", &["0"; 16].join(","));
+    onnx_file::write(&text::parse(&troubled).unwrap(), &place.path("bad.onnx"), Default::default()).unwrap();
     golden!("lint", place.run("lint bad.onnx"));
     golden!("lint_denied", place.run("lint bad.onnx -q --deny warning"));
     golden!("lint_only", place.run("lint bad.onnx --only unequal_scales,wrong_axis -v"));
