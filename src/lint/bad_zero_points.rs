@@ -61,7 +61,8 @@ fn spread(model: &mut Model, n: NodeId) -> Result<bool> {
     let (Some(scales), Some(zeros)) = (model.constant_input(n, 1), model.constant_input(n, 2)) else {
         return Ok(false);
     };
-    let (dims, dtype, zero) = (scales.dims().to_vec(), zeros.dtype(), unpack(zeros)?.first().copied());
+    let (dims, dtype, zero) =
+        (scales.dims().to_vec(), zeros.dtype(), unpack(zeros).unwrap_or_default().first().copied());
     let Some(zero) = zero.filter(|_| zeros.len() == 1 && zeros.dims() != dims) else { return Ok(false) };
     let all: Tensor = pack(dtype, &dims, &vec![zero; dims.iter().product()])?;
     set_constant_input(model, n, 2, all, "zero_point");

@@ -169,7 +169,7 @@ macro_rules! lints {
 lints! {
     unused_constants, old_opset, bad_zero_points, bad_scales, contrib_pairs, wrong_axis, int8_activations, constant_types, slow_weights, pairs_around_clamps,
     symmetric_clamps, unequal_scales, turned_weights, mixed_readers, bias_scales, idle_pairs, slow_kernels,
-    weights_at_run_time, saturating_sums, saturated_codes, few_codes, leftovers, lost_kernels,
+    weights_at_run_time, saturating_sums, saturated_codes, few_codes, leftovers, lost_kernels, refused,
 }
 
 /// The rule of this name.
@@ -178,11 +178,18 @@ pub fn by_name(name: &str) -> Option<&'static Lint> {
 }
 
 /// What some rules find in a model, in their order.
-pub fn look(cx: &Context<'_>, rules: &[&'static Lint]) -> Result<Vec<(&'static Lint, Finding)>> {
+pub fn look(cx: &Context<'_>, rules: &[&'static Lint]) -> Vec<(&'static Lint, Finding)> {
     let mut all = Vec::new();
     let mut explained: HashSet<NodeId> = HashSet::new();
     for lint in rules {
-        for finding in (lint.find)(cx)? {
+        // Odd files may have constants that a rule cannot make sense of; what is wrong with those is another's to tell.
+        let found = (lint.find)(cx).unwrap_or_else(|e| {
+            log::info!("{}: {e}", lint.name);
+            Vec::new()
+        });
+        // Another rule has said what the matter is.
+        let told = lint.name == "refused" && all.iter().any(|(_, f): &(_, Finding)| f.severity == Severity::Error);
+        for finding in found.into_iter().filter(|_| !told) {
             // Another rule has said already why there is no kernel.
             if lint.name == "lost_kernels" && finding.node.is_some_and(|n| explained.contains(&n)) {
                 continue;
@@ -191,7 +198,7 @@ pub fn look(cx: &Context<'_>, rules: &[&'static Lint]) -> Result<Vec<(&'static L
             all.push((*lint, finding));
         }
     }
-    Ok(all)
+    all
 }
 
 /// Whether a model has anything quantized in it.

@@ -63,7 +63,7 @@ pub fn repair(
         for lint in rules {
             let (found, standing, labels) = {
                 let cx = Context::of(model, target, form);
-                let mut found = (lint.find)(&cx)?;
+                let mut found = (lint.find)(&cx).unwrap_or_default();
                 found.retain(|f| f.repair.is_some());
                 let labels: Vec<String> = found.iter().map(|f| names.spot(cx.model, f).sentence(&f.fact)).collect();
                 (found, Standing { time: cx.times.total }, labels)
@@ -122,25 +122,23 @@ fn apply(
     done: &mut Vec<usize>,
 ) -> Result<Standing> {
     let mut tried = model.clone();
-    let mut ran = false;
-    for &i in which {
-        if let Some(repair) = &found[i].repair {
-            ran |= (repair.run)(&mut tried)?;
+    let run = |i: &usize| found[*i].repair.as_ref().map_or(Ok(false), |repair| (repair.run)(&mut tried));
+    let ran: Result<Vec<bool>> = which.iter().map(run).collect();
+    if let Ok(ran) = ran {
+        if !ran.contains(&true) {
+            return Ok(standing);
         }
-    }
-    if !ran {
-        return Ok(standing);
-    }
-    remove_dead::run(&mut tried, &mut passes::Context::default())?;
-    sort_nodes::run(&mut tried, &mut passes::Context::default())?;
-    tried.verify()?;
-    let now = Standing { time: Context::of(&tried, target, form).times.total };
-    // What is wrong is put right whatever it costs.
-    let must = which.iter().any(|&i| found[i].severity == Severity::Error);
-    if must || now.time <= standing.time * (1.0 + 1e-9) {
-        *model = tried;
-        done.extend(which);
-        return Ok(now);
+        remove_dead::run(&mut tried, &mut passes::Context::default())?;
+        sort_nodes::run(&mut tried, &mut passes::Context::default())?;
+        tried.verify()?;
+        let now = Standing { time: Context::of(&tried, target, form).times.total };
+        // What is wrong is put right whatever it costs.
+        let must = which.iter().any(|&i| found[i].severity == Severity::Error);
+        if must || now.time <= standing.time * (1.0 + 1e-9) {
+            *model = tried;
+            done.extend(which);
+            return Ok(now);
+        }
     }
     if halvings == 0 || which.len() < 2 {
         return Ok(standing);

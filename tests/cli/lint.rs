@@ -59,7 +59,7 @@ fn what_is_wrong_and_its_repair() {
     let done = place.run("lint integer.onnx --fix -o integer2.onnx --format json");
     let report: serde_json::Value = serde_json::from_str(&done.out).unwrap();
     assert_eq!((done.code, &report["form"], &report["output"]), (0, &"qoperator".into(), &"integer2.onnx".into()));
-    assert!(text::print(&onnx_file::read(&place.path("integer2.onnx")).unwrap()).contains("QLinearConv"));
+    assert!(text::print(&onnx_file::read(&place.path("integer2.onnx")).unwrap()).contains("QLinearAdd"));
 }
 
 #[test]
