@@ -130,7 +130,8 @@ impl LintReport {
     /// One sentence: what it comes to.
     fn verdict(&self) -> String {
         if !self.quantized {
-            return format!("{}: nothing in this model is quantized", self.model);
+            let written = self.output.as_ref().map(|file| format!("; {file} is written")).unwrap_or_default();
+            return format!("{}: nothing in this model is quantized{written}", self.model);
         }
         let number = |s: Severity| self.findings.iter().filter(|f| f.severity == s).count();
         let counts: Vec<String> = [Severity::Error, Severity::Warning, Severity::Note]
