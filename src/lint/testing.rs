@@ -172,3 +172,15 @@ fn piles_of_codes() {
     let few = |i: i32| (even(i) / 64) * 127;
     assert!(findings(lint, &text(&codes(&few))).is_empty(), "few numbers by nature");
 }
+
+/// More zero points than scales, of a bias: nothing can be made of it, and nothing fails.
+#[test]
+fn odd_constants_are_left() {
+    let text = "(float[1,2] x) => (float[1,2] y) <int32[2] b = {1, 2}, float s = {0.5}, int32[2] z = {1, 2}> { d = DequantizeLinear(b, s, z) y = Add(x, d) }";
+    for lint in LINTS {
+        findings(lint, text);
+    }
+    let mut model = text::parse(text).unwrap();
+    let all: Vec<&'static Lint> = LINTS.iter().collect();
+    repair(&mut model, &target(), Form::Qdq, &Names::default(), &all).unwrap();
+}

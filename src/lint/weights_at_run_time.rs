@@ -72,9 +72,10 @@ fn parts(model: &Model, n: NodeId) -> Option<(Option<Tensor>, Tensor)> {
         _ => return None,
     };
     let zeros: Vec<f32> = zeros.iter().map(|&z| z as f32).collect();
-    let fits = zeros.len() == scales.len() || zeros.iter().all(|&z| z == 0.0);
-    let some = zeros.iter().any(|&z| z != 0.0).then(|| Tensor::from_f32(&dims, &zeros));
-    fits.then(|| (some, Tensor::from_f32(&dims, &scales)))
+    if zeros.iter().all(|&z| z == 0.0) {
+        return Some((None, Tensor::from_f32(&dims, &scales)));
+    }
+    (zeros.len() == scales.len()).then(|| (Some(Tensor::from_f32(&dims, &zeros)), Tensor::from_f32(&dims, &scales)))
 }
 
 fn store(model: &mut Model, n: NodeId) -> Result<bool> {
