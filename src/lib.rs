@@ -33,6 +33,7 @@ pub mod error;
 pub mod files;
 pub mod ir;
 pub mod kernels;
+pub mod lint;
 pub mod onnx_file;
 pub mod ops;
 pub mod passes;

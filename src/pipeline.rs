@@ -18,6 +18,7 @@ mod half_answers;
 mod half_rules;
 mod halves;
 mod judge;
+mod lint;
 mod measure;
 mod narrow;
 mod nearest;
@@ -65,6 +66,7 @@ use self::start::{Start, start};
 pub use self::{
     convert::{ConvertJob, convert, convert_model},
     finish::{check_labels, finish, odd_outputs, proof_of, run},
+    lint::{LintJob, lint, lint_model},
     sensitivity::{Measure as MeasureSensitivity, Measured as MeasuredSensitivity, measure_sensitivity},
 };
 

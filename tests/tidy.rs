@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan"],
     &["passes"],
     &["validate", "bench"],
+    &["lint"],
     &["config"],
     &["scheme"],
     &["report"],
@@ -46,6 +47,7 @@ const LISTS: &[(&str, &str, &str)] = &[
     ("src/calibrate/observers", "observers", " const NEEDS:"),
     ("src/weights", "weights", "pub fn round("),
     ("src/analysis/types/rules", "families", " const RULES:"),
+    ("src/lint", "lints", " fn find("),
     ("src/bin/qonvert", "subcommands", "pub fn run("),
 ];
 

@@ -86,6 +86,13 @@ pub struct Prediction {
     folded: HashSet<NodeId>,
 }
 
+impl Prediction {
+    /// Whether a node of the loaded graph is computed when the file is loaded.
+    pub fn is_folded(&self, node: NodeId) -> bool {
+        self.folded.contains(&node)
+    }
+}
+
 /// Predicts what a target's runtime makes of each node of a model.
 pub fn predict(model: &Model, target: &Target) -> Prediction {
     let mut scratch = scratch::Scratch::of(model, target);

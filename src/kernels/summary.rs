@@ -42,7 +42,7 @@ impl Prediction {
         let mut out = Summary::default();
         for n in self.loaded.nodes_below(self.loaded.main()) {
             let op = &self.loaded.node(n).op_type;
-            if is_conversion(op) && !self.folded.contains(&n) {
+            if is_conversion(op) && !self.is_folded(n) {
                 *out.conversions.entry(op.clone()).or_default() += 1;
             }
         }

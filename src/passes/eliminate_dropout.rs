@@ -27,7 +27,7 @@ pub fn run(model: &mut Model, _: &mut Context) -> Result<usize> {
 }
 
 /// Input 2 is the mode since opset 12; before, all but the very first versions were for inference only.
-fn trains(model: &Model, n: NodeId) -> bool {
+pub(crate) fn trains(model: &Model, n: NodeId) -> bool {
     let node: &Node = model.node(n);
     match node.input(2) {
         Some(_) => model.constant_input(n, 2).and_then(|t| t.scalar_i64()) != Some(0),

@@ -46,6 +46,7 @@ pub use learned::{Learned, LearnedWeight};
 pub use names::named_values;
 pub use packed::{PackedWeight, exactly as packed_exactly, pack_weights};
 pub use regions::Regions;
+pub(crate) use saturation::sum_axes;
 pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
 pub use spread::{Cost, spread};
 pub use store::store_float_weights;

@@ -57,7 +57,7 @@ fn pair_axes(model: &Model, id: NodeId, spec: &OpSpec, plan: &Weight) -> Result<
     let node = model.node(id);
     for at in (0..node.inputs().len()).filter(|&i| spec.role(i) == Role::Weight) {
         let Some(tensor) = model.constant_input(id, at) else { continue };
-        let Some(axes) = depth(spec, tensor.rank(), spec.weight_axis(node, tensor.rank())) else { continue };
+        let Some(axes) = sum_axes(spec, tensor.rank(), spec.weight_axis(node, tensor.rank())) else { continue };
         let pairs = Pairs::along(tensor.dims(), &axes)?;
         let rounded = match by_direction(spec, plan, tensor) {
             Some(dims) => plain(plan, &tensor.reshaped(dims)?, Some(0)),
@@ -83,7 +83,7 @@ fn by_direction(spec: &OpSpec, plan: &Weight, tensor: &Tensor) -> Option<Vec<usi
 }
 
 /// The axes of a weight that products add along: of a convolution taps, and within a tap channels; of a matrix its other axis.
-fn depth(spec: &OpSpec, rank: usize, channels: Option<usize>) -> Option<Vec<usize>> {
+pub(crate) fn sum_axes(spec: &OpSpec, rank: usize, channels: Option<usize>) -> Option<Vec<usize>> {
     match (spec.name, channels?) {
         (_, _) if rank < 2 => None,
         ("Conv", _) => Some((2..rank).chain([1]).collect()),

@@ -5,6 +5,7 @@ mod conversion;
 mod halves;
 pub mod inspect;
 pub mod json;
+pub mod lint;
 mod saturation;
 pub mod sensitivity;
 pub mod speed;

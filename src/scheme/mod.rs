@@ -28,6 +28,11 @@ use crate::{
     target::Target,
 };
 
+/// A target on one of its processors, by name; errors name those that it knows.
+pub fn target_on(name: &str, cpu: Option<&str>) -> Result<Target> {
+    on_cpu(Target::load(name)?, cpu)
+}
+
 /// A configuration that is known to make sense, ready for any model.
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -281,7 +281,12 @@ fn node_cost(model: &Model, c: &Costs, shapes: &Shapes, id: NodeId, class: Class
         };
     }
     let Some(weight) = model.constant_input(id, 1) else { return (0.0, 0.0) };
-    let w = weight.dims();
+    product_cost(model, c, id, out_dims, weight.dims())
+}
+
+/// Times of a sum of products with a weight of this shape.
+fn product_cost(model: &Model, c: &Costs, id: NodeId, out_dims: &[usize], w: &[usize]) -> (f64, f64) {
+    let (node, elements) = (model.node(id), out_dims.iter().product::<usize>());
     if node.is("Conv") {
         let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(1).max(1);
         let outputs = w.first().copied().unwrap_or(1).max(1);
@@ -295,5 +300,42 @@ fn node_cost(model: &Model, c: &Costs, shapes: &Shapes, id: NodeId, class: Class
         });
     }
     let columns = out_dims.last().copied().unwrap_or(1).max(1);
-    c.matrix(elements / columns, weight.len() / columns, columns)
+    c.matrix(elements / columns, w.iter().product::<usize>() / columns, columns)
+}
+
+/// Float and integer time of one run of any node, whether its weight is a constant, codes, or made of codes.
+pub(super) fn times(model: &Model, target: &Target, shapes: &Shapes, id: NodeId) -> (f64, f64) {
+    let (node, c) = (model.node(id), &target.costs);
+    let outputs: Vec<ValueId> = node.outputs().iter().copied().flatten().collect();
+    let dims = |v: Option<ValueId>| v.and_then(|v| shapes.dims(v)).unwrap_or_default();
+    let spec = ops::spec(model, id);
+    let product = spec.is_some_and(|s| s.class == Class::Product);
+    // Integer products of any domain have their operands in front, and multiply matrices.
+    if product || node.op_type.contains("MatMul") {
+        let (out, data) = (dims(outputs.first().copied()), dims(node.input(0)));
+        let weight = dims(node.input(1));
+        let batches = out.len().saturating_sub(2);
+        let times = match (out.is_empty() || weight.is_empty(), node.is("MatMul") && weight.len() > 2) {
+            (true, _) => (0.0, 0.0),
+            // One weight for each of a batch of products.
+            (_, true) => {
+                let n: usize = out.iter().take(batches).product();
+                let (rows, columns) =
+                    (out[out.len().saturating_sub(2)..].iter().product::<usize>(), out[out.len() - 1]);
+                let one = c.matrix(rows / columns.max(1), data.last().copied().unwrap_or(1), columns);
+                (one.0 * n as f64, one.1 * n as f64)
+            }
+            _ if product => product_cost(model, c, id, out, weight),
+            _ => {
+                let columns = out[out.len() - 1].max(1);
+                c.matrix(out.iter().product::<usize>() / columns, data.last().copied().unwrap_or(1), columns)
+            }
+        };
+        return (if fused_with(model, id).is_some() { 0.0 } else { times.0 }, times.1);
+    }
+    let (float, integer) = match spec {
+        Some(s) => node_cost(model, c, shapes, id, s.class, &outputs),
+        None => c.elementwise(outputs.iter().map(|&v| shapes.elements(v)).sum()),
+    };
+    (if fused_with(model, id).is_some() { 0.0 } else { float }, integer)
 }

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     ir::{DType, Model, NodeId, ValueId},
-    target::Target,
+    target::{Costs, Target},
 };
 
 /// Concrete dtype and shape of values, from running one sample.
@@ -194,6 +194,19 @@ pub fn float_time(model: &Model, target: &Target, shapes: &Shapes) -> f64 {
         dynamic::float_time(model, target, shapes, id).unwrap_or_else(|| cost::float_time(model, target, shapes, id))
     };
     model.nodes(model.main()).into_iter().map(time).sum()
+}
+
+/// Float and integer time of one run of a node by the cost model, nanoseconds, in a model of any form: its conversions, if it has
+/// any, are nodes of their own.
+pub fn node_times(model: &Model, target: &Target, shapes: &Shapes, id: NodeId) -> (f64, f64) {
+    cost::times(model, target, shapes, id)
+}
+
+/// Time of a QuantizeLinear, or else of a DequantizeLinear, of so many elements.
+pub fn conversion_time(costs: &Costs, elements: usize, quantizes: bool) -> f64 {
+    let memory = if elements > costs.cached_elements { costs.uncached } else { 1.0 };
+    let element = if quantizes { costs.quantize } else { costs.dequantize };
+    costs.convert_node + element * elements as f64 * memory
 }
 
 /// Places quantization in the main graph. `shapes` come from a run of one sample.

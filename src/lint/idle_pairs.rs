@@ -1,0 +1,111 @@
+//! Q/DQ pairs around which nothing computes in integers: values are rounded and made float again, and nothing is gained.
+//!
+//! The runtime has no integer kernel for what stands on either side, or it has one only for other readers of the value. Where a
+//! tool took a Relu or Clip in front of the pair out, because saturation does its work, a clamp is put back.
+//!
+//! ```text
+//! before: (float[2,2] x) => (float[2,2] y) <float s = {0.3}, uint8 z = {3}> { e = Exp(x) q = QuantizeLinear(e, s, z) d = DequantizeLinear(q, s, z) y = Sqrt(d) }
+//! after: (float[2,2] x) => (float[2,2] y) { e = Exp(x) y = Sqrt(e) }
+//! ```
+
+use std::collections::BTreeSet;
+
+use super::{
+    Changes, Context, Finding, Severity,
+    support::{bounds, pairs::Pair},
+};
+use crate::{
+    error::Result,
+    ir::{Model, NodeId},
+    kernels::Becomes,
+};
+
+pub(super) const WHAT: &str = "Q/DQ pairs around which nothing computes in integers";
+pub(super) const CURE: &str = "take them out, or quantize only what the runtime has kernels for";
+
+pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    for pair in cx.pairs() {
+        if !cx.converts(pair.q.node) {
+            continue;
+        }
+        let readers: BTreeSet<NodeId> = pair.readers(cx.model).into_iter().map(|(n, _)| n).collect();
+        let on_codes = |n: &NodeId| matches!(cx.becomes(*n), Some(Becomes::Integer | Becomes::Moves | Becomes::Part));
+        let float: BTreeSet<NodeId> = readers.iter().copied().filter(|n| !on_codes(n)).collect();
+        let idle = float.len() == readers.len();
+        // A value that a subgraph reads may not be read at all.
+        let graph = cx.model.node(pair.q.node).graph();
+        let here = float.iter().all(|&n| cx.model.node(n).graph() == graph);
+        let handed_out = pair.is_output(cx.model) && idle;
+        if (float.is_empty() && !handed_out) || !here {
+            continue;
+        }
+        let clamp = bounds::clamp_of(cx.model, &pair);
+        let time = match idle {
+            true => cx.times.nodes(pair.nodes()),
+            false => cx.times.nodes(pair.dq.iter().map(|d| d.node)),
+        };
+        // A DequantizeLinear for others may be part of their kernels.
+        if time == 0.0 {
+            continue;
+        }
+        let between = between(cx, &pair, &float);
+        let fact = match idle {
+            true => {
+                format!("{} elements are rounded and made float again, between {between}", cx.elements(pair.value()))
+            }
+            false => format!(
+                "{} of its {} readers compute in float, as its maker does: {between}",
+                float.len(),
+                readers.len()
+            ),
+        };
+        let (q, old) = (pair.q.node, pair.clone());
+        let repair = move |model: &mut Model| take_out(model, q, &old, clamp, &float, handed_out);
+        found.push(
+            Finding::at(Severity::Warning, q, fact).on(pair.value()).costs(time).mend(Changes::FewerRoundings, repair),
+        );
+    }
+    Ok(found)
+}
+
+/// What stands on either side, in words.
+fn between(cx: &Context<'_>, pair: &Pair, readers: &BTreeSet<NodeId>) -> String {
+    let maker = match cx.model.producer(pair.value()) {
+        Some(n) => cx.node(n),
+        None => "an input of the model".to_owned(),
+    };
+    let reader = match readers.first() {
+        Some(&n) => cx.node(n),
+        None => "an output of the model".to_owned(),
+    };
+    format!("{maker} and {reader}")
+}
+
+fn take_out(
+    model: &mut Model,
+    q: NodeId,
+    old: &Pair,
+    clamp: Option<(f32, f32)>,
+    float: &BTreeSet<NodeId>,
+    handed_out: bool,
+) -> Result<bool> {
+    if model.try_node(q).is_none() || !old.dq.iter().all(|d| model.try_node(d.node).is_some()) {
+        return Ok(false);
+    }
+    let Some(pair) = Pair::of(model, &Default::default(), q) else { return Ok(false) };
+    if pair.params != old.params {
+        return Ok(false);
+    }
+    let value = match clamp {
+        Some(clamp) => bounds::clamped(model, &pair, clamp)?,
+        None => pair.value(),
+    };
+    let mut any = pair.redirect(model, value, |_, n| float.contains(&n));
+    if handed_out {
+        for d in &pair.dq {
+            any |= !model.value(d.output).uses().is_empty() && model.replace_all_uses(d.output, value);
+        }
+    }
+    Ok(any)
+}

@@ -1,0 +1,63 @@
+//! Codes that end where a clamp in front of them cuts, so that saturation does its work.
+
+use crate::{
+    ir::DType,
+    quant::params::{QParams, Range, type_range},
+};
+
+/// Codes of a type that end within the bounds of a clamp, nearest to given ones: on the same grid if that can be, else on a finer
+/// one that ends at the bounds. `None` where 0 lies beyond the clamp.
+pub fn absorbing(old: QParams, (lo, hi): (f32, f32), dtype: DType) -> Option<QParams> {
+    if !(lo <= 0.0 && hi >= 0.0) {
+        return None;
+    }
+    let (qmin, qmax) = type_range(dtype).ok()?;
+    let ends = |p: QParams| p.representable().ok().is_some_and(|r| lo <= r.lo && hi >= r.hi);
+    let steps = (qmax - qmin) as f32;
+    // Of the same scale, if the codes begin (or end) at 0.
+    let one_sided = match (lo == 0.0, hi == 0.0) {
+        (true, _) => Some(qmin),
+        (_, true) => Some(qmax),
+        _ => None,
+    };
+    if let Some(zero_point) = one_sided {
+        let bound = if lo == 0.0 { hi } else { -lo };
+        let mut scale = old.scale.min(bound / steps);
+        // Rounding may have brought the end beyond the bound.
+        while scale > 0.0 && scale * steps > bound {
+            scale = f32::from_bits(scale.to_bits() - 1);
+        }
+        let params = QParams { scale, zero_point, dtype };
+        return (scale >= f32::MIN_POSITIVE && ends(params)).then_some(params);
+    }
+    let seen = old.representable().ok()?;
+    let range = Range::new(seen.lo.max(lo), seen.hi.min(hi));
+    let mut params = QParams::from_range(range, dtype, false, false).ok()?;
+    for _ in 0..4 {
+        if ends(params) {
+            return Some(params);
+        }
+        params.scale *= 1.0 - 0.5 / steps;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_end_where_clamps_cut() {
+        let old = QParams { scale: 0.1, zero_point: 0, dtype: DType::Int8 };
+        let of = |lo, hi| absorbing(old, (lo, hi), DType::Uint8);
+        let relu = of(0.0, f32::INFINITY).unwrap();
+        assert_eq!((relu.scale, relu.zero_point, relu.dtype), (0.1, 0, DType::Uint8));
+        for (lo, hi) in [(0.0, 6.0), (0.0, 0.3), (-1.0, 1.0), (-3.0, 3.0), (-6.0, 0.0), (-0.5, 7.0)] {
+            let p = of(lo, hi).unwrap();
+            let r = p.representable().unwrap();
+            assert!(r.lo >= lo && r.hi <= hi, "{lo} {hi}: {p:?}");
+            assert!((hi.min(12.7) - lo.max(-12.8)) * 0.95 < r.hi - r.lo, "{lo} {hi}: {p:?}");
+        }
+        assert_eq!(of(1.0, 6.0), None);
+    }
+}
