@@ -8,6 +8,7 @@ mod before;
 mod budget;
 mod confirm;
 mod convert;
+mod dequantize;
 mod dynamic;
 mod even_out;
 mod finish;
@@ -63,6 +64,7 @@ use crate::{
 use self::start::{Start, start};
 pub use self::{
     convert::{ConvertJob, convert, convert_model},
+    dequantize::{DequantizeJob, dequantize, dequantize_model},
     finish::{check_labels, finish, odd_outputs, proof_of, run},
     sensitivity::{Measure as MeasureSensitivity, Measured as MeasuredSensitivity, measure_sensitivity},
 };

@@ -21,14 +21,14 @@ mod reduce;
 mod strided;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::OnceLock,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, OnceLock},
 };
 
 use super::{Context, support::replace::replace_by_constant};
 use crate::{
     analysis::types::{self, Types},
-    error::Result,
+    error::{Error, Result},
     ir::{Model, Node, NodeId, Tensor, ValueId, tensor::element_count},
 };
 use args::Args;
@@ -83,6 +83,32 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
                 }
             }
         }
+    }
+    Ok(folded)
+}
+
+/// Makes constants of weights that the model computes of packed codes or of what `made` names: each is computed when it is
+/// written, so size is no matter. Returns how many there are.
+pub fn fold_later(model: &mut Model, made: impl Fn(&Model, NodeId) -> bool) -> Result<usize> {
+    let chosen: HashSet<NodeId> = model.all_nodes().into_iter().filter(|&n| made(model, n)).collect();
+    if chosen.is_empty() {
+        return Ok(0);
+    }
+    let types = types::infer(model);
+    let results = cone::results(model, |n| find(model.node(n)).is_some());
+    let found: Vec<ValueId> = results.groups().iter().flatten().copied().filter(|&v| results.needs_any(model, v, &chosen)).collect();
+    let (whole, mut folded) = (Arc::new(model.clone()), 0);
+    for v in found {
+        let (Some(dtype), Some(dims)) = (types.dtype(v).filter(|t| t.is_float()), types.known_shape(v)) else { continue };
+        let (from, name) = (whole.clone(), model.value(v).name().to_owned());
+        let make = move || {
+            let mut made = BTreeMap::new();
+            compute(&from, v, &mut made);
+            let tensor = made.remove(&v).ok_or_else(|| Error::unsupported("it is too large to be computed").value(&name))?;
+            tensor.bytes()
+        };
+        replace_by_constant(model, v, Tensor::deferred(dtype, dims, Arc::new(make))?);
+        folded += 1;
     }
     Ok(folded)
 }

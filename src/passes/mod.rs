@@ -1,4 +1,4 @@
-//! Changes to the graph, one file each, in seven stages. Passes carry out; only the plan decides.
+//! Changes to the graph, one file each, in eight stages. Passes carry out; only the plan decides.
 //!
 //! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
 //! in its documentation what it makes of what.
@@ -35,6 +35,8 @@ pub enum Stage {
     Lower,
     /// What the other stages leave behind.
     Cleanup,
+    /// Instead of all but the first: back to 32-bit floats, where that is asked for.
+    Float,
 }
 
 /// What passes share.
@@ -50,6 +52,8 @@ pub struct Context {
     pub known: Arc<KnownReads>,
     /// Bytes by which constant folding has made the model larger so far.
     pub folded_bytes: usize,
+    /// What the Float stage took away.
+    pub removed: remove_quantization::Removed,
 }
 
 /// Options of the passes.
@@ -79,6 +83,10 @@ pub struct Options {
     pub least_opset: i64,
     /// Floats of 8 bits have no zero points: QuantizeLinear is told the type by an attribute.
     pub no_float8_zeros: bool,
+    /// Which clamps come back where quantizers go.
+    pub clamps: remove_quantization::Clamps,
+    /// Inputs and outputs of the model in codes or 16-bit floats become 32-bit floats, where the rest of it does.
+    pub float_ends: bool,
     /// Where nothing runs the model, weights in few bits can be rounded when they are written: if they have more bytes than this,
     /// all together.
     pub stream_weights: Option<usize>,
@@ -99,6 +107,8 @@ impl Default for Options {
             least_opset: convert_opset::NEEDED,
             no_float8_zeros: false,
             qoperator: None,
+            clamps: remove_quantization::Clamps::Lost,
+            float_ends: false,
         }
     }
 }
@@ -143,6 +153,7 @@ passes! {
     Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits,
         fuse_into_gather_blocks;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
+    Float: remove_few_bits, remove_quantization, convert_to_floats;
 }
 
 /// Runs the passes of a stage once, in order, and clears away what they leave unread. Returns the number of changes.

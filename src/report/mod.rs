@@ -2,6 +2,7 @@
 
 mod advice;
 mod conversion;
+mod dequantization;
 mod halves;
 pub mod inspect;
 pub mod json;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use self::{
     conversion::{Conversion, NOTHING_QUANTIZED},
+    dequantization::Dequantization,
     halves::Halves,
     saturation::Saturation,
 };
