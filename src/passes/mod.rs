@@ -107,7 +107,7 @@ impl Default for Options {
             least_opset: convert_opset::NEEDED,
             no_float8_zeros: false,
             qoperator: None,
-            clamps: remove_quantization::Clamps::Lost,
+            clamps: remove_quantization::Clamps::Keep,
             float_ends: false,
         }
     }
@@ -179,6 +179,30 @@ pub fn raise(model: &mut Model, cx: &mut Context) -> Result<usize> {
         support::pairs::forget_import(model, ops::MICROSOFT);
     }
     Ok(lifted + raised)
+}
+
+/// Newer than any operator set that a Q/DQ form asks for.
+const ANY_FORM: i64 = 25;
+
+/// Brings all into the form of float operators between Q/DQ pairs that is not float already but for its weights. As [`raise`],
+/// but the form is only in between: no operator set is in its way, so the model may not be valid in it.
+pub fn raise_in_between(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let mut raised = lift_constants::run(model, cx)? + raise_qoperators::run(model, cx)?;
+    let imports = model.opset_imports.clone();
+    if model.opset("").unwrap_or(1) < ANY_FORM {
+        model.set_opset("", ANY_FORM);
+    }
+    cx.options.float_state = true;
+    raised += raise_dynamic_products::run(model, cx)? + raise_dynamic_lstm::run(model, cx)?;
+    model.opset_imports = imports;
+    // That speaks of the Q/DQ form as of something that stays.
+    let layers = |d: &Diagnostic| d.code == "state_not_quantized";
+    if cx.diagnostics.iter().any(layers) {
+        cx.diagnostics.retain(|d| !layers(d));
+        let text = "DynamicQuantizeLSTM became LSTM: its state is no longer quantized at each step";
+        cx.diagnostics.push(Diagnostic::note("state_not_quantized", text));
+    }
+    Ok(raised)
 }
 
 /// Runs the passes of a stage until none changes anything (at most 10 rounds: passes that undo each other are a bug).

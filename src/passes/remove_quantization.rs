@@ -6,9 +6,8 @@
 //! after:  y = Conv(x, w)
 //! ```
 //!
-//! What moves, joins or clamps codes between the two does the same with numbers then. A quantizer also clamps: where the
-//! range begins or ends at 0, a Relu in front of it may have been left out for that, so it comes back ([`Clamps`]). Codes that
-//! the model reads or hands out are computed by plain operators. All forms are brought into that of pairs by
+//! What moves, joins or clamps codes between the two does the same with numbers then. A quantizer also clamps, and a Relu or
+//! another clamp in front of it is often left out for that, so it comes back ([`Clamps`]). Codes that the model reads or hands out are computed by plain operators. All forms are brought into that of pairs by
 //! [`super::raise`] before.
 
 mod bounds;

@@ -9,11 +9,10 @@ use crate::{
     diagnostics::{Diagnostic, count},
     error::Result,
     files::{self, Files},
-    ir::{DType, Model, NodeId},
+    ir::{DType, Model},
     onnx_file::{self, ReadOptions, WriteOptions, size_on_disk},
     passes::{
-        self, Context, Stage, fold_constants, inline_functions, lift_constants, raise_dynamic_lstm, raise_dynamic_products,
-        raise_qoperators, remove_dead,
+        self, Context, Stage, eliminate_initializer_inputs, fold_constants, inline_functions, remove_dead,
         remove_quantization::{Clamps, NOT_REMOVED, is_quantization},
         support::pairs::forget_import,
     },
@@ -64,8 +63,8 @@ impl DequantizeJob<'_> {
     }
 }
 
-/// Newer than any operator set that a form in between asks for.
-const ANY_FORM: i64 = 25;
+/// Before this version of the format, every initializer must be an input of the graph, new ones too.
+const PLAIN_INITIALIZERS: i64 = 4;
 
 /// A model in 32-bit floats. The operator set stays; what cannot be brought back is named among the diagnostics.
 pub fn dequantize_model(original: &Model, clamps: Clamps, float_ends: bool, cx: &mut Context) -> Result<Model> {
@@ -79,16 +78,15 @@ pub fn dequantize_model(original: &Model, clamps: Clamps, float_ends: bool, cx: 
     if !model.functions.is_empty() {
         inline_functions::run(&mut model, cx)?;
     }
-    lift_constants::run(&mut model, cx)?;
-    // Before the others: what is stored in blocks becomes float at once, and large weights are never in memory.
+    if model.ir_version < PLAIN_INITIALIZERS {
+        eliminate_initializer_inputs::run(&mut model, cx)?;
+    }
+    passes::raise_in_between(&mut model, cx)?;
+    // Before the rest of that stage: what is stored in blocks becomes float at once, and large weights are never in memory.
     passes::remove_few_bits::run(&mut model, cx)?;
-    raise_qoperators::run(&mut model, cx)?;
-    raise_run_time(&mut model, cx)?;
     passes::raise(&mut model, cx)?;
-    let stored = stored_weights(&model);
     passes::run_stage(Stage::Float, &mut model, cx)?;
-    let shaped = |m: &Model, n: NodeId| is_stored(m, n) || stored_again(m, n, &stored);
-    fold_constants::fold_later(&mut model, shaped)?;
+    cx.removed.weights += fold_constants::fold_later(&mut model, fold_constants::unpacks)?;
     remove_dead::run(&mut model, cx)?;
     forget_import(&mut model, crate::ops::MICROSOFT);
     name_what_stays(&model, cx);
@@ -113,52 +111,7 @@ fn is_quantized(model: &Model) -> bool {
     let half = |t: DType| matches!(t, DType::Float16 | DType::Bfloat16);
     let halves = model.value_ids().into_iter().any(|v| model.value(v).dtype().or(types.dtype(v)).is_some_and(half));
     let nodes = model.all_nodes();
-    halves || nodes.iter().any(|&n| is_quantization(model.node(n)) || is_stored(model, n))
-}
-
-/// Products that scale at run time, and layers that quantize their state. Their Q/DQ form asks for newer operator sets than the
-/// float form that comes of it, so no set is in the way here.
-fn raise_run_time(model: &mut Model, cx: &mut Context) -> Result<()> {
-    let imports = model.opset_imports.clone();
-    if model.opset("").unwrap_or(1) < ANY_FORM {
-        model.set_opset("", ANY_FORM);
-    }
-    raise_dynamic_products::run(model, cx)?;
-    raise_dynamic_lstm::run(model, cx)?;
-    model.opset_imports = imports;
-    // That says what becomes of the Q/DQ form.
-    let layers = |d: &Diagnostic| d.code == "state_not_quantized";
-    if cx.diagnostics.iter().any(layers) {
-        cx.diagnostics.retain(|d| !layers(d));
-        let text = "DynamicQuantizeLSTM became LSTM: its state is no longer quantized at each step";
-        cx.diagnostics.push(Diagnostic::note("state_not_quantized", text));
-    }
-    Ok(())
-}
-
-/// A node that unpacks bytes, of which the runtime makes a weight when it loads the file.
-fn is_stored(model: &Model, n: NodeId) -> bool {
-    let node = model.node(n);
-    let bytes = model.constant_input(n, 0).is_some_and(|t| t.dtype() == DType::Uint8 && t.len() > 1);
-    bytes && ["BitShift", "BitwiseAnd"].iter().any(|op| node.is(op))
-}
-
-/// What DequantizeLinears of constants make.
-fn stored_weights(model: &Model) -> Vec<String> {
-    let constant = |n: NodeId| model.constant_input(n, 0).is_some_and(|t| t.rank() > 0);
-    let makers = model.all_nodes().into_iter().filter(|&n| model.node(n).op_type == "DequantizeLinear" && constant(n));
-    let readers = makers.filter_map(|n| model.node(n).output(0)).flat_map(|v| model.value(v).readers().collect::<Vec<_>>());
-    let mut names: Vec<String> = readers.map(|(n, _)| model.node_label(n)).collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// A node that gives such a weight its shape.
-fn stored_again(model: &Model, n: NodeId, stored: &[String]) -> bool {
-    let node = model.node(n);
-    let shapes = ["Reshape", "Transpose", "Squeeze", "Unsqueeze"].iter().any(|op| node.is(op));
-    shapes && model.constant_input(n, 0).is_some() && stored.binary_search(&model.node_label(n)).is_ok()
+    halves || nodes.iter().any(|&n| is_quantization(model.node(n)) || fold_constants::unpacks(model, n))
 }
 
 /// Names the operators of quantization that are left.
@@ -219,7 +172,7 @@ pub fn dequantize(job: &DequantizeJob<'_>) -> Result<Dequantization> {
         version: env!("CARGO_PKG_VERSION"),
         model: job.model.display().to_string(),
         output: Some(job.output.display().to_string()),
-        size: Size { before, after: size_on_disk(&job.output, &model), ..Size::default() },
+        size: Size { before, after: size_on_disk(&job.output, &model) },
         proof,
         diagnostics,
         ..Report::default()

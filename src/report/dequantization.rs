@@ -83,14 +83,13 @@ impl Dequantization {
         }
         let named: Vec<String> = clamps.iter().take(NAMED).map(words).collect();
         let more = if clamps.len() > NAMED { ", …" } else { "" };
-        let why = match self.clamps {
-            Clamps::Keep => "values could leave the range of their quantizer",
-            _ => "the quantizer's range ends at 0, so a Relu may have been left out for it",
-        };
-        let _ = writeln!(out, "  {} put back: {why}", count(clamps.len(), "clamp"));
+        let at_zero = clamps.iter().filter(|c| c.lo == Some(0.0) || c.hi == Some(0.0)).count();
+        let why = "the quantizers did that, and a Relu or another clamp may have been left out for it";
+        let zero = if at_zero > 0 { format!(" ({at_zero} at 0, as a Relu)") } else { String::new() };
+        let _ = writeln!(out, "  {} put back{zero}: {why}", count(clamps.len(), "clamp"));
         let _ = writeln!(out, "    {}{more}", named.join(", "));
-        if self.clamps == Clamps::Lost {
-            let _ = writeln!(out, "    (--clamps relu leaves out the other bound, none all of them)");
+        if self.clamps == Clamps::Keep {
+            let _ = writeln!(out, "    (--clamps relu puts back what is at 0 alone, as Relu; none puts back none)");
         }
     }
 }

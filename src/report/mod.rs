@@ -3,6 +3,7 @@
 mod advice;
 mod conversion;
 mod dequantization;
+mod difference;
 mod halves;
 pub mod inspect;
 pub mod json;
@@ -19,6 +20,7 @@ use serde::Serialize;
 pub use self::{
     conversion::{Conversion, NOTHING_QUANTIZED},
     dequantization::Dequantization,
+    difference::{DifferenceReport, Sort},
     halves::Halves,
     saturation::Saturation,
 };

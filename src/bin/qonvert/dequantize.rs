@@ -19,12 +19,11 @@ Example:
 
 For training on, or for a target that quantizes by itself. Reads Q/DQ pairs, integer operators, what quantizes at run time,
 weights in few bits, 16-bit and 8-bit floats, of any tool. Weights become the numbers that their codes stand for,
-exactly; quantizers of values go, and with them their rounding. A quantizer also clamps, and a Relu in front of it is often
-left out for that: --clamps says which come back.
+exactly; quantizers of values go, and with them their rounding. A quantizer also clamps, and a Relu or another clamp
+in front of it is often left out for that: --clamps says which come back.
 
-  lost   where the range begins or ends at 0 and nothing else sees to that: as Clip to the whole range
-  relu   in the same places, at 0 alone
-  keep   wherever a value could leave the range of its quantizer
+  keep   wherever a value could leave the range of its quantizer, and no clamp stands there already
+  relu   as Relu, where the range begins at 0; the upper bound of a Relu6 and other clamps are lost
   none   none: answers may be wrong
 
 The operator set stays what it is. What has no float form stays, and is named.
@@ -35,8 +34,8 @@ pub struct Args {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// The clamps that quantizers did: lost, relu, keep or none (see below)
-    #[arg(long, value_name = "WHICH", default_value = "lost", value_parser = clamps)]
+    /// The clamps that quantizers did: keep, relu or none (see below)
+    #[arg(long, value_name = "WHICH", default_value = "keep", value_parser = clamps)]
     clamps: Clamps,
     /// Types of the model's inputs and outputs: keep (callers need not change) or float32
     #[arg(long, value_name = "TYPES", default_value = "keep", value_parser = io)]
@@ -59,11 +58,10 @@ pub struct Args {
 
 fn clamps(name: &str) -> Result<Clamps, String> {
     match name {
-        "lost" => Ok(Clamps::Lost),
-        "relu" => Ok(Clamps::Relu),
         "keep" => Ok(Clamps::Keep),
+        "relu" => Ok(Clamps::Relu),
         "none" => Ok(Clamps::None),
-        _ => Err("write lost, relu, keep or none".to_owned()),
+        _ => Err("write keep, relu or none".to_owned()),
     }
 }
 

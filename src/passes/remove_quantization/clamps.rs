@@ -9,20 +9,18 @@ use crate::{
     analysis::types::Types,
     error::Result,
     ir::{DType, GraphId, Model, NodeSpec, Tensor, ValueId},
-    passes::support::replace::behind_maker,
+    passes::support::{clamp::Clamp, replace::behind_maker},
 };
 
-/// Which clamps come back where a quantizer goes: its codes end somewhere, and a Relu in front of it may have been left out for that.
+/// Which clamps come back where a quantizer goes: its codes end somewhere, and a clamp in front of it may have been left out for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clamps {
-    /// Where the range begins or ends at 0, and nothing in front sees to that: with both bounds of the range.
+    /// All, wherever a value could leave the range and no clamp stands already: what was left out is not always a Relu.
     #[default]
-    Lost,
-    /// In the same places, at 0 alone.
-    Relu,
-    /// All, wherever a value could leave the range.
     Keep,
+    /// Where the range begins or ends at 0, at that end alone.
+    Relu,
     /// None.
     None,
 }
@@ -63,18 +61,13 @@ impl Maker {
         let far = |bound: f32| bound.abs() * NEAR;
         let below = (least < lo - far(lo)).then_some(lo);
         let above = (greatest > hi + far(hi)).then_some(hi);
-        let (below, above) = match which {
-            Clamps::None => return Ok(x),
-            Clamps::Keep => (below, above),
-            Clamps::Lost | Clamps::Relu => {
-                let lost = (lo == 0.0 && below.is_some()) || (hi == 0.0 && above.is_some());
-                if !lost || bounds::is_input(model, x) {
-                    return Ok(x);
-                }
-                let only = |bound: Option<f32>| bound.filter(|&b| which == Clamps::Lost || b == 0.0);
-                (only(below), only(above))
-            }
-        };
+        let only = |bound: Option<f32>| bound.filter(|&b| which == Clamps::Keep || b == 0.0);
+        let (below, above) = (only(below), only(above));
+        // No second one was left out where a clamp stands, and none in front of which nothing is computed.
+        let stands = model.producer(x).is_some_and(|n| Clamp::of(model, types, n).is_some());
+        if which == Clamps::None || stands || bounds::is_input(model, x) {
+            return Ok(x);
+        }
         if below.is_none() && above.is_none() {
             return Ok(x);
         }
