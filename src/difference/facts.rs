@@ -114,7 +114,7 @@ pub(super) fn weight_index(side: &Side, n: NodeId) -> Option<(usize, &Tensor)> {
 pub(super) fn layer(side: &Side, n: NodeId) -> Layer {
     let node = side.float.node(n);
     let raised = side.raised_node(n);
-    let weight = weight_index(side, n).and_then(|(i, t)| weight(side, raised, i, t));
+    let weight = weight_index(side, n).and_then(|(i, _)| weight(side, raised, i));
     let out = node.outputs().iter().copied().flatten().next();
     Layer {
         name: side.float.node_label(n),
@@ -129,9 +129,14 @@ pub(super) fn layer(side: &Side, n: NodeId) -> Layer {
 
 fn kernel(side: &Side, n: NodeId) -> Option<String> {
     let told = side.kernel(n)?;
+    // What became one node of several is what the last of them is part of.
+    let whole = side
+        .raised_node(n)
+        .is_some_and(|r| side.raised.node(r).op_type != told.op.rsplit('.').next().unwrap_or_default());
     match told.becomes {
+        Becomes::Part if whole => told.kernel.clone(),
         Becomes::Integer | Becomes::Moves => told.kernel.clone(),
-        Becomes::Part => told.kernel.clone().filter(|k| *k != told.op),
+        Becomes::Part => told.kernel.as_ref().filter(|k| **k != told.op).map(|k| format!("part of {k}")),
         _ => None,
     }
 }
@@ -144,7 +149,8 @@ fn precision(side: &Side, n: NodeId, raised: Option<NodeId>, weight: Option<&Wei
     let m = &side.raised;
     let out = side.float.node(n).outputs().iter().copied().flatten().next();
     let made = out.and_then(|v| side.types.dtype(v).or_else(|| m.try_value(v)?.dtype()));
-    let Some(node) = raised else { return made.map_or("?", name_of).to_owned() };
+    let made = made.or_else(|| out.and_then(|v| side.float_types.dtype(v)));
+    let Some(node) = raised else { return made.map_or("unknown", name_of).to_owned() };
     let of = |v: ValueId| {
         let codes = m.node(m.producer(v).filter(|&p| m.node(p).op_type == "DequantizeLinear")?).input(0)?;
         let known = m.value(codes).constant().is_none();
@@ -154,22 +160,28 @@ fn precision(side: &Side, n: NodeId, raised: Option<NodeId>, weight: Option<&Wei
     };
     let mut data: Vec<String> = m.node(node).inputs().iter().flatten().filter_map(|&v| of(v)).collect();
     data.dedup();
-    let coded = weight.filter(|w| !w.granularity.is_empty());
+    let plain = |w: &&Weight| w.granularity.is_empty() && Some(w.dtype.as_str()) == made.map(name_of);
+    let coded = weight.filter(|w| !plain(w) && w.dtype != "float32");
     match (data.is_empty(), coded) {
         (false, Some(w)) => format!("{} x {}", data.join(" x "), w.dtype),
         (false, None) => data.join(" x "),
         (true, Some(w)) => format!("{}, weight {}", made.map_or("float32", name_of), w.dtype),
-        (true, None) => made.map_or("?", name_of).to_owned(),
+        (true, None) => made.map_or("unknown", name_of).to_owned(),
     }
 }
 
-fn weight(side: &Side, raised: Option<NodeId>, i: usize, float: &Tensor) -> Option<Weight> {
+fn weight(side: &Side, raised: Option<NodeId>, i: usize) -> Option<Weight> {
     let m = &side.raised;
     let node = m.node(raised?);
-    let plain = |t: &Tensor| Weight { dtype: name_of(t.dtype()).to_owned(), granularity: String::new(), symmetric: None, scales: None };
+    let plain = |t: &Tensor| Weight {
+        dtype: name_of(t.dtype()).to_owned(),
+        granularity: String::new(),
+        symmetric: None,
+        scales: None,
+    };
     if matches!(node.op_type.as_str(), "MatMulNBits" | "GatherBlockQuantized") {
         let bits = node.int("bits").unwrap_or(4);
-        let zeros = if node.op_type == "MatMulNBits" { 3 } else { 3 };
+        let zeros = 3; // in both
         let scales = m.constant_input(raised?, 2).and_then(|t| t.to_f32().ok());
         return Some(Weight {
             dtype: format!("{}int{bits}", if node.input(zeros).is_some() { "u" } else { "" }),
@@ -187,7 +199,7 @@ fn weight(side: &Side, raised: Option<NodeId>, i: usize, float: &Tensor) -> Opti
     if dq.op_type != "DequantizeLinear" {
         return stored(m, v).map(|dtype| Weight {
             dtype: name_of(dtype).to_owned(),
-            granularity: "unpacked at load".to_owned(),
+            granularity: if dtype.is_float() { "" } else { "unpacked at load" }.to_owned(),
             symmetric: None,
             scales: None,
         });
@@ -197,7 +209,12 @@ fn weight(side: &Side, raised: Option<NodeId>, i: usize, float: &Tensor) -> Opti
         // Rounded by a QuantizeLinear of the file.
         let dtype = side.types.dtype(codes)?;
         let count = dq.input(1).and_then(|s| m.value(s).constant()).map_or(1, Tensor::len);
-        return Some(Weight { granularity: granularity(count, 0, float), dtype: name_of(dtype).to_owned(), symmetric: None, scales: None });
+        return Some(Weight {
+            granularity: granularity(count, 0),
+            dtype: name_of(dtype).to_owned(),
+            symmetric: None,
+            scales: None,
+        });
     };
     let scales = m.constant_input(maker, 1)?;
     let block = dq.int("block_size").unwrap_or(0);
@@ -212,13 +229,13 @@ fn weight(side: &Side, raised: Option<NodeId>, i: usize, float: &Tensor) -> Opti
     };
     Some(Weight {
         dtype: name_of(t.dtype()).to_owned(),
-        granularity: granularity(scales.len(), block, float),
+        granularity: granularity(scales.len(), block),
         symmetric: Some(symmetric),
         scales: scales.to_f32().ok().and_then(|s| least_and_greatest(&s)),
     })
 }
 
-fn granularity(scales: usize, block: i64, _weight: &Tensor) -> String {
+fn granularity(scales: usize, block: i64) -> String {
     match (scales, block) {
         (_, 1..) => format!("blocks of {block}"),
         (1, _) => "per tensor".to_owned(),
@@ -258,7 +275,9 @@ fn cone(m: &Model, v: ValueId) -> Option<HashSet<ValueId>> {
 fn bytes(m: &Model, n: NodeId) -> u64 {
     let constants: HashSet<ValueId> =
         m.node(n).inputs().iter().flatten().filter_map(|&v| cone(m, v)).flatten().collect();
-    constants.into_iter().filter_map(|v| m.value(v).constant()).map(|t| t.byte_len() as u64).sum()
+    // Shapes and indices are not what a layer weighs.
+    let weights = constants.into_iter().filter_map(|v| m.value(v).constant()).filter(|t| t.dtype() != DType::Int64);
+    weights.map(|t| t.byte_len() as u64).sum()
 }
 
 /// How a value is quantized, if it is.
@@ -271,10 +290,13 @@ pub(super) fn quantizer(m: &Model, v: ValueId) -> Option<Quantizer> {
     }
     let told = n.int("output_dtype").and_then(|i| DType::from_onnx(i32::try_from(i).ok()?));
     let zero_point = m.constant_input(node, 2);
-    let dtype = zero_point.map(Tensor::dtype).or(told).or_else(|| m.value(n.output(0)?).dtype()).unwrap_or(DType::Uint8);
+    let dtype =
+        zero_point.map(Tensor::dtype).or(told).or_else(|| m.value(n.output(0)?).dtype()).unwrap_or(DType::Uint8);
     let scale = m.constant_input(node, 1).and_then(Tensor::scalar_f32);
     let zero = match zero_point {
-        Some(z) if Float8::of(z.dtype()).is_none() => pack::unpack(z).ok().filter(|z| z.len() == 1).map(|z| i64::from(z[0])),
+        Some(z) if Float8::of(z.dtype()).is_none() => {
+            pack::unpack(z).ok().filter(|z| z.len() == 1).map(|z| i64::from(z[0]))
+        }
         _ => Some(0),
     };
     let range = scale.zip(zero).and_then(|(s, z)| match Float8::of(dtype) {
@@ -282,6 +304,25 @@ pub(super) fn quantizer(m: &Model, v: ValueId) -> Option<Quantizer> {
         None => type_range(dtype).ok().map(|(lo, hi)| ((i64::from(lo) - z) as f32 * s, (i64::from(hi) - z) as f32 * s)),
     });
     Some(Quantizer { dtype: name_of(dtype).to_owned(), range, scale, zero_point: zero })
+}
+
+/// Whether an attribute says what holds without it.
+pub(super) fn is_default(name: &str, value: &str) -> bool {
+    match name {
+        "alpha" | "beta" => value == "1",
+        "group" | "keepdims" => value == "1",
+        "transA"
+        | "transB"
+        | "allowzero"
+        | "ceil_mode"
+        | "storage_order"
+        | "count_include_pad"
+        | "noop_with_empty_axes" => value == "0",
+        "auto_pad" => value == "NOTSET",
+        "pads" => value.chars().all(|c| "[0,]".contains(c)),
+        "strides" | "dilations" => value.chars().all(|c| "[1,]".contains(c)),
+        _ => false,
+    }
 }
 
 /// An attribute in words; `None` for subgraphs, whose nodes are compared themselves.

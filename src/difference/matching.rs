@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::{facts::weight_index, side::Side, weights};
-use crate::{error::Result, ir::{NodeId, ValueId}};
+use crate::{
+    error::Result,
+    ir::{NodeId, ValueId},
+};
 
 /// What told that two layers are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -212,9 +215,26 @@ fn kind(op: &str) -> &str {
 /// A name without what tools append to it.
 pub(super) fn stem(name: &str) -> String {
     const SUFFIXES: &[&str] = &[
-        "_quantized", "_quant", "_QuantizeLinear_Output", "_QuantizeLinear", "_DequantizeLinear_Output", "_DequantizeLinear",
-        "_DequantizeLinear/DequantizeLinear_output", "_Output", "_float", "_float16", "_bfloat16", "_rounded", "_transposed",
-        "_without_bias", "_Mul", "_Cast", "_Reshape", "_Q2", "_Q4", "_Q8",
+        "_quantized",
+        "_quant",
+        "_QuantizeLinear_Output",
+        "_QuantizeLinear",
+        "_DequantizeLinear_Output",
+        "_DequantizeLinear",
+        "_DequantizeLinear/DequantizeLinear_output",
+        "_Output",
+        "_float",
+        "_float16",
+        "_bfloat16",
+        "_rounded",
+        "_transposed",
+        "_without_bias",
+        "_Mul",
+        "_Cast",
+        "_Reshape",
+        "_Q2",
+        "_Q4",
+        "_Q8",
     ];
     let mut name = name;
     while let Some(rest) = SUFFIXES.iter().find_map(|s| name.strip_suffix(s)).filter(|rest| !rest.is_empty()) {

@@ -62,6 +62,20 @@ pub struct WeightDifference {
     pub sqnr: Option<f64>,
     /// The greatest difference of two numbers.
     pub max: Option<f64>,
+    /// Whether it was multiplied by something; signal to noise is what is left but for that.
+    pub scaled: Scaled,
+}
+
+/// What a weight was multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scaled {
+    /// Nothing.
+    No,
+    /// One number.
+    By(f32),
+    /// A number for each channel, as where a batch normalization is folded.
+    Channels,
 }
 
 /// A node that only one model has.
@@ -82,7 +96,8 @@ impl Pair {
         let (a, b) = (&self.before, &self.after);
         self.weight_difference.is_none()
             && self.attributes.is_empty()
-            && (&a.op, &a.precision, &a.weight, &a.quantizer, &a.kernel) == (&b.op, &b.precision, &b.weight, &b.quantizer, &b.kernel)
+            && (&a.op, &a.precision, &a.weight, &a.quantizer, &a.kernel)
+                == (&b.op, &b.precision, &b.weight, &b.quantizer, &b.kernel)
     }
 
     /// The relative error of the weight, from 0; 1 and more where it is another weight.
@@ -114,13 +129,16 @@ impl Difference {
         let mut layers = Vec::new();
         for (&x, &(y, how)) in &matched {
             let (before, after) = (a_side.layer(x), b_side.layer(y));
-            layers.push((a_side.place(x), Pair {
-                matched_by: how,
-                weight_difference: weights::difference(a_side, x, b_side, y)?,
-                attributes: attributes(a_side, x, b_side, y),
-                before,
-                after,
-            }));
+            layers.push((
+                a_side.place(x),
+                Pair {
+                    matched_by: how,
+                    weight_difference: weights::difference(a_side, x, b_side, y)?,
+                    attributes: attributes(a_side, x, b_side, y),
+                    before,
+                    after,
+                },
+            ));
         }
         layers.sort_by_key(|(place, _)| *place);
         let back: BTreeMap<NodeId, NodeId> = matched.iter().map(|(&x, &(y, _))| (y, x)).collect();
@@ -138,10 +156,10 @@ impl Difference {
 /// Quantizers of the models' inputs that differ.
 fn inputs(a: &Side, b: &Side) -> Vec<(String, String, String)> {
     let (x, y) = (a.original.required_inputs(), b.original.required_inputs());
-    let words = |q: Option<Quantizer>| q.map_or_else(|| "not quantized".to_owned(), |q| q.words());
+    let words = |q: Option<Quantizer>| q.map_or_else(|| "float".to_owned(), |q| q.words());
     let both = x.into_iter().zip(y).map(|(x, y)| {
         let [before, after] = [(a, x), (b, y)].map(|(side, v)| words(facts::quantizer(&side.raised, v)));
-        (format!("{} quantized", a.original.value(x).name()), before, after)
+        (format!("read {}", a.original.value(x).name()), before, after)
     });
     both.filter(|(_, before, after)| before != after).collect()
 }
@@ -171,6 +189,11 @@ fn attributes(a: &Side, x: NodeId, b: &Side, y: NodeId) -> Vec<(String, String, 
     };
     let (x, y) = (words(x), words(y));
     let names: std::collections::BTreeSet<&String> = x.keys().chain(y.keys()).collect();
-    let get = |m: &BTreeMap<String, String>, name: &String| m.get(name).cloned().unwrap_or_else(|| "not given".to_owned());
-    names.into_iter().filter(|n| x.get(*n) != y.get(*n)).map(|n| (n.clone(), get(&x, n), get(&y, n))).collect()
+    let get =
+        |m: &BTreeMap<String, String>, name: &String| m.get(name).cloned().unwrap_or_else(|| "not given".to_owned());
+    let differ = |n: &&String| {
+        let default = |v: Option<&String>| v.is_none_or(|v| facts::is_default(n, v));
+        x.get(*n) != y.get(*n) && !(default(x.get(*n)) && default(y.get(*n)))
+    };
+    names.into_iter().filter(differ).map(|n| (n.clone(), get(&x, n), get(&y, n))).collect()
 }

@@ -6,7 +6,7 @@ use super::facts;
 use crate::{
     analysis::types::{self, Types},
     error::Result,
-    ir::{Model, NodeId, ValueId},
+    ir::{DType, Dim, Model, NodeId, ValueId},
     kernels::{self, NodeKernel},
     passes::{
         self, Context, Stage, fold_constants, inline_functions, remove_dead,
@@ -22,6 +22,8 @@ pub(super) struct Side {
     /// Floats alone: the same values, and so the same layers.
     pub(super) float: Model,
     pub(super) types: Types,
+    /// Those of the floats, some of whose values are new.
+    pub(super) float_types: Types,
     /// The layers, in order.
     pub(super) nodes: Vec<NodeId>,
     places: HashMap<NodeId, usize>,
@@ -44,7 +46,8 @@ impl Side {
         let nodes: Vec<NodeId> = float.all_nodes().into_iter().filter(|&n| !float.node(n).is("Constant")).collect();
         let places = nodes.iter().enumerate().map(|(i, &n)| (n, i)).collect();
         let kernels = kernels::predict(model, target).nodes.into_iter().map(|k| (k.id, k)).collect();
-        Ok(Self { original: model.clone(), raised, float, types, nodes, places, kernels })
+        let float_types = types::infer(&float);
+        Ok(Self { original: model.clone(), raised, float, types, float_types, nodes, places, kernels })
     }
 
     pub(super) fn place(&self, n: NodeId) -> usize {
@@ -92,10 +95,18 @@ impl Side {
     /// How it is quantized, in words.
     pub(super) fn form(&self) -> String {
         let count = |which: &dyn Fn(&str) -> bool| {
-            self.original.all_nodes().iter().filter(|&&n| {
-                let node = self.original.node(n);
-                is_quantization(node) && which(&node.op_type)
-            }).count()
+            self.original
+                .all_nodes()
+                .iter()
+                .filter(|&&n| {
+                    let node = self.original.node(n);
+                    is_quantization(node) && which(&node.op_type)
+                })
+                .count()
+        };
+        let half = |v: ValueId| {
+            let dtype = self.raised.value(v).dtype().or_else(|| self.types.dtype(v));
+            dtype.is_some_and(|t| matches!(t, DType::Float16 | DType::Bfloat16))
         };
         let pairs = |op: &str| op == "QuantizeLinear" || op == "DequantizeLinear";
         let blocks = |op: &str| op.contains("NBits") || op.contains("GatherBlock");
@@ -105,6 +116,7 @@ impl Side {
             (count(&|op| !pairs(op) && !blocks(op) && !run_time(op)) > 0, "integer operators"),
             (count(&run_time) > 0, "quantized at run time"),
             (count(&blocks) > 0, "operators on weights in blocks"),
+            (self.raised.value_ids().into_iter().any(half), "16-bit floats"),
         ];
         let parts: Vec<&str> = parts.iter().filter(|(there, _)| *there).map(|(_, words)| *words).collect();
         if parts.is_empty() { "no quantization".to_owned() } else { parts.join(", ") }
@@ -125,25 +137,30 @@ pub(super) fn whole(a: &Model, b: &Model) -> Vec<(String, String, String)> {
     };
     let (before, after) = (imports(a), imports(b));
     let domains: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    let version = |m: &BTreeMap<String, i64>, d: &String| m.get(d).map_or_else(|| "none".to_owned(), ToString::to_string);
-    for d in domains {
+    let version =
+        |m: &BTreeMap<String, i64>, d: &String| m.get(d).map_or_else(|| "none".to_owned(), ToString::to_string);
+    let used = |d: &String| {
+        let of = |m: &Model| m.all_nodes().iter().any(|&n| m.node(n).domain.as_deref() == Some(d.as_str()));
+        d == "ai.onnx" || of(a) || of(b)
+    };
+    for d in domains.into_iter().filter(|d| used(d)) {
         tell(&format!("opset {d}"), version(&before, d), version(&after, d));
     }
     tell("IR version", a.ir_version.to_string(), b.ir_version.to_string());
     let none = || "none".to_owned();
     let by = |m: &Model| {
-        let version = m.info.producer_version.clone().filter(|v| !v.is_empty()).map(|v| format!(" {v}")).unwrap_or_default();
+        let version =
+            m.info.producer_version.clone().filter(|v| !v.is_empty()).map(|v| format!(" {v}")).unwrap_or_default();
         m.info.producer_name.clone().filter(|p| !p.is_empty()).map(|p| p + &version).unwrap_or_else(none)
     };
     tell("producer", by(a), by(b));
     tell("functions", a.functions.len().to_string(), b.functions.len().to_string());
-    let (types_a, types_b) = (types::infer(a), types::infer(b));
-    let ports = |m: &Model, types: &Types, inputs: bool| -> Vec<(String, String)> {
+    let ports = |m: &Model, inputs: bool| -> Vec<(String, String)> {
         let list = if inputs { m.required_inputs() } else { m.graph(m.main()).outputs().to_vec() };
-        list.into_iter().map(|v| (m.value(v).name().to_owned(), types.text(v))).collect()
+        list.into_iter().map(|v| (m.value(v).name().to_owned(), declared(m, v))).collect()
     };
     for (what, inputs) in [("input", true), ("output", false)] {
-        let (x, y) = (ports(a, &types_a, inputs), ports(b, &types_b, inputs));
+        let (x, y) = (ports(a, inputs), ports(b, inputs));
         for i in 0..x.len().max(y.len()) {
             let words = |p: Option<&(String, String)>| p.map_or_else(none, |(name, ty)| format!("{name} {ty}"));
             tell(&format!("{what} {}", i + 1), words(x.get(i)), words(y.get(i)));
@@ -161,3 +178,17 @@ pub(super) fn whole(a: &Model, b: &Model) -> Vec<(String, String, String)> {
     out
 }
 
+/// The type that the model declares of a value.
+fn declared(m: &Model, v: ValueId) -> String {
+    let value = m.value(v);
+    let dtype = value.dtype().map_or("", |t| t.name());
+    let dim = |d: &Dim| match d {
+        Dim::Known(n) => n.to_string(),
+        Dim::Named(name) => name.clone(),
+        Dim::Unknown => "?".to_owned(),
+    };
+    match value.shape() {
+        Some(shape) => format!("{dtype}[{}]", shape.dims.iter().map(dim).collect::<Vec<_>>().join(",")),
+        None => dtype.to_owned(),
+    }
+}

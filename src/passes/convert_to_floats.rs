@@ -26,24 +26,33 @@ use crate::{
 /// See the module's documentation.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     let types = types::infer(model);
-    let halves: HashSet<ValueId> = model.value_ids().into_iter().filter(|&v| half(model, &types, v).is_some()).collect();
-    if halves.is_empty() && !model.all_nodes().iter().any(|&n| makes_halves(model, n)) {
+    let halves = model.value_ids().into_iter().filter(|&v| half(model, &types, v).is_some());
+    let (borders, halves): (HashSet<ValueId>, HashSet<ValueId>) = halves.partition(|&v| is_border(model, &types, v));
+    let makes =
+        |&n: &NodeId| makes_halves(model, n) && !model.node(n).outputs().iter().flatten().all(|v| borders.contains(v));
+    if halves.is_empty() && !model.all_nodes().iter().any(makes) {
         return Ok(0);
     }
     let ends = (!cx.options.float_ends).then(|| Ends::of(model, &types)).unwrap_or_default();
     let ids = model.all_nodes();
-    let casts: Vec<NodeId> = ids.iter().copied().filter(|&n| is_rounding(model, &types, n)).collect();
+    let at_border = |n: NodeId| {
+        let node = model.node(n);
+        node.inputs().iter().chain(node.outputs()).flatten().any(|v| borders.contains(v))
+    };
+    let casts: Vec<NodeId> = ids.iter().copied().filter(|&n| is_rounding(model, &types, n) && !at_border(n)).collect();
     let foreign: Vec<NodeId> = ids.iter().copied().filter(|&n| is_foreign(model, n)).collect();
-    for &n in ids.iter().filter(|n| !foreign.contains(n)) {
+    let inner: Vec<NodeId> =
+        ids.iter().copied().filter(|&n| !foreign.contains(&n) && !makes_border(model, n, &borders)).collect();
+    for n in inner {
         widen_attributes(model, n)?;
     }
     let mut widened = 0;
-    for v in model.value_ids() {
+    for v in model.value_ids().into_iter().filter(|v| !borders.contains(v)) {
         widened += usize::from(widen_constant(model, v)?);
         widen_type(model, v);
     }
     for n in foreign {
-        keep_types(model, &types, n)?;
+        keep_types(model, &types, n, &borders)?;
     }
     let mut gone = 0;
     for n in casts {
@@ -74,6 +83,26 @@ fn is_foreign(model: &Model, n: NodeId) -> bool {
     !node.in_onnx_domain() && node.domain.as_deref() != Some(MICROSOFT)
 }
 
+/// A value of 16-bit floats that only stands between an operator of which nothing is known and a Cast: it stays.
+fn is_border(model: &Model, types: &Types, v: ValueId) -> bool {
+    let value = model.value(v);
+    let casts = |n: NodeId| model.node(n).is("Cast") && !makes_halves(model, n);
+    let readers: Vec<NodeId> = value.readers().map(|(n, _)| n).collect();
+    let Some(maker) = model.producer(v).filter(|_| !value.is_graph_output() && !readers.is_empty()) else {
+        return false;
+    };
+    if is_foreign(model, maker) {
+        return readers.iter().all(|&n| casts(n));
+    }
+    let from = model.node(maker).input(0).filter(|_| model.node(maker).is("Cast"));
+    let from_float = from.is_some_and(|x| half(model, types, x).is_none());
+    from_float && readers.iter().all(|&n| is_foreign(model, n))
+}
+
+fn makes_border(model: &Model, n: NodeId, borders: &HashSet<ValueId>) -> bool {
+    model.node(n).outputs().iter().flatten().any(|v| borders.contains(v))
+}
+
 fn makes_halves(model: &Model, n: NodeId) -> bool {
     let node = model.node(n);
     ops::type_attribute(&node.op_type).and_then(|(name, _)| node.int(name)).is_some_and(number_is_half)
@@ -82,7 +111,9 @@ fn makes_halves(model: &Model, n: NodeId) -> bool {
 /// A Cast between floats of 16 and 32 bits, or of 16 and 16: only a rounding.
 fn is_rounding(model: &Model, types: &Types, n: NodeId) -> bool {
     let node = model.node(n);
-    let Some(from) = node.input(0).and_then(|v| model.value(v).dtype().or_else(|| types.dtype(v))) else { return false };
+    let Some(from) = node.input(0).and_then(|v| model.value(v).dtype().or_else(|| types.dtype(v))) else {
+        return false;
+    };
     let to = node.int("to").and_then(|i| DType::from_onnx(i32::try_from(i).ok()?));
     let float = |t: DType| t == DType::Float || is_half(t);
     node.is("Cast") && float(from) && to.is_some_and(|to| float(to) && (is_half(from) || is_half(to)))
@@ -133,15 +164,29 @@ fn widen_type(model: &mut Model, v: ValueId) {
 }
 
 /// Puts Casts around an operator of which nothing is known, so that it reads and makes what it did.
-fn keep_types(model: &mut Model, types: &Types, n: NodeId) -> Result<()> {
+fn keep_types(model: &mut Model, types: &Types, n: NodeId, borders: &HashSet<ValueId>) -> Result<()> {
     for (i, v) in model.node(n).inputs().to_vec().into_iter().enumerate() {
-        let Some(dtype) = v.and_then(|v| types.dtype(v)).filter(|t| is_half(*t)) else { continue };
-        let Some(v) = v else { continue };
+        let Some(v) = v.filter(|v| !borders.contains(v)) else { continue };
+        let Some(dtype) = types.dtype(v).filter(|t| is_half(*t)) else { continue };
         let cast = cast(model, v, dtype, Place::Before(n))?;
         model.set_input(n, i, Some(cast));
     }
+    let reads_half = model.node(n).inputs().iter().flatten().any(|&v| half(model, types, v).is_some());
     for v in model.node(n).outputs().to_vec().into_iter().flatten() {
-        let Some(dtype) = types.dtype(v).filter(|t| is_half(*t)) else { continue };
+        // What such a node makes of 16-bit floats is likely to be some; if it is not, a Cast to float does no harm.
+        let dtype = types.dtype(v).or(model.value(v).dtype());
+        let Some(dtype) = dtype.map_or(reads_half.then_some(DType::Float16), |t| is_half(t).then_some(t)) else {
+            continue;
+        };
+        if borders.contains(&v) {
+            continue;
+        }
+        if types.dtype(v).is_none() {
+            let made = cast(model, v, DType::Float, Place::After(n))?;
+            let by = model.producer(made);
+            model.replace_readers(v, made, |reader, _| Some(reader) != by);
+            continue;
+        }
         let shape = model.value(v).shape().cloned();
         model.value_mut(v).ty = Some(Type::tensor(dtype, shape.clone()));
         let made = cast(model, v, DType::Float, Place::After(n))?;
@@ -175,9 +220,10 @@ struct Ends {
 impl Ends {
     fn of(model: &Model, types: &Types) -> Self {
         let main = model.graph(model.main());
-        let inputs = main.inputs().iter().filter_map(|&v| {
-            half(model, types, v).map(|t| (v, t, model.value(v).initializer().cloned()))
-        });
+        let inputs = main
+            .inputs()
+            .iter()
+            .filter_map(|&v| half(model, types, v).map(|t| (v, t, model.value(v).initializer().cloned())));
         let outputs = main.outputs().iter().enumerate().filter_map(|(i, &v)| Some((i, half(model, types, v)?)));
         Self { inputs: inputs.collect(), outputs: outputs.collect() }
     }
@@ -217,5 +263,73 @@ impl Ends {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::testing::{check, check_skipped, check_with};
+
+    fn model(input: &str, output: &str, constants: &str, nodes: &str) -> String {
+        let imports = "opset_import: [\"\" : 17, \"my\" : 1]";
+        format!("<ir_version: 8, {imports}> g ({input}[2,2] x) => ({output}[2,2] y) <{constants}> {{ {nodes} }}")
+    }
+
+    #[test]
+    fn casts_and_constants() {
+        check(
+            run,
+            &model(
+                "float",
+                "float",
+                "float16[2,2] w = {1, 0.5, 2, 3}",
+                "h = Cast<to = 10>(x) m = MatMul(h, w) i = Cast<to = 16>(m) y = Cast<to = 1>(i)",
+            ),
+            &model("float", "float", "float[2,2] w = {1, 0.5, 2, 3}", "y = MatMul(x, w)"),
+        );
+    }
+
+    /// What callers feed and get, unless they ask for another type.
+    #[test]
+    fn the_ends_of_the_model() {
+        let before = model("float16", "float16", "", "n = Neg(x) y = Abs(n)");
+        let mut cx = Context::default();
+        let mut m = crate::ir::text::parse(&before).unwrap();
+        assert!(run(&mut m, &mut cx).unwrap() > 0);
+        m.verify().unwrap();
+        let ops: Vec<String> = m.all_nodes().into_iter().map(|n| m.node(n).op_type.clone()).collect();
+        assert_eq!(ops, ["Cast", "Neg", "Abs", "Cast"]);
+        assert_eq!(cx.removed.kept, [("x".to_owned(), DType::Float16), ("y".to_owned(), DType::Float16)]);
+        let types: Vec<_> = m.graph(m.main()).inputs().iter().chain(m.graph(m.main()).outputs()).collect();
+        assert!(types.iter().all(|&&v| m.value(v).dtype() == Some(DType::Float16)));
+        let mut cx = Context::default();
+        cx.options.float_ends = true;
+        check_with(run, &mut cx, &before, &model("float", "float", "", "n = Neg(x) y = Abs(n)"));
+    }
+
+    /// Nothing is known of other domains' operators: they read and make what they did.
+    #[test]
+    fn unknown_operators() {
+        check(
+            run,
+            &model(
+                "float",
+                "float",
+                "float16[2,2] c",
+                "h = Cast<to = 10>(x) n = Neg(h) c = my.Own(n) a = Abs(c) y = Cast<to = 1>(a)",
+            ),
+            &model(
+                "float",
+                "float",
+                "",
+                "n = Neg(x) n_float16 = Cast<to = 10>(n) c = my.Own(n_float16) c_float = Cast<to = 1>(c) y = Abs(c_float)",
+            ),
+        );
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        check_skipped(run, &model("float", "float", "", "y = Neg(x)"), "");
     }
 }

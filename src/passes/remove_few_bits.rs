@@ -11,6 +11,8 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+
 use super::{
     Context,
     remove_quantization::NOT_REMOVED,
@@ -25,6 +27,8 @@ use crate::{
 };
 
 const MATMUL: &str = "MatMulNBits";
+/// Columns that are unpacked at a time.
+const STRIP: usize = 32;
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
@@ -60,7 +64,8 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             changes += 1;
         }
         if !odd.is_empty() {
-            let text = format!("{}: its codes are not constant, or laid out in a way that is not known here", stay(&odd, op));
+            let text =
+                format!("{}: its codes are not constant, or laid out in a way that is not known here", stay(&odd, op));
             cx.diagnostics.push(Diagnostic::warning(NOT_REMOVED, text));
         }
     }
@@ -128,12 +133,27 @@ impl Packed {
             return Err(Error::malformed("there are fewer scales than blocks"));
         }
         let mut numbers = vec![0.0; rows * length];
-        for (row, bytes) in bytes.chunks_exact(stride.max(1)).enumerate() {
-            for i in 0..length {
-                let at_scale = row * blocks + group(i);
-                let number = (sign(at(bytes, i)) as f32 - zeros[at_scale]) * scales[at_scale];
-                numbers[if self.transposed { i * rows + row } else { row * length + i }] = number;
-            }
+        let number = |row: usize, i: usize| {
+            let at_scale = row * blocks + group(i);
+            (sign(at(&bytes[row * stride..], i)) as f32 - zeros[at_scale]) * scales[at_scale]
+        };
+        if rows == 0 || length == 0 {
+            return Ok(numbers);
+        }
+        if self.transposed {
+            // Some columns at a time, so that what is written of them lies together.
+            numbers.par_chunks_mut(STRIP * rows).enumerate().for_each(|(strip, out)| {
+                let columns = out.len() / rows;
+                for row in 0..rows {
+                    for i in 0..columns {
+                        out[i * rows + row] = number(row, strip * STRIP + i);
+                    }
+                }
+            });
+        } else {
+            let fill =
+                |(row, out): (usize, &mut [f32])| out.iter_mut().enumerate().for_each(|(i, x)| *x = number(row, i));
+            numbers.par_chunks_mut(length).enumerate().for_each(fill);
         }
         Ok(numbers)
     }
@@ -151,6 +171,11 @@ fn product(model: &Model, id: NodeId) -> Result<Option<Tensor>> {
         2 | 4 | 8 => bits as usize,
         _ => return Ok(None),
     };
+    // No product of them may overflow.
+    let all = k.checked_add(block).and_then(|k| k.checked_mul(n)).and_then(|codes| codes.checked_mul(bits));
+    if all.is_none_or(|all| i64::try_from(all).is_err()) {
+        return Ok(None);
+    }
     let stride = k.div_ceil(block) * block * bits / 8;
     let whole = |i: usize| node.input(i).is_none() || constant(i).is_some();
     let sound = codes.dtype() == DType::Uint8 && codes.len() == n * stride && scales.dtype().is_float();
@@ -159,7 +184,9 @@ fn product(model: &Model, id: NodeId) -> Result<Option<Tensor>> {
     }
     let zeros = match constant(3) {
         None => Zeros::All(1 << (bits - 1)),
-        Some(z) if z.dtype() == DType::Uint8 && z.len() == n * (k.div_ceil(block) * bits).div_ceil(8) => Zeros::Codes(z),
+        Some(z) if z.dtype() == DType::Uint8 && z.len() == n * (k.div_ceil(block) * bits).div_ceil(8) => {
+            Zeros::Codes(z)
+        }
         Some(z) if z.dtype().is_float() && z.len() == scales.len() => Zeros::Numbers(z),
         Some(_) => return Ok(None),
     };
@@ -185,7 +212,11 @@ fn table(model: &Model, id: NodeId) -> Result<Option<Tensor>> {
         DType::Uint8 => (node.int("bits").unwrap_or(4), false),
         _ => return Ok(None),
     };
-    if !matches!(bits, 2 | 4 | 8) || rank == 0 || block == 0 || (along + rank) % rank != rank - 1 {
+    if !matches!(bits, 2 | 4 | 8)
+        || rank == 0
+        || block == 0
+        || along.checked_add(rank).is_none_or(|a| a % rank != rank - 1)
+    {
         return Ok(None);
     }
     let bits = bits as usize;
@@ -252,4 +283,55 @@ fn replace(model: &mut Model, id: NodeId, real: ValueId) -> Result<()> {
 pub(super) fn base_name(codes: &str) -> &str {
     let suffixes = ["_quantized", "_Q2", "_Q4", "_Q8", "_DequantizeLinear_Output"];
     suffixes.iter().find_map(|s| codes.strip_suffix(s)).filter(|base| !base.is_empty()).unwrap_or(codes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::testing::{check, check_skipped};
+
+    const HEAD: &str = "<ir_version: 8, opset_import: [\"\" : 17, \"com.microsoft\" : 1]>";
+
+    /// Three rows in blocks of 16 (one, cut short), two columns; the second with a zero point of its own.
+    #[test]
+    fn products() {
+        let matmul = |inputs: &str, constants: &str| {
+            format!(
+                "{HEAD} g (float[1,3] x) => (y) <uint8[2,1,8] w_Q4 = {{33, 4, 0, 0, 0, 0, 0, 0, 169, 15, 0, 0, 0, 0, 0, 0}},
+                 float[2] s = {{0.5, 2}}{constants}> {{
+                    y = com.microsoft.MatMulNBits<K = 3, N = 2, bits = 4, block_size = 16>({inputs}) }}"
+            )
+        };
+        let float = |w: &str, rest: &str| format!("{HEAD} g (float[1,3] x) => (y) <float[3,2] w = {{{w}}}{rest}");
+        check(run, &matmul("x, w_Q4, s", ""), &float("-3.5, 2, -3, 4, -2, 14", "> { y = MatMul(x, w) }"));
+        check(
+            run,
+            &matmul("x, w_Q4, s, z, , b", ", uint8[2] z = {1, 9}, float[2] b = {1, 2}"),
+            &float(
+                "0, 0, 0.5, 2, 1.5, 12",
+                ", float[2] b = {1, 2}> { y_without_bias = MatMul(x, w) y = Add(y_without_bias, b) }",
+            ),
+        );
+        // Zero points that are numbers, and an order of rows.
+        check(
+            run,
+            &matmul("x, w_Q4, s, z, g", ", float[2] z = {0.5, 9}, int32[3] g = {0, 0, 0}"),
+            &float("0.25, 0, 0.75, 2, 1.75, 12", "> { y = MatMul(x, w) }"),
+        );
+        check_skipped(run, &matmul("x, w_Q4, s, z", ", uint8[1] z = {1}"), NOT_REMOVED);
+    }
+
+    #[test]
+    fn tables_and_what_is_tied() {
+        let before = format!(
+            "{HEAD} g (int64[n] i, int64[n] j) => (y, z) <uint8[2,1] t_quantized = {{24, 127}}, float[2,1] s = {{0.5, 2}}> {{
+                y = com.microsoft.GatherBlockQuantized<block_size = 16>(t_quantized, i, s)
+                z = com.microsoft.GatherBlockQuantized<block_size = 16>(t_quantized, j, s) }}"
+        );
+        let after = format!(
+            "{HEAD} g (int64[n] i, int64[n] j) => (y, z) <float[2,2] t = {{0, -3.5, 14, -2}}> {{
+                y = Gather<axis = 0>(t, i) z = Gather<axis = 0>(t, j) }}"
+        );
+        check(run, &before, &after);
+    }
 }

@@ -62,7 +62,8 @@ pub fn is_quantization(node: &Node) -> bool {
     }
     let op = node.op_type.as_str();
     let parts = ["QuantizeLinear", "DequantizeLinear", "QLinear", "Integer", "DynamicQuantize", "NBits", "Quantized"];
-    let own = ["QGemm", "QAttention", "QEmbedLayerNormalization", "QMoE", "MatMulBnb4", "MatMulFpQ4", "QuantizeWithOrder"];
+    let own =
+        ["QGemm", "QAttention", "QEmbedLayerNormalization", "QMoE", "MatMulBnb4", "MatMulFpQ4", "QuantizeWithOrder"];
     parts.iter().any(|p| op.contains(p)) || microsoft && (own.contains(&op) || op.starts_with("QOrdered"))
 }
 
@@ -152,7 +153,9 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
                 set_float(model, input);
                 Ok(input)
             }
-            None => remover.float_of(model, codes, params, out, None).map_err(|e| e.node(&label, "DequantizeLinear"))?,
+            None => {
+                remover.float_of(model, codes, params, out, None).map_err(|e| e.node(&label, "DequantizeLinear"))?
+            }
         };
         match made {
             Ok(real) => {
@@ -173,6 +176,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     }
     cx.removed.quantizers += remover.quantizers.len();
     cx.removed.weights += remover.weights;
+    cx.removed.kept.append(&mut remover.kept);
     cx.removed.clamps.append(&mut remover.maker.done);
     Ok(changes)
 }
@@ -234,8 +238,8 @@ fn quantizer_left(model: &mut Model, id: NodeId, remover: &mut Remover, ends_flo
         model.value(codes).readers().map(|(n, _)| n).filter(|&n| one && orders(model, n)).collect();
     model.replace_readers(codes, x, |n, _| chooses.contains(&n));
     let mut changed = !chooses.is_empty();
-    let main_output = |v: ValueId| model.graph(model.main()).outputs().contains(&v);
-    if ends_float && main_output(codes) && model.value(codes).readers().next().is_none() {
+    let handed_out = model.graph(model.main()).outputs().contains(&codes);
+    if ends_float && handed_out && model.value(codes).readers().next().is_none() {
         let range = remover.clamped_input(model, id, x, params)?;
         if model.replace_all_uses(codes, range) {
             set_float(model, range);
@@ -248,7 +252,11 @@ fn quantizer_left(model: &mut Model, id: NodeId, remover: &mut Remover, ends_flo
     if model.value(codes).uses().is_empty() || read_as_codes {
         return Ok(changed);
     }
+    let kept = model.value(codes).dtype().filter(|_| handed_out);
     changed |= spell_quantizer(model, id, x, params, codes)?;
+    if let Some(dtype) = kept.filter(|_| changed) {
+        remover.kept.push((model.value(codes).name().to_owned(), dtype));
+    }
     if changed && model.try_node(id).is_none() {
         remover.quantizers.insert(id);
     }
@@ -263,7 +271,8 @@ fn spell_quantizer(model: &mut Model, id: NodeId, x: ValueId, params: Params, co
     if coding.scale.dtype() != DType::Float || model.opset("").unwrap_or(1) < 12 {
         return Ok(false);
     }
-    let zero = coding.zero_point.as_ref().map(pack::unpack).transpose()?.map_or(0, |z| z[0]);
+    let zero = coding.zero_point.as_ref().map(pack::unpack).transpose()?.map_or(Some(0), |z| z.first().copied());
+    let Some(zero) = zero else { return Ok(false) };
     let graph = model.node(id).graph();
     let name = model.value(codes).name().to_owned();
     let number = |model: &mut Model, part: &str, x: f32| {
@@ -290,4 +299,193 @@ fn spell_quantizer(model: &mut Model, id: NodeId, x: ValueId, params: Params, co
     model.insert(cast.output_value(outputs.first().copied().flatten()), Place::Before(id));
     model.remove_node(id);
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ir::text,
+        passes::testing::{check, check_skipped, check_with},
+    };
+
+    fn model(opset: i64, inputs: &str, constants: &str, nodes: &str) -> String {
+        format!("<ir_version: 8, opset_import: [\"\" : {opset}]> g ({inputs}) => (y) <{constants}> {{ {nodes} }}")
+    }
+
+    fn with(clamps: Clamps) -> Context {
+        let mut cx = Context::default();
+        cx.options.clamps = clamps;
+        cx
+    }
+
+    #[test]
+    fn pairs_and_weights() {
+        let params = "float s = {0.5}, uint8 z = {128}, float[2] t = {0.5, 2}, int8[2] u = {0, 1}";
+        let before = model(
+            17,
+            "float[2,2] x",
+            &format!("{params}, int8[2,2] w_quantized = {{1, 2, -3, 5}}, float v = {{0.25}}, uint8 m = {{0}}"),
+            "xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z) wd = DequantizeLinear<axis = 1>(w_quantized, t, u)
+             a = MatMul(xd, wd) aq = QuantizeLinear(a, v, m) ad = DequantizeLinear(aq, v, m) y = Neg(ad)",
+        );
+        // The range of `a` begins at 0: a Relu may have been left out for that. Nothing was in front of the input.
+        let after = |constants: &str, clamp: &str, last: &str| {
+            let constants = format!("float[2,2] w = {{0.5, 2, -1.5, 8}}{constants}");
+            model(17, "float[2,2] x", &constants, &format!("a = MatMul(x, w) {clamp} y = Neg({last})"))
+        };
+        let keep = after(
+            ", float clamp_0 = {0}, float clamp_63.75 = {63.75}",
+            "a_clamped = Clip(a, clamp_0, clamp_63.75)",
+            "a_clamped",
+        );
+        check_with(run, &mut with(Clamps::Keep), &before, &keep.replace("clamp_63.75", "\"clamp_63.75\""));
+        check_with(run, &mut with(Clamps::Relu), &before, &after("", "a_clamped = Relu(a)", "a_clamped"));
+        check_with(run, &mut with(Clamps::None), &before, &after("", "", "a"));
+    }
+
+    #[test]
+    fn a_clamp_that_stands_is_not_doubled() {
+        for standing in ["r = Relu(n)", "r = Sigmoid(n)", "m = Sigmoid(n) r = Flatten(m)"] {
+            let before = model(
+                17,
+                "float[2,2] x",
+                "float s = {0.01}, uint8 z = {0}",
+                &format!("n = Neg(x) {standing} q = QuantizeLinear(r, s, z) d = DequantizeLinear(q, s, z) y = Abs(d)"),
+            );
+            let after = model(17, "float[2,2] x", "", &format!("n = Neg(x) {standing} y = Abs(r)"));
+            check_with(run, &mut with(Clamps::Keep), &before, &after);
+        }
+    }
+
+    #[test]
+    fn codes_are_clamped_moved_and_joined() {
+        let before = model(
+            17,
+            "float[2,2] x",
+            "float s = {0.5}, int8 z = {0}, int8 lo = {-3}, int8 hi = {6}, int64[2] to = {4, 1}, int64[4] p = {1, 0, 0, 0}, int8 with = {2}",
+            "n = Neg(x) q = QuantizeLinear(n, s, z) c = Clip(q, lo, hi) r = Reshape(c, to) j = Concat<axis = 0>(r, r)
+             f = Pad(j, p, with) d = DequantizeLinear(f, s, z) y = Abs(d)",
+        );
+        let after = model(
+            17,
+            "float[2,2] x",
+            "int64[2] to = {4, 1}, int64[4] p = {1, 0, 0, 0}, float padding = {1}, float a = {-1.5}, float b = {3}",
+            "n = Neg(x) n_clamped = Clip(n, a, b) r_float = Reshape(n_clamped, to)
+             j_float = Concat<axis = 0>(r_float, r_float) f_float = Pad(j_float, p, padding) y = Abs(f_float)",
+        );
+        let after = after.replace("float a", "float \"clamp_-1.5\"").replace("float b", "float clamp_3");
+        check_with(run, &mut with(Clamps::Keep), &before, &after.replace("(n, a, b)", "(n, \"clamp_-1.5\", clamp_3)"));
+    }
+
+    #[test]
+    fn constants_are_rounded() {
+        check(
+            run,
+            &model(
+                17,
+                "float[2,2] x",
+                "float[2,2] w = {0.3, 0.9, -0.3, 200}, float s = {0.5}, int8 z = {0}",
+                "q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z) y = MatMul(x, d)",
+            ),
+            &model(17, "float[2,2] x", "float[2,2] w_rounded = {0.5, 1, -0.5, 63.5}", "y = MatMul(x, w_rounded)"),
+        );
+    }
+
+    #[test]
+    fn blocks_and_floats_of_8_bits() {
+        check(
+            run,
+            &model(
+                21,
+                "float[2,4] x",
+                "int4[4,1] w = {1, -8, 7, 2}, float[2,1] t = {0.5, 2}",
+                "d = DequantizeLinear<axis = 0, block_size = 2>(w, t) y = MatMul(x, d)",
+            ),
+            &model(21, "float[2,4] x", "float[4,1] w_1 = {0.5, -4, 14, 4}", "y = MatMul(x, w_1)"),
+        );
+        check_with(
+            run,
+            &mut with(Clamps::None),
+            &model(
+                19,
+                "float[2] x",
+                "float s = {0.5}, float8e4m3fn z = {0}",
+                "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Neg(d)",
+            ),
+            &model(19, "float[2] x", "", "y = Neg(x)"),
+        );
+    }
+
+    /// What quantizes at run time clamps nothing.
+    #[test]
+    fn quantized_at_run_time() {
+        check(
+            run,
+            &model(
+                17,
+                "float[2,2] x",
+                "",
+                "n = Neg(x) q, s, z = DynamicQuantizeLinear(n) d = DequantizeLinear(q, s, z) y = Abs(d)",
+            ),
+            &model(17, "float[2,2] x", "", "n = Neg(x) y = Abs(n)"),
+        );
+    }
+
+    /// Codes that callers feed and get stay codes, unless they are to become floats.
+    #[test]
+    fn the_ends_of_the_model() {
+        let head = |input: &str, output: &str| {
+            format!("<ir_version: 8, opset_import: [\"\" : 17]> g ({input}[2] x) => ({output}[2] y)")
+        };
+        let params = "float s = {0.5}, uint8 z = {3}";
+        let before = format!(
+            "{} <{params}> {{ d = DequantizeLinear(x, s, z) n = Neg(d) y = QuantizeLinear(n, s, z) }}",
+            head("uint8", "uint8")
+        );
+        let kept = format!(
+            "{} <float x_Sub_by = {{3}}, float x_Mul_by = {{0.5}}, float y_scale = {{0.5}}, float y_zero_point = {{3}},
+                float y_bound = {{0}}, float y_bound_1 = {{255}}> {{
+                x_float = Cast<to = 1>(x) x_Sub = Sub(x_float, x_Sub_by) x_Mul = Mul(x_Sub, x_Mul_by) n = Neg(x_Mul)
+                y_Div = Div(n, y_scale) y_Round = Round(y_Div) y_Add = Add(y_Round, y_zero_point)
+                y_Clip = Clip(y_Add, y_bound, y_bound_1) y = Cast<to = 2>(y_Clip) }}",
+            head("uint8", "uint8")
+        );
+        check(run, &before, &kept);
+        let mut cx = with(Clamps::None);
+        cx.options.float_ends = true;
+        check_with(run, &mut cx, &before, &format!("{} {{ y = Neg(x) }}", head("float", "float")));
+    }
+
+    #[test]
+    fn the_greatest_code_is_that_of_the_greatest_number() {
+        check(
+            run,
+            &model(17, "float[2] x", "float s = {0.5}, uint8 z = {3}", "q = QuantizeLinear(x, s, z) y = ArgMax(q)"),
+            &model(17, "float[2] x", "", "y = ArgMax(x)"),
+        );
+    }
+
+    #[test]
+    fn what_stays() {
+        let rescaled = model(
+            17,
+            "float[2] x",
+            "float s = {0.5}, float t = {0.25}, uint8 z = {3}",
+            "q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, z)",
+        );
+        check_skipped(run, &rescaled, NOT_REMOVED);
+        let unknown = model(
+            17,
+            "float[2,2] x, float s",
+            "uint8 z = {3}, uint8[2,2] w = {1, 2, 3, 4}",
+            "d = DequantizeLinear(w, s, z) y = MatMul(x, d)",
+        );
+        check_skipped(run, &unknown, NOT_REMOVED);
+        check_skipped(run, &model(17, "float[2] x", "", "y = Neg(x)"), "");
+        // Another domain's operators are nobody's business here.
+        let own =
+            "<ir_version: 8, opset_import: [\"\" : 17, \"my\" : 1]> g (float[2] x) => (y) { y = my.QuantizeLinear(x) }";
+        assert!(!is_quantization(text::parse(own).unwrap().node(text::parse(own).unwrap().all_nodes()[0])));
+    }
 }

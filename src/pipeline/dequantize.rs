@@ -122,7 +122,9 @@ fn name_what_stays(model: &Model, cx: &mut Context) {
     }
     for (op, nodes) in left {
         // Others have said why already.
-        let told = |d: &Diagnostic| [NOT_REMOVED, "not_raised"].contains(&d.code) && nodes.iter().any(|n| d.message.contains(n.as_str()));
+        let told = |d: &Diagnostic| {
+            [NOT_REMOVED, "not_raised"].contains(&d.code) && nodes.iter().any(|n| d.message.contains(n.as_str()))
+        };
         if !cx.diagnostics.iter().any(told) {
             let text = format!(
                 "{} ({:?}{}) stayed quantized: it has no float form here",

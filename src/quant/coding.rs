@@ -16,8 +16,7 @@ use crate::{
 const LARGE: usize = 1 << 16;
 
 /// The sixteen numbers of `float4e2m1`.
-const FLOAT4: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+const FLOAT4: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// Scales and zero points as `QuantizeLinear` and `DequantizeLinear` have them.
 #[derive(Debug, Clone)]
@@ -88,7 +87,8 @@ impl Coding {
 
     /// Whether the scales fit codes of a shape.
     pub fn fits(&self, dims: &[usize]) -> bool {
-        let zeros = self.zero_point.as_ref().is_none_or(|z| z.dims() == self.scale.dims() || z.len() == self.scale.len());
+        let zeros =
+            self.zero_point.as_ref().is_none_or(|z| z.dims() == self.scale.dims() || z.len() == self.scale.len());
         zeros && self.places(dims).is_ok()
     }
 
@@ -155,9 +155,7 @@ impl Coding {
                 return Ok(numbers.iter().enumerate().map(real).collect());
             }
             let zero = |at: usize| zeros.as_ref().map_or(0, |z| z[at]);
-            let rounder = |at: usize| {
-                Quantizer::new(QParams { scale: scales[at], zero_point: zero(at), dtype: codes })
-            };
+            let rounder = |at: usize| Quantizer::new(QParams { scale: scales[at], zero_point: zero(at), dtype: codes });
             let rounders: Vec<Quantizer> = (0..scales.len()).map(rounder).collect::<Result<_>>()?;
             Ok(numbers.iter().enumerate().map(|(i, &x)| rounders[places.of(i)].round_trip(x)).collect())
         })

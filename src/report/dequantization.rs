@@ -9,6 +9,7 @@ use super::{
     terminal::{self, bytes, count},
 };
 use crate::{
+    difference::short,
     ir::Model,
     passes::remove_quantization::{Clamped, Clamps, Removed, is_quantization},
 };
@@ -67,7 +68,11 @@ impl Dequantization {
         self.clamp_lines(&mut out);
         if !r.kept.is_empty() {
             let ends: Vec<String> = r.kept.iter().map(|(name, t)| format!("{name} {t}")).collect();
-            let _ = writeln!(out, "  types that callers know are kept: {} (--io float32 makes them float32)", ends.join(", "));
+            let _ = writeln!(
+                out,
+                "  types that callers know are kept: {} (--io float32 makes them float32)",
+                ends.join(", ")
+            );
         }
         let width = self.operators.keys().map(String::len).max().unwrap_or(0);
         for (op, (before, after)) in &self.operators {
@@ -96,9 +101,9 @@ impl Dequantization {
 
 fn words(c: &Clamped) -> String {
     match (c.lo, c.hi) {
-        (Some(lo), Some(hi)) => format!("{} {lo} to {hi}", c.value),
-        (Some(lo), None) => format!("{} from {lo}", c.value),
-        (None, Some(hi)) => format!("{} to {hi}", c.value),
+        (Some(lo), Some(hi)) => format!("{} {}..{}", c.value, short(lo), short(hi)),
+        (Some(lo), None) => format!("{} from {}", c.value, short(lo)),
+        (None, Some(hi)) => format!("{} to {}", c.value, short(hi)),
         (None, None) => c.value.clone(),
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Size,
     terminal::{bytes, count},
 };
-use crate::difference::{Difference, How, Lone, Pair, Quantizer, WeightDifference};
+use crate::difference::{Difference, How, Lone, Pair, Quantizer, Scaled, Weight, WeightDifference, short};
 
 /// Two models side by side.
 #[derive(Debug, Clone, Serialize)]
@@ -74,7 +74,8 @@ impl DifferenceReport {
             row(out, what, &format!("{a} -> {b}"));
         }
         let changes = d.layers.iter().filter(|p| !p.is_same()).count();
-        let mut layers = format!("{} in both: {changes} changed, {} the same", d.layers.len(), d.layers.len() - changes);
+        let mut layers =
+            format!("{} in both: {changes} changed, {} the same", d.layers.len(), d.layers.len() - changes);
         for (n, words) in [(d.gone.len(), "gone"), (d.new.len(), "new")] {
             if n > 0 {
                 layers += &format!("; {n} {words}");
@@ -82,7 +83,10 @@ impl DifferenceReport {
         }
         row(out, "layers", &layers);
         let by = |how: How| d.layers.iter().filter(|p| p.matched_by == how).count();
-        for (how, words) in [(How::Weight, "matched by the numbers of their weights"), (How::Neighbours, "matched by what stands around them, a guess (~)")] {
+        for (how, words) in [
+            (How::Weight, "matched by the numbers of their weights"),
+            (How::Neighbours, "matched by what stands around them, a guess (~)"),
+        ] {
             if by(how) > 0 {
                 row(out, "", &format!("{} {words}", by(how)));
             }
@@ -104,12 +108,30 @@ impl DifferenceReport {
             shown.sort_by(|a, b| rank(b).partial_cmp(&rank(a)).unwrap_or(std::cmp::Ordering::Equal));
         }
         let changes = self.difference.layers.iter().filter(|p| !p.is_same()).count();
-        let _ = writeln!(out, "\n{}{}:", count(changes, "changed layer"), if all { ", and those that are the same" } else { "" });
-        let width = shown.iter().map(|p| p.before.name.chars().count()).max().unwrap_or(0).min(40);
+        let _ = writeln!(
+            out,
+            "\n{}{}:",
+            count(changes, "changed layer"),
+            if all { ", and those that are the same" } else { "" }
+        );
+        // Layers of which the same is said share a line.
+        let mut lines: Vec<(Vec<String>, String)> = Vec::new();
         for p in shown {
             let guess = if p.matched_by == How::Neighbours { "~ " } else { "" };
-            let name = format!("{guess}{}", p.before.name);
-            let _ = writeln!(out, "{}", format!("{name:width$}  {}", words(p)).trim_end());
+            let (name, words) = (format!("{guess}{}", p.before.name), words(p));
+            match lines.iter_mut().find(|(_, known)| *known == words) {
+                Some((names, _)) => names.push(name),
+                None => lines.push((vec![name], words)),
+            }
+        }
+        let name = |names: &[String]| match names {
+            [one] => one.clone(),
+            [first, .., last] if names.len() > 2 => format!("{first} … {last} ({})", names.len()),
+            _ => names.join(", "),
+        };
+        let width = lines.iter().map(|(names, _)| name(names).chars().count()).max().unwrap_or(0).min(40);
+        for (names, words) in lines {
+            let _ = writeln!(out, "{}", format!("{:width$}  {words}", name(&names)).trim_end());
         }
     }
 }
@@ -117,8 +139,8 @@ impl DifferenceReport {
 /// Precision first, then the error of the weight, then the rest.
 fn rank(p: &Pair) -> (u8, f64, u64) {
     let kind = match () {
-        () if p.before.op != p.after.op || !p.attributes.is_empty() => 3,
-        () if p.before.precision != p.after.precision => 2,
+        () if p.before.precision != p.after.precision => 3,
+        () if p.before.op != p.after.op || p.weight_difference.is_some() => 2,
         () if !p.is_same() => 1,
         () => 0,
     };
@@ -137,10 +159,12 @@ fn words(p: &Pair) -> String {
         parts.push(format!("as {}", b.name));
     }
     let mut told = Vec::new();
-    if a.precision != b.precision {
-        told.push(format!("{} -> {}", a.precision, b.precision));
+    // What a weight is stored as says it already.
+    let stored = |l: &crate::difference::Layer| l.precision.contains(", weight ");
+    if a.precision == b.precision || (!a.precision.contains(" x ") && stored(b)) {
+        told.push(a.precision.split(',').next().unwrap_or_default().to_owned());
     } else {
-        told.push(a.precision.clone());
+        told.push(format!("{} -> {}", a.precision, b.precision));
     }
     for (name, x, y) in &p.attributes {
         told.push(format!("{name} {x} -> {y}"));
@@ -151,7 +175,10 @@ fn words(p: &Pair) -> String {
     }
     if a.kernel != b.kernel {
         let kernel = |k: &Option<String>| k.clone().unwrap_or_else(|| "float".to_owned());
-        told.push(format!("{} -> {}", kernel(&a.kernel), kernel(&b.kernel)));
+        told.push(match (&a.kernel, &b.kernel) {
+            (None, Some(kernel)) => kernel.clone(),
+            (x, y) => format!("{} -> {}", kernel(x), kernel(y)),
+        });
     }
     if a.bytes != b.bytes {
         told.push(changed(&bytes(a.bytes), &bytes(b.bytes)));
@@ -162,27 +189,38 @@ fn words(p: &Pair) -> String {
 
 fn weight(p: &Pair) -> Option<String> {
     let (a, b) = (&p.before.weight, &p.after.weight);
-    let apart = match p.weight_difference {
-        Some(WeightDifference { sqnr: Some(sqnr), max }) => {
-            format!(" {sqnr:.1} dB{}", max.map_or_else(String::new, |m| format!(", max {}", crate::difference::short(m as f32))))
-        }
-        Some(WeightDifference { max: Some(max), .. }) => format!(" max {}", crate::difference::short(max as f32)),
-        Some(_) => " of another shape".to_owned(),
-        None => String::new(),
+    let apart = p.weight_difference.map_or_else(String::new, |d| format!(" {}", far(&d)));
+    let stored = |w: &Option<Weight>| w.as_ref().map_or_else(|| "none".to_owned(), Weight::words);
+    let scales = |w: &Option<Weight>| {
+        let scales = w.as_ref().and_then(|w| w.scales);
+        scales.map_or_else(String::new, |(lo, hi)| format!("{}..{}", short(lo), short(hi)))
     };
-    let stored = |w: &Option<crate::difference::Weight>| w.as_ref().map_or_else(|| "none".to_owned(), |w| w.words());
     match (stored(a), stored(b)) {
-        (x, y) if x != y => Some(format!("weight {x} -> {y}{apart}")),
-        (x, _) if !apart.is_empty() => Some(format!("weight {x}{apart}")),
-        (x, _) if a != b => {
-            let scales = |w: &Option<crate::difference::Weight>| {
-                w.as_ref().and_then(|w| w.scales).map_or_else(String::new, |(lo, hi)| {
-                    format!("{}..{}", crate::difference::short(lo), crate::difference::short(hi))
-                })
-            };
-            Some(format!("weight {x}, scales {} -> {}", scales(a), scales(b)))
+        (x, y) if x != y => {
+            // The types stand in front.
+            let told = p.before.precision != p.after.precision && p.after.precision.contains(" x ");
+            let plain = a.as_ref().is_some_and(|w| w.granularity.is_empty());
+            match b.as_ref().filter(|_| told && plain) {
+                Some(w) => Some(format!("weight {}{apart}", y.trim_start_matches(&w.dtype).trim_start())),
+                None => Some(format!("weight {x} -> {y}{apart}")),
+            }
         }
+        (x, _) if !apart.is_empty() => Some(format!("weight {x}{apart}")),
+        (x, _) if a != b => Some(format!("weight {x}, scales {} -> {}", scales(a), scales(b))),
         _ => None,
+    }
+}
+
+/// How far two weights are apart, in words.
+fn far(d: &WeightDifference) -> String {
+    let max = d.max.map_or_else(String::new, |m| format!("max {}", short(m as f32)));
+    match (d.sqnr, d.scaled) {
+        (Some(sqnr), Scaled::Channels) => format!("{sqnr:.1} dB, channels scaled"),
+        (Some(sqnr), Scaled::By(factor)) if sqnr > 100.0 => format!("scaled by {}", short(factor)),
+        (Some(sqnr), Scaled::By(factor)) => format!("{sqnr:.1} dB, scaled by {}", short(factor)),
+        (Some(sqnr), Scaled::No) => format!("{sqnr:.1} dB, {max}"),
+        (None, _) if d.max.is_some() => max,
+        (None, _) => "of another shape".to_owned(),
     }
 }
 
@@ -230,10 +268,14 @@ fn lone(out: &mut String, label: &str, nodes: &[Lone]) {
     by_op.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
     let _ = writeln!(out, "\n{label}:");
     for (op, nodes) in by_op {
-        let named: Vec<String> = nodes.iter().take(NAMED).map(|n| match &n.within {
-            Some(host) => format!("{} (behind {host})", n.name),
-            None => n.name.clone(),
-        }).collect();
+        let named: Vec<String> = nodes
+            .iter()
+            .take(NAMED)
+            .map(|n| match &n.within {
+                Some(host) => format!("{} (behind {host})", n.name),
+                None => n.name.clone(),
+            })
+            .collect();
         let more = if nodes.len() > NAMED { ", …" } else { "" };
         let _ = writeln!(out, "  {} {op}: {}{more}", nodes.len(), named.join(", "));
     }

@@ -38,8 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "WHICH", default_value = "keep", value_parser = clamps)]
     clamps: Clamps,
     /// Types of the model's inputs and outputs: keep (callers need not change) or float32
-    #[arg(long, value_name = "TYPES", default_value = "keep", value_parser = io)]
-    io: bool,
+    #[arg(long, value_name = "TYPES", value_enum, default_value_t = Io::Keep, hide_possible_values = true)]
+    io: Io,
     /// Run both files on this data and say how far apart their answers are
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
@@ -65,12 +65,11 @@ fn clamps(name: &str) -> Result<Clamps, String> {
     }
 }
 
-fn io(name: &str) -> Result<bool, String> {
-    match name {
-        "keep" => Ok(false),
-        "float32" => Ok(true),
-        _ => Err("write keep or float32".to_owned()),
-    }
+/// Types of inputs and outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Io {
+    Keep,
+    Float32,
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
@@ -80,7 +79,7 @@ pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     args.report.iter().for_each(|path| files.write("--report", path));
     let job = DequantizeJob {
         clamps: args.clamps,
-        float_ends: args.io,
+        float_ends: args.io == Io::Float32,
         data: args.data.clone(),
         external_data: args.external_data,
         read: ReadOptions { force: args.force },

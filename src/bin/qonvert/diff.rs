@@ -38,8 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "ORDER", default_value = "change", value_parser = sort)]
     sort: Sort,
     /// How to tell: text or json
-    #[arg(long, value_name = "FORM", default_value = "text", value_parser = json)]
-    format: bool,
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text, hide_possible_values = true)]
+    format: Form,
     /// Exit with 1 if anything differs
     #[arg(long)]
     exit_code: bool,
@@ -56,19 +56,19 @@ fn sort(name: &str) -> Result<Sort, String> {
     }
 }
 
-fn json(name: &str) -> Result<bool, String> {
-    match name {
-        "text" => Ok(false),
-        "json" => Ok(true),
-        _ => Err("write text or json".to_owned()),
-    }
+/// How it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    Text,
+    Json,
 }
 
 pub fn run(args: &Args, common: &Common) -> anyhow::Result<ExitCode> {
     let target = Target::load(&args.target)?;
-    let job = DiffJob { a: args.a.clone(), b: args.b.clone(), target: &target, read: ReadOptions { force: args.force } };
+    let job =
+        DiffJob { a: args.a.clone(), b: args.b.clone(), target: &target, read: ReadOptions { force: args.force } };
     let done = pipeline::diff(&job)?;
-    if args.format {
+    if args.format == Form::Json {
         crate::print(&(serde_json::to_string_pretty(&done)? + "\n"))?;
     } else if !common.quiet {
         crate::print(&done.text(args.sort, args.all))?;

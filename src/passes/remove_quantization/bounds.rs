@@ -44,8 +44,7 @@ impl Bounds {
             return ALL;
         }
         let read: Vec<ValueId> = node.inputs().iter().copied().flatten().collect();
-        let mut input =
-            |i: usize| read.get(i).map_or(ALL, |&v| self.at(model, types, v, depth));
+        let mut input = |i: usize| read.get(i).map_or(ALL, |&v| self.at(model, types, v, depth));
         if let Some(clamp) = Clamp::of(model, types, n) {
             let (lo, hi) = self.at(model, types, clamp.x, depth);
             return (lo.clamp(clamp.lo, clamp.hi), hi.clamp(clamp.lo, clamp.hi));
@@ -74,7 +73,11 @@ impl Bounds {
             "Mul" if read.len() == 2 && read[0] == read[1] => (0.0, f32::INFINITY),
             "Mul" => {
                 let (a, b) = (input(0), input(1));
-                if a.0 >= 0.0 && b.0 >= 0.0 { (0.0, if a.1 * b.1 > 0.0 { a.1 * b.1 } else { f32::INFINITY }) } else { ALL }
+                if a.0 >= 0.0 && b.0 >= 0.0 {
+                    (0.0, if a.1 * b.1 > 0.0 { a.1 * b.1 } else { f32::INFINITY })
+                } else {
+                    ALL
+                }
             }
             _ if moves(model, n) => input(0),
             _ => ALL,

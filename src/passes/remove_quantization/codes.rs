@@ -9,11 +9,7 @@ use crate::{
     ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     passes::{
         remove_few_bits::base_name,
-        support::{
-            lazy::releasing,
-            pairs::moves_codes,
-            replace::behind_maker,
-        },
+        support::{lazy::releasing, pairs::moves_codes, replace::behind_maker},
     },
     quant::{float8::Float8, pack, params::type_range},
 };
@@ -30,16 +26,25 @@ pub(super) struct Remover {
     made: HashMap<(ValueId, Params, Within), ValueId>,
     pub(super) quantizers: HashSet<NodeId>,
     pub(super) weights: usize,
+    /// Inputs and outputs of the model that stay codes.
+    pub(super) kept: Vec<(String, DType)>,
 }
 
 impl Remover {
     pub(super) fn new(types: Types, which: Clamps) -> Self {
         let (maker, made, quantizers) = (Maker::default(), HashMap::new(), HashSet::new());
-        Self { types, which, maker, made, quantizers, weights: 0 }
+        Self { types, which, maker, made, quantizers, weights: 0, kept: Vec::new() }
     }
 
     /// What codes stand for, as numbers of type `out`.
-    pub(super) fn float_of(&mut self, model: &mut Model, codes: ValueId, params: Params, out: DType, within: Within) -> Made {
+    pub(super) fn float_of(
+        &mut self,
+        model: &mut Model,
+        codes: ValueId,
+        params: Params,
+        out: DType,
+        within: Within,
+    ) -> Made {
         let key = (codes, params, within);
         if let Some(&known) = self.made.get(&key) {
             return Ok(Ok(known));
@@ -146,11 +151,19 @@ impl Remover {
     }
 
     /// A value as a quantizer leaves it but for the rounding.
-    fn clamped(&mut self, model: &mut Model, x: ValueId, params: Params, codes: DType, within: Within) -> Result<ValueId> {
+    fn clamped(
+        &mut self,
+        model: &mut Model,
+        x: ValueId,
+        params: Params,
+        codes: DType,
+        within: Within,
+    ) -> Result<ValueId> {
         let range = match Float8::of(codes) {
-            Some(float8) => params.coding(model).and_then(|c| c.scale.scalar_f32()).map(|s| {
-                (-float8.largest() * s, float8.largest() * s)
-            }),
+            Some(float8) => params
+                .coding(model)
+                .and_then(|c| c.scale.scalar_f32())
+                .map(|s| (-float8.largest() * s, float8.largest() * s)),
             None => type_range(codes).ok().and_then(|(least, greatest)| {
                 let (lo, hi) = within.unwrap_or((i64::MIN, i64::MAX));
                 params.range(model, (i64::from(least).max(lo), i64::from(greatest).min(hi)))
@@ -163,13 +176,27 @@ impl Remover {
     }
 
     /// What a QuantizeLinear reads, with the clamp that it does besides.
-    pub(super) fn clamped_input(&mut self, model: &mut Model, id: NodeId, x: ValueId, params: Params) -> Result<ValueId> {
+    pub(super) fn clamped_input(
+        &mut self,
+        model: &mut Model,
+        id: NodeId,
+        x: ValueId,
+        params: Params,
+    ) -> Result<ValueId> {
         let codes = self.codes_of(model, id);
         self.clamped(model, x, params, codes, None)
     }
 
     /// A node that moves or joins codes does so with numbers.
-    fn moved(&mut self, model: &mut Model, node: NodeId, codes: ValueId, params: Params, out: DType, within: Within) -> Made {
+    fn moved(
+        &mut self,
+        model: &mut Model,
+        node: NodeId,
+        codes: ValueId,
+        params: Params,
+        out: DType,
+        within: Within,
+    ) -> Made {
         let n = model.node(node);
         let (joins, pads, first) = (n.is("Concat"), n.is("Pad"), usize::from(n.is("Where")));
         let from = match (joins, first) {
@@ -237,7 +264,8 @@ impl Remover {
         if model.opset("").unwrap_or(1) < 11 {
             return Ok(Some(Err(number)));
         }
-        let tensor = crate::quant::coding::later(&Tensor::from_f32(&[], &[number]), &(), out, vec![], |(), t| t.to_f32())?;
+        let tensor =
+            crate::quant::coding::later(&Tensor::from_f32(&[], &[number]), &(), out, vec![], |(), t| t.to_f32())?;
         Ok(Some(Ok(model.add_initializer(model.node(node).graph(), "padding", tensor))))
     }
 
@@ -260,6 +288,11 @@ impl Remover {
         };
         let graph = model.value(codes).graph();
         let name = model.value(codes).name().to_owned();
+        if let Some(dtype) =
+            model.value(codes).dtype().filter(|_| model.value(codes).is_input() && graph == model.main())
+        {
+            self.kept.push((name.clone(), dtype));
+        }
         let place = behind_maker(model, codes, graph);
         let cast = NodeSpec::new("Cast").input(codes).attr("to", i64::from(out.to_onnx()));
         let mut real = model.insert_value(cast.output(format!("{name}_float")), place)?;
