@@ -33,7 +33,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     if halves.is_empty() && !model.all_nodes().iter().any(makes) {
         return Ok(0);
     }
-    let ends = (!cx.options.float_ends).then(|| Ends::of(model, &types)).unwrap_or_default();
+    let ends = if cx.options.float_ends { Ends::default() } else { Ends::of(model, &types) };
     let ids = model.all_nodes();
     let at_border = |n: NodeId| {
         let node = model.node(n);

@@ -179,7 +179,7 @@ fn product(model: &Model, id: NodeId) -> Result<Option<Tensor>> {
     let stride = k.div_ceil(block) * block * bits / 8;
     let whole = |i: usize| node.input(i).is_none() || constant(i).is_some();
     let sound = codes.dtype() == DType::Uint8 && codes.len() == n * stride && scales.dtype().is_float();
-    if !sound || !(whole(3) && whole(4)) || scales.len() != n * k.div_ceil(block) {
+    if !(sound && whole(3) && whole(4) && scales.len() == n * k.div_ceil(block)) {
         return Ok(None);
     }
     let zeros = match constant(3) {
@@ -281,7 +281,7 @@ fn replace(model: &mut Model, id: NodeId, real: ValueId) -> Result<()> {
 
 /// The name of a weight of which codes bear the name that quantizers give them.
 pub(super) fn base_name(codes: &str) -> &str {
-    let suffixes = ["_quantized", "_Q2", "_Q4", "_Q8", "_DequantizeLinear_Output"];
+    let suffixes = ["_quantized_transposed", "_quantized", "_Q2", "_Q4", "_Q8", "_DequantizeLinear_Output"];
     suffixes.iter().find_map(|s| codes.strip_suffix(s)).filter(|base| !base.is_empty()).unwrap_or(codes)
 }
 

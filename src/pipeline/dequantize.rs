@@ -127,7 +127,7 @@ fn name_what_stays(model: &Model, cx: &mut Context) {
         };
         if !cx.diagnostics.iter().any(told) {
             let text = format!(
-                "{} ({:?}{}) stayed quantized: it has no float form here",
+                "{} ({:?}{}) stayed quantized: no float form of that is known here",
                 count(nodes.len(), op),
                 nodes[0],
                 if nodes.len() > 1 { " and others" } else { "" },
