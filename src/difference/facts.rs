@@ -250,31 +250,32 @@ fn least_and_greatest(numbers: &[f32]) -> Option<(f32, f32)> {
 
 /// The type of the codes that a constant is computed of when the file is loaded.
 fn stored(m: &Model, v: ValueId) -> Option<DType> {
-    let constants = cone(m, v)?;
+    let (constants, _) = cone(m, v)?;
     let codes = constants.into_iter().filter_map(|c| m.value(c).constant());
     let codes = codes.filter(|t| t.dtype() != DType::Int64 && t.rank() > 0).max_by_key(|t| t.byte_len())?;
     (!matches!(codes.dtype(), DType::Float | DType::Int32)).then(|| codes.dtype())
 }
 
-/// The constants that a value is computed of; `None` where it depends on the model's inputs.
-fn cone(m: &Model, v: ValueId) -> Option<HashSet<ValueId>> {
+/// The constants that a value is computed of, and the nodes that do it, in an order that follows from the graph; `None` where it
+/// depends on the model's inputs.
+pub(super) fn cone(m: &Model, v: ValueId) -> Option<(Vec<ValueId>, Vec<NodeId>)> {
     const MOST: usize = 64;
-    let (mut found, mut stack, mut steps) = (HashSet::new(), vec![v], 0);
+    let (mut found, mut makers, mut stack) = (Vec::new(), Vec::new(), vec![v]);
     while let Some(v) = stack.pop() {
-        steps += 1;
         if m.value(v).constant().is_some() {
-            found.insert(v);
+            found.push(v);
             continue;
         }
-        let maker = m.producer(v).filter(|_| steps < MOST)?;
+        let maker = m.producer(v).filter(|_| makers.len() < MOST)?;
+        makers.push(maker);
         stack.extend(m.node(maker).inputs().iter().flatten());
     }
-    Some(found)
+    Some((found, makers))
 }
 
 fn bytes(m: &Model, n: NodeId) -> u64 {
     let constants: HashSet<ValueId> =
-        m.node(n).inputs().iter().flatten().filter_map(|&v| cone(m, v)).flatten().collect();
+        m.node(n).inputs().iter().flatten().filter_map(|&v| cone(m, v)).flat_map(|(found, _)| found).collect();
     // Shapes and indices are not what a layer weighs.
     let weights = constants.into_iter().filter_map(|v| m.value(v).constant()).filter(|t| t.dtype() != DType::Int64);
     weights.map(|t| t.byte_len() as u64).sum()
