@@ -79,10 +79,7 @@ fn but_for_scales(a: &Tensor, b: &Tensor) -> Result<Option<(f64, Scaled)>> {
         (s.0 + x * x, s.1 + x * y, s.2 + y * y)
     });
     let whole = sqnr_db(yy, if xx > 0.0 { (yy - xy * xy / xx).max(0.0) } else { yy }).min(MOST);
-    let mut best: Option<(f64, Scaled)> = None;
-    if whole > SCALED {
-        return Ok(Some((whole, Scaled::By((xy / xx) as f32))));
-    }
+    let mut best = (whole > SCALED).then_some((whole, Scaled::By((xy / xx) as f32)));
     for axis in (0..a.rank().min(2)).filter(|_| a.rank() > 1) {
         let channels = a.dims()[axis];
         let inner: usize = a.dims()[axis + 1..].iter().product();
@@ -97,7 +94,8 @@ fn but_for_scales(a: &Tensor, b: &Tensor) -> Result<Option<(f64, Scaled)>> {
         let left = |&(xx, xy, yy): &(f64, f64, f64)| if xx > 0.0 { (yy - xy * xy / xx).max(0.0) } else { yy };
         let (signal, noise) = (sums.iter().map(|s| s.2).sum::<f64>(), sums.iter().map(left).sum::<f64>());
         let sqnr = sqnr_db(signal, noise).min(MOST);
-        if best.is_none_or(|(least, _)| sqnr > least) {
+        // A number for each channel must say more than one for all.
+        if best.is_none_or(|(least, _)| sqnr > least + BETTER) {
             best = Some((sqnr, Scaled::Channels));
         }
     }

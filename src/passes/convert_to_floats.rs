@@ -165,13 +165,13 @@ fn widen_type(model: &mut Model, v: ValueId) {
 
 /// Puts Casts around an operator of which nothing is known, so that it reads and makes what it did.
 fn keep_types(model: &mut Model, types: &Types, n: NodeId, borders: &HashSet<ValueId>) -> Result<()> {
+    let reads_half = model.node(n).inputs().iter().flatten().any(|&v| half(model, types, v).is_some());
     for (i, v) in model.node(n).inputs().to_vec().into_iter().enumerate() {
         let Some(v) = v.filter(|v| !borders.contains(v)) else { continue };
         let Some(dtype) = types.dtype(v).filter(|t| is_half(*t)) else { continue };
         let cast = cast(model, v, dtype, Place::Before(n))?;
         model.set_input(n, i, Some(cast));
     }
-    let reads_half = model.node(n).inputs().iter().flatten().any(|&v| half(model, types, v).is_some());
     for v in model.node(n).outputs().to_vec().into_iter().flatten() {
         // What such a node makes of 16-bit floats is likely to be some; if it is not, a Cast to float does no harm.
         let dtype = types.dtype(v).or(model.value(v).dtype());
