@@ -29,6 +29,7 @@ pub mod bench;
 pub mod calibrate;
 pub mod config;
 pub mod diagnostics;
+pub mod difference;
 pub mod error;
 pub mod files;
 pub mod ir;

@@ -8,6 +8,8 @@ mod before;
 mod budget;
 mod confirm;
 mod convert;
+mod dequantize;
+mod diff;
 mod dynamic;
 mod even_out;
 mod finish;
@@ -65,6 +67,8 @@ use crate::{
 use self::start::{Start, start};
 pub use self::{
     convert::{ConvertJob, convert, convert_model},
+    dequantize::{DequantizeJob, dequantize, dequantize_model},
+    diff::{DiffJob, diff},
     finish::{check_labels, finish, odd_outputs, proof_of, run},
     lint::{LintJob, lint, lint_model},
     sensitivity::{Measure as MeasureSensitivity, Measured as MeasuredSensitivity, measure_sensitivity},

@@ -49,6 +49,8 @@ macro_rules! golden {
 mod few_bits;
 #[path = "cli/float8.rs"]
 mod float8;
+#[path = "cli/floats.rs"]
+mod floats;
 #[path = "cli/lint.rs"]
 mod lint;
 

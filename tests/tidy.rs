@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["calibrate", "kernels"],
     &["plan"],
     &["passes"],
-    &["validate", "bench"],
+    &["validate", "bench", "difference"],
     &["lint"],
     &["config"],
     &["scheme"],

@@ -10,6 +10,7 @@
 
 mod args;
 mod arithmetic;
+mod bits;
 mod cast;
 mod cone;
 mod index;
@@ -21,15 +22,15 @@ mod reduce;
 mod strided;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::OnceLock,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, OnceLock},
 };
 
 use super::{Context, support::replace::replace_by_constant};
 use crate::{
     analysis::types::{self, Types},
-    error::Result,
-    ir::{Model, Node, NodeId, Tensor, ValueId, tensor::element_count},
+    error::{Error, Result},
+    ir::{DType, Model, Node, NodeId, Tensor, ValueId, tensor::element_count},
 };
 use args::Args;
 
@@ -73,7 +74,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             let growth = results.growth(model, &part, |v| size(model, &types, v));
             let Some(growth) = growth.filter(|&g| fits(g, cx)) else { continue };
             let mut made = BTreeMap::new();
-            if part.iter().all(|&v| compute(model, v, &mut made).is_some()) {
+            if part.iter().all(|&v| compute(model, v, &mut made, find).is_some()) {
                 cx.folded_bytes = cx.folded_bytes.saturating_add_signed(growth.max(0));
                 for v in part {
                     if let Some(t) = made.get(&v) {
@@ -85,6 +86,50 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         }
     }
     Ok(folded)
+}
+
+/// Makes constants of weights that the model computes of codes, by the nodes that `unpacks` picks and others behind them: each is
+/// computed when it is written, so size is no matter. Returns how many there are.
+pub fn fold_later(model: &mut Model, unpacks: impl Fn(&Model, NodeId) -> bool) -> Result<usize> {
+    let chosen: HashSet<NodeId> = model.all_nodes().into_iter().filter(|&n| unpacks(model, n)).collect();
+    if chosen.is_empty() {
+        return Ok(0);
+    }
+    let types = types::infer(model);
+    let results = cone::results(model, |n| find_with_bytes(model.node(n)).is_some());
+    let found = results.groups().iter().flatten().copied();
+    let found: Vec<ValueId> = found.filter(|&v| results.needs_any(model, v, &chosen)).collect();
+    let (whole, mut folded) = (Arc::new(model.clone()), 0);
+    for v in found {
+        let (Some(dtype), Some(dims)) = (types.dtype(v), types.known_shape(v)) else { continue };
+        if !dtype.is_float() || args::room(DType::Int64, &dims).is_none() {
+            continue;
+        }
+        let (from, name) = (whole.clone(), model.value(v).name().to_owned());
+        let make = move || {
+            let mut made = BTreeMap::new();
+            let tensor = compute(&from, v, &mut made, find_with_bytes).and_then(|()| made.remove(&v));
+            tensor.ok_or_else(|| Error::unsupported("a weight cannot be computed of its codes").value(&name))?.bytes()
+        };
+        replace_by_constant(model, v, Tensor::deferred(dtype, dims, Arc::new(make))?);
+        folded += 1;
+    }
+    Ok(folded)
+}
+
+/// A node that unpacks bytes or makes floats of codes, of which the runtime makes a weight when it loads the file.
+pub fn unpacks(model: &Model, n: NodeId) -> bool {
+    let node = model.node(n);
+    let Some(codes) = model.constant_input(n, 0).filter(|t| t.rank() > 0 && t.len() > 1) else { return false };
+    let bytes = codes.dtype() == DType::Uint8 && ["BitShift", "BitwiseAnd"].iter().any(|op| node.is(op));
+    let to = node.int("to").and_then(|i| DType::from_onnx(i32::try_from(i).ok()?));
+    let small = matches!(codes.dtype(), DType::Uint8 | DType::Int8);
+    bytes || small && node.is("Cast") && to.is_some_and(DType::is_float)
+}
+
+fn find_with_bytes(node: &Node) -> Option<Eval> {
+    // Bytes first: of these the others compute nothing.
+    bits::find(node).or_else(|| find(node))
 }
 
 fn fits(growth: isize, cx: &Context) -> bool {
@@ -100,7 +145,12 @@ fn size(model: &Model, types: &Types, v: ValueId) -> Option<usize> {
 }
 
 /// Computes a value and what it needs; the results stand in `made`. `None` where something cannot be computed.
-fn compute(model: &Model, v: ValueId, made: &mut BTreeMap<ValueId, Tensor>) -> Option<()> {
+fn compute(
+    model: &Model,
+    v: ValueId,
+    made: &mut BTreeMap<ValueId, Tensor>,
+    find: fn(&Node) -> Option<Eval>,
+) -> Option<()> {
     let mut stack: Vec<NodeId> = vec![model.producer(v)?];
     while let Some(&n) = stack.last() {
         let node = model.node(n);

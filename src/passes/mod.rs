@@ -1,4 +1,4 @@
-//! Changes to the graph, one file each, in eight stages. Passes carry out; only the plan decides.
+//! Changes to the graph, one file each, in nine stages. Passes carry out; only the plan decides.
 //!
 //! Each file has `run(&mut Model, &mut Context) -> Result<usize>`, which returns how many changes it made, and shows
 //! in its documentation what it makes of what.
@@ -37,6 +37,8 @@ pub enum Stage {
     Lower,
     /// What the other stages leave behind.
     Cleanup,
+    /// Instead of all but the first: back to 32-bit floats, where that is asked for.
+    Float,
 }
 
 /// What passes share.
@@ -54,6 +56,8 @@ pub struct Context {
     pub learned: Learned,
     /// Bytes by which constant folding has made the model larger so far.
     pub folded_bytes: usize,
+    /// What the Float stage took away.
+    pub removed: remove_quantization::Removed,
 }
 
 /// Options of the passes.
@@ -83,6 +87,10 @@ pub struct Options {
     pub least_opset: i64,
     /// Floats of 8 bits have no zero points: QuantizeLinear is told the type by an attribute.
     pub no_float8_zeros: bool,
+    /// Which clamps come back where quantizers go.
+    pub clamps: remove_quantization::Clamps,
+    /// Inputs and outputs of the model in codes or 16-bit floats become 32-bit floats, where the rest of it does.
+    pub float_ends: bool,
     /// Where nothing runs the model, weights in few bits can be rounded when they are written: if they have more bytes than this,
     /// all together.
     pub stream_weights: Option<usize>,
@@ -106,6 +114,8 @@ impl Default for Options {
             least_opset: convert_opset::NEEDED,
             no_float8_zeros: false,
             qoperator: None,
+            clamps: remove_quantization::Clamps::Keep,
+            float_ends: false,
         }
     }
 }
@@ -151,6 +161,7 @@ passes! {
     Lower: fuse_dynamic_products, fuse_into_dynamic_lstm, fuse_into_qoperators, fuse_into_matmul_nbits,
         fuse_into_gather_blocks;
     Cleanup: store_masks, remove_stack_traces, sort_nodes;
+    Float: remove_few_bits, remove_quantization, convert_to_floats;
 }
 
 /// Runs the passes of a stage once, in order, and clears away what they leave unread. Returns the number of changes.
@@ -170,12 +181,36 @@ pub fn run_stage(stage: Stage, model: &mut Model, cx: &mut Context) -> Result<us
 /// Brings a model that is quantized in any form into Q/DQ form. Scales and zero points stay what they are.
 pub fn raise(model: &mut Model, cx: &mut Context) -> Result<usize> {
     // Scales may be the outputs of Constant nodes.
-    let lifted = lift_constants::run(model, cx)?;
+    let lifted = lift_constants::run(model, cx)? + raise_qonnx::with_its_constants(model, cx)?;
     let raised = run_stage(Stage::Raise, model, cx)?;
     if raised > 0 {
         support::pairs::forget_import(model, ops::MICROSOFT);
     }
     Ok(lifted + raised)
+}
+
+/// Newer than any operator set that a Q/DQ form asks for.
+const ANY_FORM: i64 = 25;
+
+/// Brings all into the form of float operators between Q/DQ pairs that is not float already but for its weights. As [`raise`],
+/// but the form is only in between: no operator set is in its way, so the model may not be valid in it.
+pub fn raise_in_between(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    let mut raised = lift_constants::run(model, cx)? + raise_qoperators::run(model, cx)?;
+    let imports = model.opset_imports.clone();
+    if model.opset("").unwrap_or(1) < ANY_FORM {
+        model.set_opset("", ANY_FORM);
+    }
+    cx.options.float_state = true;
+    raised += raise_dynamic_products::run(model, cx)? + raise_dynamic_lstm::run(model, cx)?;
+    model.opset_imports = imports;
+    // That speaks of the Q/DQ form as of something that stays.
+    let layers = |d: &Diagnostic| d.code == "state_not_quantized";
+    if cx.diagnostics.iter().any(layers) {
+        cx.diagnostics.retain(|d| !layers(d));
+        let text = "DynamicQuantizeLSTM became LSTM: its state is no longer quantized at each step";
+        cx.diagnostics.push(Diagnostic::note("state_not_quantized", text));
+    }
+    Ok(raised)
 }
 
 /// Runs the passes of a stage until none changes anything (at most 10 rounds: passes that undo each other are a bug).

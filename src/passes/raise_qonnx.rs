@@ -12,7 +12,7 @@
 //! documentation (github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops).
 
 use super::{
-    Context,
+    Context, eliminate_identity, fold_constants, lift_constants,
     support::{
         pairs::forget_import,
         quantizer::{Written, broadcast_axis},
@@ -33,6 +33,17 @@ const DOMAINS: &[&str] = &["qonnx.custom_op.general", "onnx.brevitas", "finn.cus
 pub fn is_quantizer(node: &Node) -> bool {
     let ours = node.domain.as_deref().is_some_and(|d| DOMAINS.contains(&d));
     ours && matches!(node.op_type.as_str(), "Quant" | "IntQuant" | "BipolarQuant")
+}
+
+/// The same, where there are such nodes, with what their scales are computed from folded before.
+pub fn with_its_constants(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    if !model.all_nodes().into_iter().any(|n| is_quantizer(model.node(n))) {
+        return Ok(0);
+    }
+    lift_constants::run(model, cx)?;
+    eliminate_identity::run(model, cx)?;
+    fold_constants::run(model, cx)?;
+    run(model, cx)
 }
 
 /// See the module's documentation.

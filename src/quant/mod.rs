@@ -5,6 +5,7 @@
 
 pub mod arith;
 pub mod bias;
+pub mod coding;
 pub mod error;
 pub mod float8;
 pub mod granularity;

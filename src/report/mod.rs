@@ -2,6 +2,8 @@
 
 mod advice;
 mod conversion;
+mod dequantization;
+mod difference;
 mod halves;
 pub mod inspect;
 pub mod json;
@@ -18,6 +20,8 @@ use serde::Serialize;
 
 pub use self::{
     conversion::{Conversion, NOTHING_QUANTIZED},
+    dequantization::Dequantization,
+    difference::{DifferenceReport, Sort},
     halves::Halves,
     saturation::Saturation,
 };

@@ -5,8 +5,8 @@ use crate::{
     error::{ErrorKind, Result},
     ir::Model,
     passes::{
-        Context, convert_opset, eliminate_identity, fold_constants, inline_functions, lift_constants, raise,
-        raise_gather_blocks, raise_matmul_nbits, raise_qonnx, raise_qoperators, remove_empty_inputs,
+        Context, convert_opset, inline_functions, lift_constants, raise, raise_gather_blocks, raise_matmul_nbits,
+        raise_qonnx, raise_qoperators, remove_empty_inputs,
     },
     runtime::Runtime,
 };
@@ -22,13 +22,8 @@ pub(super) fn in_runnable_form<T>(
     let mut plain = model.clone();
     inline_functions::run(&mut plain, &mut cx)?;
     remove_empty_inputs::run(&mut plain, &mut cx)?;
-    if plain.all_nodes().into_iter().any(|n| raise_qonnx::is_quantizer(plain.node(n))) {
-        // No runtime has these; their scales may be computed from constants.
-        lift_constants::run(&mut plain, &mut cx)?;
-        eliminate_identity::run(&mut plain, &mut cx)?;
-        fold_constants::run(&mut plain, &mut cx)?;
-        raise_qonnx::run(&mut plain, &mut cx)?;
-    }
+    // No runtime has these.
+    raise_qonnx::with_its_constants(&mut plain, &mut cx)?;
     if !runtime.has_halves()
         && let Some(wide) = widened(&plain)?
     {

@@ -65,7 +65,7 @@ macro_rules! subcommands {
     };
 }
 
-subcommands! { quantize, tune, calibrate, convert, inspect, kernels, lint, sensitivity, compare, bench }
+subcommands! { quantize, tune, calibrate, convert, dequantize, diff, inspect, kernels, lint, sensitivity, compare, bench }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,6 +1,6 @@
 //! Which values depend on constants alone, and what folding them would add to the model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::args::constant;
 use crate::{
@@ -42,6 +42,11 @@ impl Results {
     /// The results in groups, in the order of their nodes.
     pub(super) fn groups(&self) -> &[Vec<ValueId>] {
         &self.groups
+    }
+
+    /// Whether a value is computed by one of these nodes, among others.
+    pub(super) fn needs_any(&self, model: &Model, v: ValueId, chosen: &HashSet<NodeId>) -> bool {
+        self.needs(model, &[v]).1.iter().any(|n| chosen.contains(n))
     }
 
     /// The constants that values are computed from, and the nodes that do it.

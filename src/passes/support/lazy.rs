@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{
     error::{Error, Result},
     ir::{DType, Tensor},
+    onnx_file,
     weights::{BlockedWeight, Like},
 };
 
@@ -69,4 +70,18 @@ pub fn followed(
     }
     let from = from.clone();
     Tensor::deferred(dtype, dims, Arc::new(move || make(&from)?.bytes()))
+}
+
+/// A tensor that gives the pages of the mapped file back which it was computed from, if it is computed when it is written.
+pub fn releasing(made: Tensor, window: &Tensor) -> Result<Tensor> {
+    if !made.is_deferred() || window.is_deferred() {
+        return Ok(made);
+    }
+    let (dtype, dims, window) = (made.dtype(), made.dims().to_vec(), window.clone());
+    let make = move || {
+        let bytes = made.bytes()?;
+        onnx_file::release(&window.bytes()?);
+        Ok(bytes)
+    };
+    Tensor::deferred(dtype, dims, Arc::new(make))
 }

@@ -1,0 +1,117 @@
+//! Clamps that quantizers did besides, as operators again.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::bounds::{self, Bounds};
+use crate::{
+    analysis::types::Types,
+    error::Result,
+    ir::{DType, GraphId, Model, NodeSpec, Tensor, ValueId},
+    passes::support::{clamp::Clamp, replace::behind_maker},
+};
+
+/// Which clamps come back where a quantizer goes: its codes end somewhere, and a clamp in front of it may have been left out for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clamps {
+    /// All, wherever a value could leave the range and no clamp stands already: what was left out is not always a Relu.
+    #[default]
+    Keep,
+    /// Where the range begins or ends at 0, at that end alone.
+    Relu,
+    /// None.
+    None,
+}
+
+/// A clamp that came back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Clamped {
+    /// The value that it clamps.
+    pub value: String,
+    /// The least number, if there is one.
+    pub lo: Option<f32>,
+    /// The greatest.
+    pub hi: Option<f32>,
+}
+
+/// A range differs from what a value can be only beyond this part of it.
+const NEAR: f32 = 1e-5;
+
+#[derive(Default)]
+pub(super) struct Maker {
+    constants: HashMap<(GraphId, u32, DType), ValueId>,
+    made: HashMap<(ValueId, u32, u32), ValueId>,
+    pub(super) bounds: Bounds,
+    pub(super) done: Vec<Clamped>,
+}
+
+impl Maker {
+    /// A value as it is behind a quantizer with a range: clamped, if that is asked for and does anything.
+    pub(super) fn clamped(
+        &mut self,
+        model: &mut Model,
+        types: &Types,
+        (x, dtype): (ValueId, DType),
+        (lo, hi): (f32, f32),
+        which: Clamps,
+    ) -> Result<ValueId> {
+        let (least, greatest) = self.bounds.of(model, types, x);
+        let far = |bound: f32| bound.abs() * NEAR;
+        let below = (least < lo - far(lo)).then_some(lo);
+        let above = (greatest > hi + far(hi)).then_some(hi);
+        let only = |bound: Option<f32>| bound.filter(|&b| which == Clamps::Keep || b == 0.0);
+        let (below, above) = (only(below), only(above));
+        // No second one was left out where a clamp stands, and none in front of which nothing is computed.
+        let stands = model.producer(x).is_some_and(|n| Clamp::of(model, types, n).is_some());
+        if which == Clamps::None || stands || bounds::is_input(model, x) {
+            return Ok(x);
+        }
+        if below.is_none() && above.is_none() {
+            return Ok(x);
+        }
+        let key = (x, below.map_or(u32::MAX, f32::to_bits), above.map_or(u32::MAX, f32::to_bits));
+        if let Some(&known) = self.made.get(&key) {
+            return Ok(known);
+        }
+        let name = model.value(x).name().to_owned();
+        let ty = model.value(x).ty.clone();
+        let mut spec = NodeSpec::new(if above.is_none() && below == Some(0.0) { "Relu" } else { "Clip" }).input(x);
+        let graph = model.value(x).graph();
+        if above.is_some() || below != Some(0.0) {
+            if model.opset("").unwrap_or(1) < 11 {
+                for (key, bound) in [("min", below), ("max", above)] {
+                    if let Some(bound) = bound {
+                        spec = spec.attr(key, bound);
+                    }
+                }
+            } else {
+                let min = below.map(|b| self.constant(model, graph, b, dtype)).transpose()?;
+                let max = above.map(|b| self.constant(model, graph, b, dtype)).transpose()?;
+                spec = spec.inputs([min]).inputs(max.map(Some));
+            }
+        }
+        self.done.push(Clamped { value: name.clone(), lo: below, hi: above });
+        let place = behind_maker(model, x, graph);
+        let made = model.insert_value(spec.typed_output(format!("{name}_clamped"), ty), place)?;
+        self.made.insert(key, made);
+        Ok(made)
+    }
+
+    fn constant(&mut self, model: &mut Model, graph: GraphId, bound: f32, dtype: DType) -> Result<ValueId> {
+        let key = (graph, bound.to_bits(), dtype);
+        if let Some(&known) = self.constants.get(&key) {
+            return Ok(known);
+        }
+        let tensor = match dtype {
+            DType::Float16 | DType::Bfloat16 => {
+                crate::quant::halves::converted(&Tensor::from_f32(&[], &[bound]), dtype, None)?
+            }
+            _ => Tensor::from_f32(&[], &[bound]),
+        };
+        let made = model.add_initializer(graph, &format!("clamp_{bound}"), tensor);
+        self.constants.insert(key, made);
+        Ok(made)
+    }
+}
