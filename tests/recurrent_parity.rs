@@ -250,15 +250,7 @@ fn quantized_layers_of_every_form() {
             (DType::Int8, Some(1), true, true),
         ] {
             layers.push(Layer {
-                weight: Weight {
-                    dtype,
-                    axis,
-                    symmetric,
-                    reduce_range,
-                    pair_axes: Vec::new(),
-                    learned: false,
-                    algorithm: "rtn".into(),
-                },
+                weight: Weight { dtype, axis, symmetric, reduce_range, ..WEIGHT.clone() },
                 ..base.clone()
             });
         }
@@ -394,15 +386,7 @@ fn quantized_layers_there_and_back() {
     ];
     for (i, direction) in ["forward", "reverse", "bidirectional"].into_iter().enumerate() {
         for (dtype, axis, symmetric) in forms {
-            let weight = Weight {
-                dtype,
-                axis,
-                symmetric,
-                reduce_range: false,
-                pair_axes: Vec::new(),
-                learned: false,
-                algorithm: "rtn".into(),
-            };
+            let weight = Weight { dtype, axis, symmetric, reduce_range: false, ..WEIGHT.clone() };
             let one = Layer { weight: weight.clone(), ..Layer::new(1, 4, 20, 24, direction) };
             let base = Layer { initial: true, peepholes: true, steps: 9, ..one.clone() };
             for layer in [one, base.clone(), Layer { bias: false, attributes: ", clip = 0.7", ..base }] {
