@@ -13,7 +13,7 @@ use super::{Changes, Context, Finding, Severity, support::weights::Weight};
 use crate::{
     error::Result,
     ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
-    passes::support::pairs::Linear,
+    passes::support::pairs::{Linear, moves_codes},
     quant::pack::unpack,
 };
 
@@ -37,8 +37,7 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         let severity = if tensor.len() > 4096 { Severity::Warning } else { Severity::Note };
         let finding = Finding::at(severity, n, fact).on(codes).costs(cx.times.node(n));
         // Between conversions, the runtime would quantize a float weight by itself.
-        let between =
-            readers.iter().any(|&r| cx.target.requantizes(&cx.model.node(r).op_type) && cx.dequantized(r, 0).is_some());
+        let between = readers.iter().any(|&r| cx.target.requantizes(&cx.model.node(r).op_type) && reads_codes(cx, r));
         let can =
             !between && !tensor.is_deferred() && parts(cx.model, n).is_some() && !cx.model.value(out).is_graph_output();
         found.push(match can {
@@ -47,6 +46,19 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         });
     }
     Ok(found)
+}
+
+/// Whether the data of a node are made of codes, moved or not: conversions go past what only moves data.
+fn reads_codes(cx: &Context<'_>, id: NodeId) -> bool {
+    let mut next = Some(id);
+    while let Some(n) = next {
+        if cx.dequantized(n, 0).is_some() {
+            return true;
+        }
+        let before = cx.model.node(n).input(0).and_then(|v| cx.model.producer(v));
+        next = before.filter(|&b| moves_codes(cx.model, b));
+    }
+    false
 }
 
 /// Zero points (where any is not 0) and scales, in the shape in which they spread over the codes.

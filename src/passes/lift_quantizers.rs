@@ -34,12 +34,12 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     for id in model.nodes(model.main()) {
         let Some(found) = FakeQuantizer::ending_with(model, &types, id) else { continue };
         let label = model.node_label(id);
-        let Some(grid) = found.grid().map_err(|e| e.node(label.clone(), "QuantizeLinear"))? else {
-            by_channel.push(label);
-            continue;
-        };
         if model.value(found.input).constant().is_some() {
             continue;
+        }
+        let grid = found.grid().map_err(|e| e.node(label.clone(), "QuantizeLinear"))?;
+        if found.scales.len() > 1 {
+            by_channel.push(label);
         }
         let rounded = if grid.range().lo == 0.0 && !is_never_below_zero(model, cx, found.input, DEPTH) {
             let (graph, output) = (model.node(id).graph(), model.take_outputs(id));
@@ -65,10 +65,11 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     }
     if let Some(first) = by_channel.first() {
         let text = format!(
-            "{} of data with a scale for each channel, which no kernel takes: they stay as they are",
+            "{} of data with a scale for each channel, which no kernel takes: one scale that holds all of them stands for these",
             count(by_channel.len(), "quantizer")
         );
-        cx.diagnostics.push(Diagnostic::warning("quantizer_per_channel", text).on(first));
+        let help = "look at the comparison; train with one scale for data, and several for weights";
+        cx.diagnostics.push(Diagnostic::warning("quantizer_per_channel", text).on(first).help(help));
     }
     Ok(changes)
 }
@@ -126,6 +127,22 @@ mod tests {
         );
         let grids: Vec<_> = cx.learned.values.values().flatten().map(|g| (g.params.scale, g.low, g.high)).collect();
         assert_eq!(grids, [(0.5, 0, 127), (0.25, 0, 255)]);
+    }
+
+    #[test]
+    fn scales_of_channels_become_one() {
+        let mut cx = Context::default();
+        cx.options.import_quantizers = true;
+        check_with(
+            run,
+            &mut cx,
+            "(float[1,2] x) => (y) <float[2] s = {0.5, 0.1}, uint8[2] z = {10, 20}> {
+                q = QuantizeLinear <axis = 1> (x, s, z) d = DequantizeLinear <axis = 1> (q, s, z) y = Neg(d) }",
+            "(float[1,2] x) => (y) { y = Neg(x) }",
+        );
+        let ranges: Vec<_> = cx.learned.values.values().flatten().map(|g| g.range()).collect();
+        assert!(ranges.len() == 1 && ranges[0].lo <= -5.0 && ranges[0].hi >= 122.0, "{ranges:?}");
+        assert_eq!(cx.diagnostics[0].code, "quantizer_per_channel");
     }
 
     #[test]

@@ -72,11 +72,10 @@ impl Grid {
         fits.then_some(Self { params, low: 0, high: self.high - self.low })
     }
 
-    /// The bounds of the codes where those of the type do not stand in for them. One code more at the end of the type is let pass:
-    /// narrow ranges leave it out for symmetry, and only numbers that saturate would reach it.
+    /// The bounds of the codes where they are not those of the type.
     pub fn clip(&self) -> Option<[i32; 2]> {
         let (low, high) = type_range(self.params.dtype).ok()?;
-        (self.low > low + 1 || self.high < high - 1).then_some([self.low, self.high])
+        (self.low > low || self.high < high).then_some([self.low, self.high])
     }
 }
 
@@ -105,9 +104,9 @@ mod tests {
     fn codes_of_int8_as_uint8() {
         let all = Grid::of(params(0.1, 3, DType::Int8)).unwrap().as_uint8().unwrap();
         assert_eq!((all.params.zero_point, all.high, all.clip()), (131, 255, None));
-        // -127 to 127: the last code is not worth a node.
+        // -127 to 127.
         let narrow = Grid::between(params(0.1, 0, DType::Int8), -127, 127).unwrap().as_uint8().unwrap();
-        assert_eq!((narrow.params.zero_point, narrow.high, narrow.clip()), (127, 254, None));
+        assert_eq!((narrow.params.zero_point, narrow.high, narrow.clip()), (127, 254, Some([0, 254])));
         // 0.0 lies outside.
         assert!(Grid::between(params(0.1, 0, DType::Int8), 5, 100).unwrap().as_uint8().is_none());
         assert!(Grid::of(params(0.1, 0, DType::Int16)).unwrap().as_uint8().is_none());

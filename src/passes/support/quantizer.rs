@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     quant::{
-        Granularity, Grid, QParams,
+        Granularity, Grid, QParams, Range,
         arith::{Quantizer, dequantize_one},
         pack,
         params::type_range,
@@ -73,11 +73,20 @@ impl FakeQuantizer {
         })
     }
 
-    /// What it lets through, where it has one scale.
-    pub fn grid(&self) -> Result<Option<Grid>> {
-        let (&[scale], &[zero_point]) = (&self.scales[..], &self.zero_points[..]) else { return Ok(None) };
-        let params = QParams { scale, zero_point, dtype: self.dtype };
-        Grid::between(params, self.bounds.0, self.bounds.1).map(Some)
+    /// What it lets through; with several scales, codes of uint8 that hold all of it.
+    pub fn grid(&self) -> Result<Grid> {
+        let of = |(&scale, &zero_point): (&f32, &i32)| {
+            let params = QParams { scale, zero_point, dtype: self.dtype };
+            Grid::between(params, self.bounds.0, self.bounds.1)
+        };
+        let each = self.scales.iter().zip(&self.zero_points).map(of).collect::<Result<Vec<Grid>>>()?;
+        match &each[..] {
+            [one] => Ok(*one),
+            _ => {
+                let all = each.iter().map(Grid::range).reduce(Range::union).unwrap_or(Range::new(0.0, 0.0));
+                Grid::of(QParams::from_range(all, DType::Uint8, false, false)?)
+            }
+        }
     }
 
     /// The codes of constant numbers.
