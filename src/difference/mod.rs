@@ -50,7 +50,7 @@ pub struct Pair {
     /// How far the weights are apart, if they differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_difference: Option<WeightDifference>,
-    /// Attributes that differ: name, before, after.
+    /// Attributes that differ, and constants other than the weight: name, before, after.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<(String, String, String)>,
 }
@@ -134,7 +134,7 @@ impl Difference {
                 Pair {
                     matched_by: how,
                     weight_difference: weights::difference(a_side, x, b_side, y)?,
-                    attributes: attributes(a_side, x, b_side, y),
+                    attributes: attributes(a_side, x, b_side, y)?,
                     before,
                     after,
                 },
@@ -178,12 +178,13 @@ fn lone(own: &Side, other: &Side, matched: &BTreeMap<NodeId, NodeId>) -> Vec<Lon
     nodes.map(told).collect()
 }
 
-/// Attributes that differ, but for those that say nothing of what is computed.
-fn attributes(a: &Side, x: NodeId, b: &Side, y: NodeId) -> Vec<(String, String, String)> {
-    let (x, y) = (a.float.node(x), b.float.node(y));
-    if x.op_type != y.op_type {
-        return Vec::new();
+/// Attributes and small constants that differ, but for attributes that say nothing of what is computed.
+fn attributes(a: &Side, x: NodeId, b: &Side, y: NodeId) -> Result<Vec<(String, String, String)>> {
+    if a.float.node(x).op_type != b.float.node(y).op_type {
+        return Ok(Vec::new());
     }
+    let constants = weights::others(a, x, b, y)?;
+    let (x, y) = (a.float.node(x), b.float.node(y));
     let words = |n: &crate::ir::Node| -> BTreeMap<String, String> {
         n.attributes.iter().filter_map(|attr| Some((attr.name.clone(), facts::attribute(&attr.value)?))).collect()
     };
@@ -195,5 +196,6 @@ fn attributes(a: &Side, x: NodeId, b: &Side, y: NodeId) -> Vec<(String, String, 
         let default = |v: Option<&String>| v.is_none_or(|v| facts::is_default(n, v));
         x.get(*n) != y.get(*n) && !(default(x.get(*n)) && default(y.get(*n)))
     };
-    names.into_iter().filter(differ).map(|n| (n.clone(), get(&x, n), get(&y, n))).collect()
+    let differing = names.into_iter().filter(differ).map(|n| (n.clone(), get(&x, n), get(&y, n)));
+    Ok(differing.chain(constants).collect())
 }

@@ -38,6 +38,58 @@ pub(super) fn difference(a: &Side, x: NodeId, b: &Side, y: NodeId) -> Result<Opt
     Ok(Some(WeightDifference { sqnr: sqnr.is_finite().then_some(sqnr), max: Some(max), scaled }))
 }
 
+/// Below this, two biases or other small constants differ by more than rounding, dB.
+const ROUNDED: f64 = 30.0;
+
+/// Constants of two layers other than their weights that differ, as biases, statistics, and indices: name, before, after.
+pub(super) fn others(a: &Side, x: NodeId, b: &Side, y: NodeId) -> Result<Vec<(String, String, String)>> {
+    let weights = [weight_index(a, x), weight_index(b, y)].map(|found| found.map(|(i, _)| i));
+    let (m, n) = (a.float.node(x), b.float.node(y));
+    let mut found = Vec::new();
+    for i in (0..m.inputs().len().max(n.inputs().len())).filter(|&i| weights != [Some(i); 2]) {
+        let (v, w) = (a.float.constant_input(x, i), b.float.constant_input(y, i));
+        let given = (m.input(i).is_some(), n.input(i).is_some());
+        let differs = match (v, w) {
+            (Some(v), Some(w)) => differ(v, w)?,
+            // What is computed in one of them is another matter.
+            _ => (v.is_some() || w.is_some()) && given.0 != given.1,
+        };
+        if differs {
+            found.push((format!("input {i}"), in_words(v)?, in_words(w)?));
+        }
+    }
+    Ok(found)
+}
+
+fn differ(v: &Tensor, w: &Tensor) -> Result<bool> {
+    if !(v.dtype().is_float() && w.dtype().is_float()) {
+        return Ok(v.dtype() != w.dtype() || !v.same_content(w) && v.dims() == w.dims());
+    }
+    if v.len() != w.len() {
+        return Ok(true);
+    }
+    let (x, y) = (v.to_f32()?, w.to_f32()?);
+    let (mut signal, mut noise) = (0.0, 0.0);
+    for (x, y) in x.iter().zip(&y) {
+        signal += f64::from(*x).powi(2);
+        noise += f64::from(x - y).powi(2);
+    }
+    Ok(noise > 0.0 && sqnr_db(signal, noise) < ROUNDED)
+}
+
+/// The first numbers of a constant.
+fn in_words(t: Option<&Tensor>) -> Result<String> {
+    const TOLD: usize = 3;
+    let Some(t) = t else { return Ok("not given".to_owned()) };
+    let numbers: Vec<String> = match t.dtype() {
+        d if d.is_float() => t.to_f32()?.iter().take(TOLD).map(|x| super::facts::short(*x)).collect(),
+        d if d.is_integer() => t.to_i64()?.iter().take(TOLD).map(ToString::to_string).collect(),
+        d => return Ok(format!("{} of {d}", t.len())),
+    };
+    let more = if t.len() > TOLD { ", …" } else { "" };
+    Ok(format!("[{}{more}]", numbers.join(", ")))
+}
+
 /// Whether two layers read the same constants through the same nodes: then nothing need be computed of them.
 fn same_codes(a: &Side, x: NodeId, b: &Side, y: NodeId) -> bool {
     let (Some(m), Some(n)) = (a.raised_node(x), b.raised_node(y)) else { return false };

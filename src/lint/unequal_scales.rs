@@ -5,7 +5,7 @@
 //! scale in front fits both sides, and the second rounding goes.
 //!
 //! ```text
-//! before: (uint8[1,1,4,4] c) => (float[1,1,2,2] y) <float s = {0.5}, uint8 z = {3}, float t = {0.4}> { x = DequantizeLinear(c, s, z) m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x) q = QuantizeLinear(m, t, z) y = DequantizeLinear(q, t, z) }
+//! before: (uint8[1,1,4,4] c) => (float[1,1,2,2] y) <float s = {0.5}, uint8 z = {3}, float t = {0.6}> { x = DequantizeLinear(c, s, z) m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x) q = QuantizeLinear(m, t, z) y = DequantizeLinear(q, t, z) }
 //! after: (uint8[1,1,4,4] c) => (float[1,1,2,2] y) <float s = {0.5}, uint8 z = {3}, float m_scale = {0.5}, uint8 m_zero_point = {3}> { x = DequantizeLinear(c, s, z) m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x) q = QuantizeLinear(m, m_scale, m_zero_point) y = DequantizeLinear(q, m_scale, m_zero_point) }
 //! ```
 
@@ -55,6 +55,16 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
             }
             Ok(any)
         };
+        // Codes that end earlier behind it cut something off, as a Relu that somebody has taken out.
+        let holds = |p: &&Pair| {
+            let ranges = p.params.representable().ok().zip(params.representable().ok());
+            ranges.is_some_and(|(behind, front)| behind.lo <= front.lo && front.hi <= behind.hi)
+        };
+        if !odd.iter().all(holds) {
+            let fact = format!("{fact}, where codes end earlier and cut off what lies beyond");
+            found.push(Finding::at(Severity::Warning, n, fact).costs(time));
+            continue;
+        }
         found.push(Finding::at(Severity::Warning, n, fact).costs(time).mend(Changes::FewerRoundings, repair));
     }
     Ok(found)

@@ -69,6 +69,22 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     Ok(changes)
 }
 
+/// Makes codes of constants that quantizers round, and leaves the DequantizeLinear behind them.
+pub fn store_codes_of_constants(model: &mut Model) -> Result<usize> {
+    let types = types::infer(model);
+    let mut changes = 0;
+    for id in model.all_nodes() {
+        let Some(fake) = FakeQuantizer::ending_with(model, &types, id) else { continue };
+        let constant = model.value(fake.input).constant().filter(|t| t.dtype() == DType::Float && !t.is_deferred());
+        let Some(numbers) = constant.cloned().filter(|_| fake.dtype.bits() == 8) else { continue };
+        let codes = fake.codes(&numbers).map_err(|e| e.node(model.node_label(id), "DequantizeLinear"))?;
+        let name = model.value(fake.input).name().to_owned();
+        store_codes(model, id, &name, numbers.dims(), &codes)?;
+        changes += 1;
+    }
+    Ok(changes)
+}
+
 /// Notes the codes of a product's weight of which the exporter has left the rounded numbers alone.
 fn note_rounded(model: &Model, cx: &mut Context, id: NodeId) -> Result<()> {
     let Some(spec) = ops::spec(model, id).filter(|s| s.class == Class::Product) else { return Ok(()) };

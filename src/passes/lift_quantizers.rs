@@ -5,8 +5,8 @@
 //! after:  y = Conv(x, w)          where the grid of x stands in the context
 //! ```
 //!
-//! Tools take clamps out where the saturation of a quantizer does what they did. So where the least code stands for 0, and what comes in
-//! could be below, a Clip stays in its place.
+//! Quantizers saturate, and tools take clamps out that this stands in for. So a Clip stays in the place of a quantizer, unless what comes
+//! in is known to lie within; the plan takes it out where codes saturate at the same numbers.
 //!
 //! The plan puts them in again where kernels want them ([`crate::plan::Learned`]): moved past what only moves data, once for several
 //! readers, not where nothing computes with codes. Only where the import of quantizers is asked for, and behind all passes that
@@ -22,6 +22,7 @@ use crate::{
     error::Result,
     ir::{Model, NodeSpec, Place, Tensor, ValueId},
     ops,
+    quant::Grid,
 };
 
 /// See the module's documentation.
@@ -41,13 +42,13 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         if found.scales.len() > 1 {
             by_channel.push(label);
         }
-        let rounded = if grid.range().lo == 0.0 && !is_never_below_zero(model, cx, found.input, DEPTH) {
+        let rounded = if cuts(model, cx, found.input, &grid) {
             let (graph, output) = (model.node(id).graph(), model.take_outputs(id));
             let name = model.value(found.output).name().to_owned();
             let mut bound = |end: &str, to: f32| {
                 model.add_initializer(graph, &format!("{name}_{end}"), Tensor::from_f32(&[], &[to]))
             };
-            let (lo, hi) = (bound("least", 0.0), bound("greatest", grid.range().hi));
+            let (lo, hi) = (bound("least", grid.range().lo), bound("greatest", grid.range().hi));
             let clamp = NodeSpec::new("Clip").inputs([Some(found.input), Some(lo), Some(hi)]);
             model.insert(clamp.output_value(output.first().copied().flatten()), Place::Before(id));
             found.output
@@ -74,12 +75,28 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     Ok(changes)
 }
 
+/// Whether a quantizer may cut something off.
+fn cuts(model: &Model, cx: &Context, v: ValueId, grid: &Grid) -> bool {
+    let Some(maker) = model.producer(v) else { return false };
+    let range = grid.range();
+    let negative = range.lo == 0.0 && !is_never_below_zero(model, cx, v, DEPTH);
+    let within = |lo: f32, hi: f32| range.lo <= lo && hi <= range.hi + grid.params.scale;
+    match model.node(maker).op_type.as_str() {
+        "Sigmoid" | "HardSigmoid" | "Softmax" => !within(0.0, 1.0),
+        "Tanh" | "Sin" | "Cos" => !within(-1.0, 1.0),
+        // Clamps would stand in the way of kernels that only move codes, and keep other readers from reading the same codes.
+        _ if moves_codes(model, maker) || model.value(v).uses().len() > 1 => negative,
+        _ if ops::clamp_bounds(model, maker).is_some_and(|(lo, hi)| within(lo, hi)) => false,
+        _ => true,
+    }
+}
+
 /// How far back is looked.
 const DEPTH: usize = 16;
 
 /// Whether all numbers of a value are at least 0, by what makes it.
 fn is_never_below_zero(model: &Model, cx: &Context, v: ValueId, depth: usize) -> bool {
-    let rounded = |grids: &Vec<crate::quant::Grid>| grids.iter().any(|g| g.range().lo >= 0.0);
+    let rounded = |grids: &Vec<Grid>| grids.iter().any(|g| g.range().lo >= 0.0);
     if cx.learned.values.get(&v).is_some_and(rounded) {
         return true;
     }
@@ -156,8 +173,8 @@ mod tests {
                 a = Add(x, u) q = QuantizeLinear(a, s, z) b = DequantizeLinear(q, s, z)
                 c = Relu(u) r = QuantizeLinear(c, s, z) d = DequantizeLinear(r, s, z)
                 y = Neg(b) w = Neg(d) }",
-            "(float[2] x, float[2] u) => (y, w) <float b_least = {0}, float b_greatest = {127.5}> {
-                a = Add(x, u) b = Clip(a, b_least, b_greatest) c = Relu(u) y = Neg(b) w = Neg(c) }",
+            "(float[2] x, float[2] u) => (y, w) <float b_least = {0}, float b_greatest = {127.5}, float d_least = {0}, float d_greatest = {127.5}> {
+                a = Add(x, u) b = Clip(a, b_least, b_greatest) c = Relu(u) d = Clip(c, d_least, d_greatest) y = Neg(b) w = Neg(d) }",
         );
         assert_eq!(cx.learned.values.len(), 2);
     }

@@ -85,6 +85,8 @@ pub fn dequantize_model(original: &Model, clamps: Clamps, float_ends: bool, cx: 
     // Before the rest of that stage: what is stored in blocks becomes float at once, and large weights are never in memory.
     passes::remove_few_bits::run(&mut model, cx)?;
     passes::raise(&mut model, cx)?;
+    // Quantizers of training in front of constants.
+    passes::fold_learned_weights::store_codes_of_constants(&mut model)?;
     passes::run_stage(Stage::Float, &mut model, cx)?;
     cx.removed.weights += fold_constants::fold_later(&mut model, fold_constants::unpacks)?;
     remove_dead::run(&mut model, cx)?;

@@ -201,7 +201,7 @@ impl<'a> Planner<'a> {
         let mut wishes = wishes.clone();
         loop {
             let placement = self.place(&wishes);
-            if !self.samples.is_empty() || resolved.scheme.grids.is_empty() {
+            if !self.samples.is_empty() || resolved.scheme.learned.values.is_empty() {
                 return placement;
             }
             let known = |v: ValueId| {

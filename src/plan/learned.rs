@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::{
     error::Result,
     ir::{DType, Tensor, ValueId},
-    quant::{Granularity, Grid, QParams, QuantizedWeight, pack},
+    quant::{Granularity, Grid, QParams, QuantizedWeight, bias::weight_scales_for_bias, pack},
 };
 
 /// How far a number may be from scale times code, as a share of it: the roundings of some products.
@@ -155,6 +155,25 @@ impl LearnedWeight {
 /// Codes up to this are safe from saturating on every processor: two products of them with codes of uint8 fit 16 bits.
 const SAFE: i32 = 64;
 
+/// Codes of channels so small beside their bias that this would not fit 32 bits, with a scale as large as that takes; runtimes would
+/// let it overflow.
+fn coarser_for_bias(q: QuantizedWeight, bias: &[f32], input: QParams) -> Result<QuantizedWeight> {
+    let (scales, raised) = weight_scales_for_bias(bias, input.scale, &q.scales());
+    if raised == 0 || scales.len() != q.params.len() {
+        return Ok(q);
+    }
+    let (channels, inner) = Granularity::from_axis(q.axis).layout(q.values.dims())?;
+    let code = |(i, code): (usize, i32)| {
+        let (old, new) = (q.params[i / inner % channels], scales[i / inner % channels]);
+        let step = f64::from(code - old.zero_point) * f64::from(old.scale) / f64::from(new);
+        step.round_ties_even() as i32 + old.zero_point
+    };
+    let codes: Vec<i32> = pack::unpack(&q.values)?.into_iter().enumerate().map(code).collect();
+    let params = q.params.iter().zip(&scales).map(|(p, &scale)| QParams { scale, ..*p }).collect();
+    let values = pack::pack(q.values.dtype(), q.values.dims(), &codes)?;
+    Ok(QuantizedWeight { values, scale: Tensor::from_f32(q.scale.dims(), &scales), params, ..q })
+}
+
 /// Codes of few bits times a power of two, their scales divided by it, so that a bias is rounded in finer steps: it is added in
 /// steps of the input's scale times the weight's, and with codes of a few bits these are coarse beside those of the output. The
 /// numbers are the same to the bit.
@@ -167,6 +186,7 @@ pub(super) fn with_room_for_bias(
     if q.params.iter().any(|p| p.zero_point != 0) || q.params.len() != 1 && q.params.len() != bias.len() {
         return Ok(q);
     }
+    let q = coarser_for_bias(q, bias, input)?;
     let codes = pack::unpack(&q.values)?;
     let most = codes.iter().map(|c| c.abs()).max().unwrap_or(0).max(1);
     let whole = |(i, b): (usize, &f32)| {
@@ -241,6 +261,17 @@ mod tests {
         let q = l.weight(&Tensor::from_f32(&[3, 2], &numbers), Some(0)).unwrap().unwrap();
         assert_eq!((codes(&q), q.scales()), (vec![3, -128, -5, -6, 0, 0], vec![0.75, 0.5, 0.25]));
         assert_eq!(q.dequantized().unwrap(), numbers);
+    }
+
+    #[test]
+    fn channels_that_are_nothing_beside_their_bias() {
+        let l = learned(&[2, 1], &[100, 100], &[1e-9, 0.1], Some(0));
+        let weight = Tensor::from_f32(&[2, 1], &[1e-7, 10.0]);
+        let q = l.weight(&weight, Some(0)).unwrap().unwrap();
+        let input = Some(QParams { scale: 0.01, zero_point: 0, dtype: DType::Uint8 });
+        let q = with_room_for_bias(q, Some(&[5.0, 0.0]), input).unwrap();
+        assert!(5.0 / (0.01 * f64::from(q.scales()[0])) < f64::from(i32::MAX));
+        assert_eq!((codes(&q), q.scales()[1]), (vec![0, 100], 0.1));
     }
 
     #[test]

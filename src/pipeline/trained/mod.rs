@@ -7,6 +7,7 @@
 //! computes what training simulated.
 
 mod grids;
+mod idle;
 mod signs;
 mod tell;
 
@@ -116,6 +117,9 @@ pub(super) fn plan(
     let task = Task { job: &job, model, resolved, dataset, rival: None };
     let mut outcome = planner::make(task, samples, split, &mut cx.diagnostics, clock)?;
     absorb_clamps(model, &resolved.scheme.grids, &mut outcome.plan);
+    if let Some(data) = dataset {
+        idle::take_out(&job, model, &resolved.scheme.grids, (data, &outcome.samples), &mut outcome.plan)?;
+    }
     let kept = keep_few(model, &learned, &resolved.scheme.grids, job.settings.target.activation, &mut outcome.plan);
     cx.diagnostics.extend(tell::tell(model, &learned, resolved, &outcome.plan, kept));
     outcome.known = Some(Arc::new(KnownReads::of_training(learned)));
@@ -188,6 +192,11 @@ fn keep_few(
 ) -> usize {
     let mut kept = 0;
     for &v in learned.values.keys() {
+        let few = grids.get(&v).is_some_and(|g| g.codes() <= FEW);
+        // Float nodes that read the same value read it rounded, too.
+        if let Some(pair) = plan.activations.get_mut(model.value(v).name()).filter(|_| few) {
+            pair.readers = Readers::All;
+        }
         let Some(&grid) = grids.get(&v).filter(|g| g.codes() <= FEW && !stands_in(model, plan, v)) else { continue };
         let grid = grid.as_uint8().filter(|_| activation == DType::Uint8).unwrap_or(grid);
         let QParams { scale, zero_point, dtype } = grid.params;

@@ -16,7 +16,9 @@ pub(super) fn tell(model: &Model, learned: &Learned, resolved: &Resolved, plan: 
     let mut said = Vec::new();
     let weights = count(learned.weights.len(), "weight");
     let values = count(learned.values.len(), "value");
-    let text = format!("the model comes with quantizers: scales of {values} and codes of {weights} are kept");
+    let text = format!(
+        "the model comes with quantizers, of {values} and {weights}: scales and codes are kept wherever integer kernels compute with them"
+    );
     said.push(Diagnostic::note("trained_quantizers", text));
     let dropped: Vec<&str> = learned
         .values
