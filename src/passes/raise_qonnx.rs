@@ -150,7 +150,7 @@ impl Quant {
         let (signed, narrow) = (node.int("signed").unwrap_or(1) != 0, node.int("narrow").unwrap_or(1) != 0);
         let name = node.string("rounding_mode").unwrap_or("ROUND");
         let rounding = Rounding::named(name).ok_or_else(|| format!("rounding_mode {name:?} is not known"))?;
-        if !(bits >= 1.0 && bits <= 32.0) {
+        if !(1.0..=32.0).contains(&bits) {
             return Err(format!("its bit width is {bits}"));
         }
         let (half, all, cut) = ((bits - 1.0).exp2(), bits.exp2(), f32::from(u8::from(narrow)));
