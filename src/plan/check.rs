@@ -247,6 +247,10 @@ impl Plan {
         let Some((lo, hi)) = ops::clamp_bounds(model, id) else {
             return Err(self.wrong(name, entry, "only a clamp can be absorbed"));
         };
+        // Clamps of quantizers that go for another reason, which the plan then gives.
+        if entry.reason.is_some() {
+            return Ok(());
+        }
         let maker = model.node(id).input(0).and_then(|v| Some((v, model.producer(v)?)));
         let form = maker.and_then(|(v, _)| self.nodes.get(model.value(v).name())).map(|n| n.becomes);
         if !matches!(form, Some(Form::Integer | Form::Absorbed)) {
@@ -257,7 +261,7 @@ impl Plan {
         let Some(a) = end.and_then(|v| self.activations.get(model.value(v).name())) else {
             return Err(self.wrong(name, entry, "it is absorbed, but its output is not quantized"));
         };
-        let (least, most) = type_range(a.dtype)?;
+        let (least, most) = a.clip.map_or_else(|| type_range(a.dtype), |[low, high]| Ok((low, high)))?;
         let real = |code: i32| f64::from(code.wrapping_sub(a.zero_point)) * f64::from(a.scale);
         let step = f64::from(a.scale) * 0.75;
         if real(least) < f64::from(lo) - step || real(most) > f64::from(hi) + step {

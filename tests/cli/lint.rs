@@ -9,7 +9,7 @@ use super::{MACHINE, cli::place::Place};
 /// nothing, and a constant that nothing reads.
 const TROUBLED: &str = r#"<ir_version: 8, opset_import: ["" : 17], producer_name: "another tool">
 net (float[1,4,64,64] image) => (float[1,3] y)
-   <float s = {0.02}, float r = {0.05}, float v = {0.06}, int8 o = {0}, int8[16,4,1,1] k = {@K}, float[16] t = {@T}, int8[16] u = {@U},
+   <float s = {0.02}, float r = {0.05}, float v = {0.11}, int8 o = {0}, int8[16,4,1,1] k = {@K}, float[16] t = {@T}, int8[16] u = {@U},
     int8[16,3] h = {@H}, int64[2] flat = {1, -1}, float[2,3] left = {1, 2, 3, 4, 5, 6}> {
    [q0] q = QuantizeLinear (image, s, o)
    [d0] d = DequantizeLinear (q, s, o)

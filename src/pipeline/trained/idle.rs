@@ -51,7 +51,7 @@ pub(super) fn take_out(
             let out = model.node(id).output(0).map(|v| model.value(v).name());
             if let Some(entry) = out.and_then(|o| plan.nodes.get_mut(o)).filter(|_| inside) {
                 entry.becomes = Form::Absorbed;
-                entry.reason = None;
+                entry.reason = Some("it cuts nothing off in calibration".to_owned());
             }
         }
     }

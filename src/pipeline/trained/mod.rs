@@ -168,7 +168,7 @@ fn absorb_clamps(model: &Model, grids: &BTreeMap<ValueId, Grid>, plan: &mut Plan
         let entry = plan.nodes.get_mut(name).filter(|e| e.becomes == Form::Float);
         if let Some(entry) = entry.filter(|_| same && quantized && free && !model.value(out).is_graph_output()) {
             entry.becomes = Form::Absorbed;
-            entry.reason = None;
+            entry.reason = Some("the quantizer behind it cuts off the same".to_owned());
         }
     }
 }
