@@ -2,6 +2,7 @@
 
 mod absorb;
 mod already;
+mod anew;
 mod attempts;
 mod auto;
 mod before;
@@ -64,7 +65,7 @@ use crate::{
     target::Target,
 };
 
-use self::start::{Start, start};
+use self::start::{Read, Start, read, start, start_with};
 pub use self::{
     convert::{ConvertJob, convert, convert_model},
     dequantize::{DequantizeJob, dequantize, dequantize_model},
@@ -191,14 +192,21 @@ pub fn quantize(job: &Job<'_>) -> Result<Quantized> {
         return float8::quantize(job, dtype);
     }
     let without = config.mode == Mode::Auto && job.data.is_none() && job.plan.is_none() && !config.rules_need_data();
-    if without && !trained::is_file(job)? {
+    let read = read(job)?;
+    if without && !read.trained {
         let settings = job.settings.with_mode(Mode::Dynamic);
-        let mut done = quantize(&Job { settings: &settings, ..job.clone() })?;
+        let mut done = quantize_as_read(&Job { settings: &settings, ..job.clone() }, read)?;
         done.diagnostics.insert(0, before::without_data(job.evaluation.is_some()));
         return Ok(done);
     }
+    quantize_as_read(job, read)
+}
+
+/// The same of a model that is read.
+fn quantize_as_read<'a>(job: &Job<'a>, read: Read<'a>) -> Result<Quantized> {
+    let config = &job.settings.config;
     let Start { mut clock, original, mut model, mut resolved, mut cx, dataset, evaluation, broken, trained } =
-        start(job)?;
+        start_with(job, read)?;
     if config.mode == Mode::Qat && !trained {
         return Err(trained::none().file(&job.model));
     }

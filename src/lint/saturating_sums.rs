@@ -10,14 +10,11 @@
 
 use super::{
     Changes, Context, Finding, Severity,
-    support::{
-        biases,
-        weights::{self, Weight},
-    },
+    support::weights::{self, Weight},
 };
 use crate::{
     error::Result,
-    ir::{DType, Model, NodeId, Tensor},
+    ir::{DType, NodeId, Tensor},
     kernels::Becomes,
     ops, plan,
     quant::{
@@ -62,7 +59,7 @@ fn on(cx: &Context<'_>, target: &Target, mends: bool) -> Result<Vec<Finding>> {
     for n in cx.nodes() {
         let Some((weight, axes, dq)) = weight_of(cx, n) else { continue };
         let kernel = cx.kernel(n).and_then(|k| k.kernel.clone()).unwrap_or_else(|| cx.model.node(n).op_type.clone());
-        if !target.saturates(&kernel, weight.values.dtype(), is_depthwise(cx.model, n, weight.values.dims())) {
+        if !target.saturates(&kernel, weight.values.dtype(), plan::is_depthwise(cx.model, n, weight.values.dims())) {
             continue;
         }
         let pairs = Pairs::along(weight.values.dims(), &axes)?;
@@ -87,15 +84,7 @@ fn on(cx: &Context<'_>, target: &Target, mends: bool) -> Result<Vec<Finding>> {
         let whole = Weight::of(cx.model, dq);
         let away = whole.map_or(Ok(f64::INFINITY), |w| w.distance(&anew))?;
         let words = format!("changes numbers: fewer codes for these channels (weight {away:.1} dB)");
-        let repair = move |model: &mut Model| {
-            if model.try_node(dq).is_none() || model.try_node(n).is_none() {
-                return Ok(false);
-            }
-            weights::set(model, dq, &anew)?;
-            biases::refit(model, n)?;
-            Ok(true)
-        };
-        found.push(finding.mend(Changes::As(words), repair));
+        found.push(finding.mend(Changes::As(words), weights::exchange(n, dq, anew)));
     }
     Ok(found)
 }
@@ -122,9 +111,4 @@ fn weight_of(cx: &Context<'_>, n: NodeId) -> Option<(QuantizedWeight, Vec<usize>
     let axes = plan::sum_axes(spec, rank, spec.weight_axis(node, rank))?;
     let alone = cx.model.value(weight.dq.output).uses().len() == 1;
     Some((weight.codes, axes, alone.then_some(weight.dq.node)))
-}
-
-fn is_depthwise(model: &Model, n: NodeId, dims: &[usize]) -> bool {
-    let groups = model.node(n).int("group").unwrap_or(1);
-    matches!(dims, &[outputs, 1, ..] if groups > 1 && usize::try_from(groups) == Ok(outputs))
 }

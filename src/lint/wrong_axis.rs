@@ -12,17 +12,9 @@
 
 use super::{
     Changes, Context, Finding, Severity,
-    support::{
-        biases,
-        weights::{self, Weight},
-    },
+    support::weights::{self, Weight},
 };
-use crate::{
-    error::Result,
-    ir::{Model, Tensor},
-    ops,
-    quant::quantize_weight,
-};
+use crate::{error::Result, ir::Tensor, ops, quant::quantize_weight};
 
 pub(super) const WHAT: &str = "scales of weights that do not lie along the output channels";
 pub(super) const CURE: &str = "quantize these weights along the axis of their output channels";
@@ -55,15 +47,7 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
             continue;
         }
         let words = format!("changes numbers: the weight is rounded once more ({away:.1} dB)");
-        let repair = move |model: &mut Model| {
-            if model.try_node(dq).is_none() || model.try_node(n).is_none() {
-                return Ok(false);
-            }
-            weights::set(model, dq, &anew)?;
-            biases::refit(model, n)?;
-            Ok(true)
-        };
-        found.push(finding.mend(Changes::As(words), repair));
+        found.push(finding.mend(Changes::As(words), weights::exchange(n, dq, anew)));
     }
     Ok(found)
 }

@@ -13,17 +13,17 @@ use super::{
     Context,
     support::{
         pairs::Linear,
-        quantizer::{Codes, FakeQuantizer, zero_points},
+        quantizer::{FakeQuantizer, stored},
         replace::{replace_by_constant, replaceable_by_constant},
     },
 };
 use crate::{
     analysis::types,
     error::Result,
-    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ir::{DType, Model, NodeId, Tensor, ValueId},
     ops::{self, Class, Role},
     plan::LearnedWeight,
-    quant::{Granularity, lattice, pack},
+    quant::{Granularity, QuantizedWeight, lattice},
 };
 
 /// See the module's documentation.
@@ -38,28 +38,20 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         else {
             continue;
         };
-        let Weight { of, output, dims, codes } = found;
+        let Weight { of, output, codes } = found;
         let name = model.value(of).name().to_owned();
         if is_table(model, output) {
             // Codes already, or codes from now on.
             let made = model.node(id).input(0).is_some_and(|v| model.producer(v).is_some());
-            if made && codes.dtype.bits() == 8 {
-                store_codes(model, id, &name, &dims, &codes)?;
+            if made && codes.values.dtype().bits() == 8 {
+                store_codes(model, id, &name, codes);
                 changes += 1;
             }
             continue;
         }
-        replace_by_constant(model, output, Tensor::from_f32(&dims, &codes.numbers()));
-        if codes.dtype != DType::Int32 {
-            cx.learned.weights.push(LearnedWeight {
-                name,
-                steps: codes.steps(),
-                dims,
-                scales: codes.scales,
-                zero_points: codes.zero_points,
-                dtype: codes.dtype,
-                axis: codes.axis,
-            });
+        replace_by_constant(model, output, Tensor::from_f32(codes.values.dims(), &codes.dequantized()?));
+        if codes.values.dtype() != DType::Int32 {
+            cx.learned.weights.push(LearnedWeight::of(name, &codes)?);
         }
         changes += 1;
     }
@@ -79,7 +71,7 @@ pub fn store_codes_of_constants(model: &mut Model) -> Result<usize> {
         let Some(numbers) = constant.cloned().filter(|_| fake.dtype.bits() == 8) else { continue };
         let codes = fake.codes(&numbers).map_err(|e| e.node(model.node_label(id), "DequantizeLinear"))?;
         let name = model.value(fake.input).name().to_owned();
-        store_codes(model, id, &name, numbers.dims(), &codes)?;
+        store_codes(model, id, &name, codes);
         changes += 1;
     }
     Ok(changes)
@@ -94,7 +86,7 @@ fn note_rounded(model: &Model, cx: &mut Context, id: NodeId) -> Result<()> {
     let name = model.node(id).input(at).map_or("", |v| model.value(v).name());
     let axis = spec.weight_axis(model.node(id), tensor.rank());
     let known = cx.learned.weights.iter().any(|w| w.name == name);
-    if known || tensor.is_deferred() || tensor.dtype() != DType::Float || cx.learned.weight(tensor, axis)?.is_some() {
+    if known || tensor.is_deferred() || tensor.dtype() != DType::Float || cx.learned.weight_of(model, id)?.is_some() {
         return Ok(());
     }
     let numbers = tensor.to_f32()?;
@@ -114,8 +106,7 @@ fn note_rounded(model: &Model, cx: &mut Context, id: NodeId) -> Result<()> {
 struct Weight {
     of: ValueId,
     output: ValueId,
-    dims: Vec<usize>,
-    codes: Codes,
+    codes: QuantizedWeight,
 }
 
 /// The constant that this node makes numbers of: codes, or numbers behind a quantizer.
@@ -124,23 +115,17 @@ fn weight(model: &Model, types: &types::Types, id: NodeId) -> Result<Option<Weig
     else {
         return Ok(None);
     };
-    if let Some(stored) = model.value(linear.input).constant().filter(|t| !t.is_deferred()) {
-        let (Some(scales), Some(zeros)) = (linear.scales(model), zero_points(model, &linear)) else { return Ok(None) };
+    if let Some(constant) = model.value(linear.input).constant() {
         let integer =
-            matches!(stored.dtype(), DType::Int8 | DType::Uint8 | DType::Int16 | DType::Uint16 | DType::Int32);
-        if !integer {
-            return Ok(None);
-        }
-        let parts = (stored.dtype(), &scales[..], &zeros[..]);
-        let codes = Codes::with(pack::unpack(stored)?, stored.dims(), parts, linear.axis)?;
-        return Ok(Some(Weight { of: linear.input, output: linear.output, dims: stored.dims().to_vec(), codes }));
+            matches!(constant.dtype(), DType::Int8 | DType::Uint8 | DType::Int16 | DType::Uint16 | DType::Int32);
+        let codes = if integer { stored(model, &linear)? } else { None };
+        return Ok(codes.map(|codes| Weight { of: linear.input, output: linear.output, codes }));
     }
     let Some(fake) = FakeQuantizer::ending_with(model, types, id) else { return Ok(None) };
     let Some(numbers) = model.value(fake.input).constant().filter(|t| t.dtype() == DType::Float) else {
         return Ok(None);
     };
-    let codes = fake.codes(numbers)?;
-    Ok(Some(Weight { of: fake.input, output: fake.output, dims: numbers.dims().to_vec(), codes }))
+    Ok(Some(Weight { of: fake.input, output: fake.output, codes: fake.codes(numbers)? }))
 }
 
 /// Whether rows of it are gathered, and nothing else is done with it.
@@ -150,19 +135,9 @@ fn is_table(model: &Model, v: ValueId) -> bool {
 }
 
 /// Makes the DequantizeLinear read constant codes.
-fn store_codes(model: &mut Model, id: NodeId, name: &str, dims: &[usize], codes: &Codes) -> Result<()> {
-    let graph = model.node(id).graph();
-    let stored = pack::pack(codes.dtype, dims, &codes.codes)?;
-    let stored = model.add_initializer(graph, &format!("{name}_quantized"), stored);
-    let (old, output) = (model.node(id).clone(), model.take_outputs(id));
-    let spec = NodeSpec::new("DequantizeLinear").inputs([Some(stored), old.input(1), old.input(2)]);
-    let spec = old.int("axis").into_iter().fold(spec, |spec, axis| spec.attr("axis", axis));
-    let made = model.insert(spec.output_value(output.first().copied().flatten()), Place::Before(id));
-    if let Some(label) = old.name {
-        model.node_mut(made).name = Some(label);
-    }
-    model.remove_node(id);
-    Ok(())
+fn store_codes(model: &mut Model, id: NodeId, name: &str, codes: QuantizedWeight) {
+    let stored = model.add_initializer(model.node(id).graph(), &format!("{name}_quantized"), codes.values);
+    model.set_input(id, 0, Some(stored));
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{
     Context, eliminate_identity, fold_constants, lift_constants,
     support::{
         pairs::forget_import,
-        quantizer::{Written, broadcast_axis},
+        quantizer::{Written, broadcast_axis, spread_zero_points},
     },
 };
 use crate::{
@@ -171,11 +171,7 @@ impl Quant {
         let (least, most) = if lo < 0.0 { (-128.0, 127.0) } else { (0.0, 255.0) };
         let whole = zeros.iter().chain([&lo, &hi]).all(|v| v.fract() == 0.0 && (least..=most).contains(v));
         let positive = scales.iter().all(|s| s.is_finite() && *s > 0.0);
-        let zeros: Vec<i32> = match (zeros.len(), scales.len()) {
-            (1, n) => vec![zeros[0] as i32; n],
-            (z, n) if z == n => zeros.iter().map(|&z| z as i32).collect(),
-            _ => return None,
-        };
+        let zeros = spread_zero_points(&zeros, scales.len())?;
         let axis = broadcast_axis(&self.scale, rank)?;
         (whole && positive).then_some((dtype, scales, zeros, axis))
     }
@@ -190,13 +186,8 @@ impl Quant {
             let c = i / inner % scales.len();
             let y = x / scales[c] + zero_points[c] as f32;
             match self.bounds {
-                None => {
-                    if y >= 0.0 {
-                        1
-                    } else {
-                        -1
-                    }
-                }
+                None if y >= 0.0 => 1,
+                None => -1,
                 Some((lo, hi)) => self.rounding.of(y.clamp(lo, hi)) as i32,
             }
         };

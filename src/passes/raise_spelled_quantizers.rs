@@ -12,7 +12,7 @@
 use super::{
     Context, remove_dead,
     support::{
-        quantizer::{Written, broadcast_axis},
+        quantizer::{Written, broadcast_axis, spread_zero_points},
         replace::bypass,
         walk::sole_producer,
     },
@@ -155,11 +155,7 @@ impl Spelled {
             && whole(&hi)
             && scales.iter().all(|s| s.is_finite() && *s > 0.0);
         let Some(axis) = broadcast_axis(&self.scale, rank).filter(|_| fits) else { return Ok(false) };
-        let zero_points: Vec<i32> = match (self.zero_points.len(), scales.len()) {
-            (1, n) => vec![self.zero_points[0] as i32; n],
-            (z, n) if z == n => self.zero_points.iter().map(|&z| z as i32).collect(),
-            _ => return Ok(false),
-        };
+        let Some(zero_points) = spread_zero_points(&self.zero_points, scales.len()) else { return Ok(false) };
         let bounds = (lo as i32, hi as i32);
         let new = Written { input: self.input, dtype, scales: &scales, zero_points: &zero_points, axis, bounds };
         new.instead_of(model, id, None)?;

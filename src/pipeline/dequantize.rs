@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{Progress, Silent, odd_outputs, open_data, proof_of};
+use super::{Progress, Silent, anew};
 use crate::{
     analysis::types,
-    calibrate::dataset::{self, DatasetOptions},
     diagnostics::{Diagnostic, count},
     error::Result,
-    files::{self, Files},
+    files::Files,
     ir::{DType, Model},
     onnx_file::{self, ReadOptions, WriteOptions, size_on_disk},
     passes::{
@@ -93,14 +92,7 @@ pub fn dequantize_model(original: &Model, clamps: Clamps, float_ends: bool, cx: 
     forget_import(&mut model, crate::ops::MICROSOFT);
     name_what_stays(&model, cx);
     model.verify()?;
-    match validate::check(&model) {
-        Err(error) if validate::check(original).is_ok() => return Err(error),
-        Err(error) => {
-            let text = format!("the model is not sound, and was not before: {error}");
-            cx.diagnostics.push(Diagnostic::warning("not_sound", text));
-        }
-        Ok(()) => {}
-    }
+    anew::check(original, &model, &mut cx.diagnostics)?;
     if !float_ends {
         validate::check_interface(original, &model, None)?;
     }
@@ -141,34 +133,15 @@ fn name_what_stays(model: &Model, cx: &mut Context) {
 
 /// Reads, brings back to floats, compares where there is data, and writes. On an error nothing is written.
 pub fn dequantize(job: &DequantizeJob<'_>) -> Result<Dequantization> {
-    let mut all = Files::default();
-    all.read("MODEL", &job.model);
-    job.data.iter().flat_map(|d| dataset::files_of(d)).for_each(|path| all.read("--data", path));
-    all.write("--output", &job.output);
-    all.write("the weights of --output", onnx_file::data_path(&job.output));
-    all.extend(&job.files);
-    all.check()?;
+    let output = Some(("--output", &*job.output));
+    let files = anew::files(&job.model, job.data.as_deref(), output, &job.files)?;
     job.progress.step("dequantize");
-    let original = onnx_file::read_with(&job.model, job.read)?;
-    if let Some((called, path)) = all.written().find(|(_, path)| path.exists() && onnx_file::is_mapped(path)) {
-        return Err(files::over(called, "the weights of MODEL").file(path));
-    }
+    let original = anew::read(&job.model, job.read, &files)?;
     let mut cx = Context::default();
     let model = dequantize_model(&original, job.clamps, job.float_ends, &mut cx).map_err(|e| e.file(&job.model))?;
     let mut diagnostics = cx.diagnostics;
-    let proof = match &job.data {
-        None => None,
-        Some(path) => {
-            job.progress.step("compare");
-            let data = open_data(path, &original, &DatasetOptions::default())?;
-            let samples: Vec<usize> = (0..data.len()).collect();
-            let progress = |done, total| job.progress.part(done, total);
-            let compared = validate::compare(job.runtime, &original, &model, &data, &samples, &progress)?;
-            diagnostics.extend(data.notes().to_vec());
-            diagnostics.extend(odd_outputs(&compared));
-            Some(proof_of(&original, &compared, f64::NEG_INFINITY))
-        }
-    };
+    let models = [&original, &model];
+    let proof = anew::compared(job.runtime, models, job.data.as_deref(), job.progress, &mut diagnostics)?;
     job.progress.step("write");
     onnx_file::write(&model, &job.output, WriteOptions { external_data: job.external_data.then_some(true) })?;
     let before = size_on_disk(&job.model, &original);

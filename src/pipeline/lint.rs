@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use super::anew;
 use crate::{
     error::{Error, Result},
-    files::{self, Files},
+    files::Files,
     ir::{Model, NodeId, Tensor},
     kernels::{self, Summary},
     lint::{self, Context, Fixed, Form, LINTS, Lint, Names, Withheld},
@@ -123,14 +124,8 @@ fn summary(file: &Model, target: &Target) -> Summary {
 
 /// Reads, looks, mends where an output is named, and writes. On an error nothing is written.
 pub fn lint(job: &LintJob<'_>) -> Result<LintReport> {
-    let mut all = Files::default();
-    all.read("MODEL", &job.model);
-    if let Some(output) = &job.output {
-        all.write("OUTPUT", output);
-        all.write("the weights of OUTPUT", onnx_file::data_path(output));
-    }
-    all.extend(&job.files);
-    all.check()?;
+    let output = job.output.as_deref().map(|path| ("OUTPUT", path));
+    let files = anew::files(&job.model, None, output, &job.files)?;
     if job.target.kernels.is_empty() {
         let text = format!(
             "target {:?} has no table of kernels, so nothing can be said of what it makes of a model",
@@ -138,10 +133,7 @@ pub fn lint(job: &LintJob<'_>) -> Result<LintReport> {
         );
         return Err(Error::config(text).help("leave --target out, or name one with kernels"));
     }
-    let original = onnx_file::read_with(&job.model, job.read)?;
-    if let Some((called, path)) = all.written().find(|(_, path)| path.exists() && onnx_file::is_mapped(path)) {
-        return Err(files::over(called, "the weights of MODEL").file(path));
-    }
+    let original = anew::read(&job.model, job.read, &files)?;
     let at = |e: Error| e.file(&job.model);
     let (form, model) = seen(&original).map_err(at)?;
     let cx = Context::of(&model, job.target, form);

@@ -29,8 +29,16 @@ pub(super) struct Start<'a> {
     pub(super) trained: bool,
 }
 
-/// Reads and prepares the model, and opens the data.
-pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
+/// The model as read.
+pub(super) struct Read<'a> {
+    clock: Clock<'a>,
+    original: Model,
+    /// Its data go through quantizers that the job brings to integers.
+    pub(super) trained: bool,
+}
+
+/// Checks what can be known before, and reads the model.
+pub(super) fn read<'a>(job: &Job<'a>) -> Result<Read<'a>> {
     let config = &job.settings.config;
     let files = before::check(job)?;
     let mut clock = Clock::resumed(job.progress, Vec::new());
@@ -38,14 +46,25 @@ pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
     before::check_weights(&files)?;
+    let trained = trained::may(config) && trained::is_trained(&original).map_err(|e| e.file(&job.model))?;
+    Ok(Read { clock, original, trained })
+}
+
+/// Reads and prepares the model, and opens the data.
+pub(super) fn start<'a>(job: &Job<'a>) -> Result<Start<'a>> {
+    start_with(job, read(job)?)
+}
+
+/// Prepares the model, and opens the data.
+pub(super) fn start_with<'a>(job: &Job<'a>, read: Read<'a>) -> Result<Start<'a>> {
+    let config = &job.settings.config;
+    let Read { mut clock, original, trained } = read;
     clock.step("prepare");
     let mut cx = Context { options: options(job.settings), ..Context::default() };
     if job.plan.as_ref().is_some_and(Plan::has_float8) {
         cx.options.least_opset = float8_opset(&job.settings.target);
     }
-    cx.options.import_quantizers =
-        trained::may(config) && trained::is_trained(&original).map_err(|e| e.file(&job.model))?;
-    let trained = cx.options.import_quantizers;
+    cx.options.import_quantizers = trained;
     let model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
     cx.diagnostics.splice(0..0, before::look_at(&original, trained));
     let (broken, said) = not_finite::weights(&original)?;

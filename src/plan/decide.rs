@@ -99,15 +99,15 @@ pub fn decide(
     let absorbed: BTreeSet<NodeId> = vanishes.map(|(n, _)| *n).collect();
     let mut clips: BTreeMap<ValueId, [i32; 2]> = BTreeMap::new();
     for root in placement.roots() {
+        let bounds = absorbed_bounds(model, &absorbed, root);
         if let Some(grid) = learned_grid(placement, scheme, root) {
-            let grid = behind_clamps(model, &absorbed, root, grid);
-            let grid = grid.as_uint8().filter(|_| target.activation == DType::Uint8).unwrap_or(grid);
+            let grid = bounds.iter().fold(grid, |grid, &(lo, hi)| grid.clamped(lo, hi)).in_codes_of(target.activation);
             roots.insert(root, grid.params);
             clips.extend(grid.clip().map(|clip| (root, clip)));
             continue;
         }
         let types = scheme.activations.get(&root).copied().unwrap_or(scheme.activation);
-        let range = within_clamps(model, &absorbed, root, range_of(root, types)?);
+        let range = within(range_of(root, types)?, &bounds);
         roots.insert(root, types.params(range).map_err(|e| e.value(model.value(root).name()))?);
     }
     let integer = placement.nodes.iter().filter(|(_, d)| matches!(d, Decision::Integer(_)));
@@ -173,26 +173,17 @@ pub fn learned_grid(placement: &Placement, scheme: &Scheme, root: ValueId) -> Op
     scheme.grids.get(&root).copied().or_else(|| sharing.find_map(|(v, _)| scheme.grids.get(v).copied()))
 }
 
-/// What a grid lets through behind the absorbed clamps that make the value.
-fn behind_clamps(model: &Model, absorbed: &BTreeSet<NodeId>, value: ValueId, mut grid: Grid) -> Grid {
-    let mut next = model.producer(value);
-    while let Some(clamp) = next.filter(|n| absorbed.contains(n)) {
-        if let Some((lo, hi)) = ops::clamp_bounds(model, clamp) {
-            grid = grid.clamped(lo, hi);
-        }
-        next = model.node(clamp).input(0).and_then(|v| model.producer(v));
-    }
-    grid
+/// The bounds of the absorbed clamps that make the value, the last one first.
+fn absorbed_bounds(model: &Model, absorbed: &BTreeSet<NodeId>, value: ValueId) -> Vec<(f32, f32)> {
+    let maker = |v: ValueId| model.producer(v).filter(|n| absorbed.contains(n));
+    let before = |&clamp: &NodeId| model.node(clamp).input(0).and_then(maker);
+    let clamps = std::iter::successors(maker(value), before);
+    clamps.filter_map(|clamp| ops::clamp_bounds(model, clamp)).collect()
 }
 
 /// The weight of a node as training has left it.
 fn learned_weight(model: &Model, scheme: &Scheme, id: NodeId) -> Result<Option<Weight>> {
-    let tensor = ops::spec(model, id).and_then(|s| {
-        let tensor = model.constant_input(id, s.index_of(Role::Weight)?)?;
-        Some((tensor, s.weight_axis(model.node(id), tensor.rank())))
-    });
-    let Some((tensor, axis)) = tensor else { return Ok(None) };
-    let found = scheme.learned.weight(tensor, axis)?;
+    let found = scheme.learned.weight_of(model, id)?;
     Ok(found.map(|q| Weight {
         dtype: q.values.dtype(),
         axis: q.axis,
@@ -205,15 +196,8 @@ fn learned_weight(model: &Model, scheme: &Scheme, id: NodeId) -> Result<Option<W
 }
 
 /// The range cut to the bounds of the absorbed clamps that make the value: its ends stand in for them.
-fn within_clamps(model: &Model, absorbed: &BTreeSet<NodeId>, value: ValueId, mut range: Range) -> Range {
-    let mut next = model.producer(value);
-    while let Some(clamp) = next.filter(|n| absorbed.contains(n)) {
-        if let Some((lo, hi)) = ops::clamp_bounds(model, clamp) {
-            range = Range::new(range.lo.clamp(lo, hi), range.hi.clamp(lo, hi));
-        }
-        next = model.node(clamp).input(0).and_then(|v| model.producer(v));
-    }
-    range
+fn within(range: Range, bounds: &[(f32, f32)]) -> Range {
+    bounds.iter().fold(range, |range, &(lo, hi)| Range::new(range.lo.clamp(lo, hi), range.hi.clamp(lo, hi)))
 }
 
 /// Whether one node alone reads what is quantized, with no constant beside it: the runtime changes the type of such a pair

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::Result,
-    ir::{DType, Tensor, ValueId},
+    ir::{DType, Model, NodeId, Tensor, ValueId},
+    ops::{self, Role},
     quant::{Granularity, Grid, QParams, QuantizedWeight, bias::weight_scales_for_bias, pack},
 };
 
@@ -52,6 +53,15 @@ impl Learned {
         self.values.is_empty()
     }
 
+    /// The codes that training gave the constant weight of a node, with scales along its output channels or one for all.
+    pub fn weight_of(&self, model: &Model, id: NodeId) -> Result<Option<QuantizedWeight>> {
+        let weight = ops::spec(model, id).and_then(|spec| {
+            let tensor = model.constant_input(id, spec.index_of(Role::Weight)?)?;
+            Some((tensor, spec.weight_axis(model.node(id), tensor.rank())))
+        });
+        weight.map_or(Ok(None), |(tensor, axis)| self.weight(tensor, axis))
+    }
+
     /// The codes that training gave a tensor, with scales along this axis or one for all. `None` where it gave none, or
     /// where no type of 8 bits holds them with one zero point.
     pub fn weight(&self, tensor: &Tensor, axis: Option<usize>) -> Result<Option<QuantizedWeight>> {
@@ -60,11 +70,14 @@ impl Learned {
         }
         let numbers = tensor.to_f32()?;
         for learned in self.weights.iter().filter(|w| w.steps.len() == numbers.len()) {
-            let alike = learned.dims == tensor.dims();
-            for steps in learned.layouts(tensor.dims()) {
-                if let Some(found) = learned.fit(&numbers, tensor.dims(), steps, axis, alike)? {
-                    return Ok(Some(found));
-                }
+            let mut found = learned.fit(&numbers, tensor.dims(), &learned.steps, axis)?;
+            if found.is_none()
+                && let Some(steps) = learned.turned(tensor.dims())
+            {
+                found = learned.fit(&numbers, tensor.dims(), &steps, axis)?;
+            }
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -72,16 +85,21 @@ impl Learned {
 }
 
 impl LearnedWeight {
-    /// The steps in the order of a tensor of this shape: as they are, and turned where that is a matrix turned.
-    fn layouts(&self, dims: &[usize]) -> Vec<Vec<i32>> {
-        let mut all = vec![self.steps.clone()];
-        if let (&[rows, columns], &[a, b]) = (&self.dims[..], dims)
-            && (a, b) == (columns, rows)
-        {
-            let turned = (0..columns).flat_map(|c| (0..rows).map(move |r| self.steps[r * columns + c]));
-            all.push(turned.collect());
-        }
-        all
+    /// Of codes with their scales.
+    pub fn of(name: String, q: &QuantizedWeight) -> Result<Self> {
+        let (channels, inner) = Granularity::from_axis(q.axis).layout(q.values.dims())?;
+        let zero_points: Vec<i32> = q.params.iter().map(|p| p.zero_point).collect();
+        let codes = pack::unpack(&q.values)?.into_iter().enumerate();
+        let steps = codes.map(|(i, code)| code - zero_points[i / inner % channels]).collect();
+        let (dims, scales, dtype) = (q.values.dims().to_vec(), q.scales(), q.values.dtype());
+        Ok(Self { name, dims, steps, scales, zero_points, dtype, axis: q.axis })
+    }
+
+    /// The steps in the order of a tensor of this shape, if that is a matrix turned.
+    fn turned(&self, dims: &[usize]) -> Option<Vec<i32>> {
+        let (&[rows, columns], &[a, b]) = (&self.dims[..], dims) else { return None };
+        let turned = (0..columns).flat_map(|c| (0..rows).map(move |r| self.steps[r * columns + c]));
+        ((a, b) == (columns, rows)).then(|| turned.collect())
     }
 
     /// The steps with the scales by which they make these numbers, if there are such scales.
@@ -89,16 +107,16 @@ impl LearnedWeight {
         &self,
         numbers: &[f32],
         dims: &[usize],
-        steps: Vec<i32>,
+        steps: &[i32],
         axis: Option<usize>,
-        alike: bool,
     ) -> Result<Option<QuantizedWeight>> {
+        let alike = self.dims == dims;
         // One scale for all, where there was one and nothing was folded in.
-        let per_tensor = self.scales.len() == 1 && ratios(numbers, &steps, 1, numbers.len().max(1)).is_some();
+        let per_tensor = self.scales.len() == 1 && ratios(numbers, steps, 1, numbers.len().max(1)).is_some();
         let axis = axis.filter(|_| !per_tensor);
         let granularity = Granularity::from_axis(axis);
         let (channels, inner) = granularity.layout(dims)?;
-        let Some(mut ratios) = ratios(numbers, &steps, channels, inner) else { return Ok(None) };
+        let Some(mut ratios) = ratios(numbers, steps, channels, inner) else { return Ok(None) };
         // The scale itself where nothing changed it; zeros have no ratio.
         let own = |c: usize| match self.scales.len() {
             1 => self.scales.first(),
@@ -206,6 +224,10 @@ pub(super) fn with_room_for_bias(
 
 /// For each channel the number by which its steps make its numbers, `None` where all are 0; nothing where there is no such number.
 fn ratios(numbers: &[f32], steps: &[i32], channels: usize, inner: usize) -> Option<Vec<Option<f64>>> {
+    // Another weight differs in where it is 0 among its first numbers, which spares the sums over all of it.
+    if numbers.iter().zip(steps).any(|(&x, &step)| (x == 0.0) != (step == 0)) {
+        return None;
+    }
     let (mut products, mut squares) = (vec![0.0; channels], vec![0.0; channels]);
     let channel = |i: usize| i / inner % channels;
     for (i, (&x, &step)) in numbers.iter().zip(steps).enumerate() {

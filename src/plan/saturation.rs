@@ -36,7 +36,7 @@ pub(super) fn avoid(model: &Model, target: &Target, plan: &mut Plan) -> Result<(
             || input.is_some_and(|a| a.dtype.bits() > 8)
             // Codes of training stay what they are.
             || weight.learned
-            || !target.saturates(kernel, weight.dtype, is_depthwise(model, id))
+            || !target.saturates(kernel, weight.dtype, is_depthwise(model, id, weight_dims(model, id)))
         {
             continue;
         }
@@ -93,10 +93,13 @@ pub(crate) fn sum_axes(spec: &OpSpec, rank: usize, channels: Option<usize>) -> O
     }
 }
 
-/// Whether a convolution computes each channel by itself, one output for one input.
-fn is_depthwise(model: &Model, id: NodeId) -> bool {
+fn weight_dims(model: &Model, id: NodeId) -> &[usize] {
+    model.constant_input(id, 1).map_or(&[][..], Tensor::dims)
+}
+
+/// Whether a convolution with a weight of this shape computes each channel by itself, one output for one input.
+pub(crate) fn is_depthwise(model: &Model, id: NodeId, weight: &[usize]) -> bool {
     let groups = model.node(id).int("group").unwrap_or(1);
-    let weight = model.constant_input(id, 1).map_or(&[][..], Tensor::dims);
     matches!(weight, &[outputs, 1, ..] if groups > 1 && usize::try_from(groups) == Ok(outputs))
 }
 

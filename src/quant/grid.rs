@@ -72,6 +72,12 @@ impl Grid {
         fits.then_some(Self { params, low: 0, high: self.high - self.low })
     }
 
+    /// The same numbers as codes of the type that kernels compute with, where that is uint8 and holds them.
+    #[must_use]
+    pub fn in_codes_of(self, activation: DType) -> Self {
+        self.as_uint8().filter(|_| activation == DType::Uint8).unwrap_or(self)
+    }
+
     /// The bounds of the codes where they are not those of the type.
     pub fn clip(&self) -> Option<[i32; 2]> {
         let (low, high) = type_range(self.params.dtype).ok()?;

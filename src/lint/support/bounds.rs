@@ -3,9 +3,9 @@
 use super::pairs::Pair;
 use crate::{
     error::Result,
-    ir::{Model, NodeSpec, Place, Tensor, ValueId},
+    ir::{Model, Place, Tensor, ValueId},
     ops,
-    passes::support::{pairs::Linear, walk::moves_elements},
+    passes::support::{clamp::clamping, pairs::Linear, walk::moves_elements},
     quant::params::{QParams, Range},
 };
 
@@ -73,21 +73,10 @@ pub fn clamp_of(model: &Model, pair: &Pair) -> Option<(f32, f32)> {
 pub fn clamped(model: &mut Model, pair: &Pair, (lo, hi): (f32, f32)) -> Result<ValueId> {
     let (v, graph) = (pair.value(), model.node(pair.q.node).graph());
     let name = model.value(v).name().to_owned();
-    let place = Place::Before(pair.q.node);
-    if lo == 0.0 && hi == f32::INFINITY {
-        return model.insert_value(NodeSpec::new("Relu").input(v).output(format!("{name}_Relu_Output")), place);
-    }
-    let spec = NodeSpec::new("Clip").input(v).output(format!("{name}_Clip_Output"));
-    let spec = if model.opset("").unwrap_or(0) < 11 {
-        let bounds = [("min", lo), ("max", hi)].into_iter().filter(|(_, b)| b.is_finite());
-        bounds.fold(spec, |spec, (key, bound)| spec.attr(key, bound))
-    } else {
-        let mut bound = |what: &str, b: f32| {
-            b.is_finite()
-                .then(|| model.add_initializer(graph, &format!("{name}_clip_{what}"), Tensor::from_f32(&[], &[b])))
-        };
-        let bounds = [bound("min", lo), bound("max", hi)];
-        spec.inputs(bounds)
-    };
-    model.insert_value(spec, place)
+    let given = |bound: f32| Some(bound).filter(|b| b.is_finite());
+    let spec = clamping(model, v, (given(lo), given(hi)), |model, what, bound| {
+        Ok(model.add_initializer(graph, &format!("{name}_clip_{what}"), Tensor::from_f32(&[], &[bound])))
+    })?;
+    let op = if (lo, hi) == (0.0, f32::INFINITY) { "Relu" } else { "Clip" };
+    model.insert_value(spec.output(format!("{name}_{op}_Output")), Place::Before(pair.q.node))
 }

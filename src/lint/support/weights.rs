@@ -1,17 +1,16 @@
 //! Constant codes with a DequantizeLinear behind them.
 
-use super::super::Context;
+use super::{super::Context, biases};
 use crate::{
     error::{Error, Result},
     ir::{DType, Model, NodeId, Tensor},
     ops::{self, Role},
-    passes::support::{constants::set_constant_input, pairs::Linear},
+    passes::support::{constants::set_constant_input, pairs::Linear, quantizer::stored},
     quant::{
         QuantizedWeight,
         error::sqnr_db,
         granularity::Granularity,
         pack::{pack, unpack},
-        params::QParams,
     },
 };
 
@@ -28,26 +27,8 @@ impl Weight {
     /// The constant codes that a DequantizeLinear without blocks reads, of a type of up to 16 bits.
     pub fn of(model: &Model, dq: NodeId) -> Option<Self> {
         let dq = Linear::of(model, dq, "DequantizeLinear")?;
-        let values = model.value(dq.input).constant().filter(|t| !t.is_deferred() && !t.is_empty())?.clone();
-        let scale = model.value(dq.scale).constant()?.clone();
-        let scales = dq.scales(model)?;
-        let axis = match scales.len() {
-            1 => None,
-            _ => Some(dq.axis_of(values.rank())?),
-        };
-        let fits = axis.is_none_or(|a| values.dims().get(a) == Some(&scales.len()));
-        let zero_point = match dq.zero_point {
-            Some(z) => model.value(z).constant()?.clone(),
-            None => pack(values.dtype(), scale.dims(), &vec![0; scales.len()]).ok()?,
-        };
-        let zeros = unpack(&zero_point).ok()?;
-        if !fits || zeros.len() != scales.len() || values.dtype().bits() > 16 {
-            return None;
-        }
-        let dtype = values.dtype();
-        let params =
-            scales.iter().zip(zeros).map(|(&scale, zero_point)| QParams { scale, zero_point, dtype }).collect();
-        Some(Self { dq, codes: QuantizedWeight { values, scale, zero_point, axis, params } })
+        let codes = stored(model, &dq).ok()??;
+        (!codes.values.is_empty() && codes.values.dtype().bits() <= 16).then_some(Self { dq, codes })
     }
 
     /// The weight of a node, with the number of its input.
@@ -91,6 +72,18 @@ pub fn set(model: &mut Model, dq: NodeId, to: &QuantizedWeight) -> Result<()> {
         attributes.push(crate::ir::Attr::new("axis", axis as i64));
     }
     Ok(())
+}
+
+/// A repair that gives the weight of a node other codes, scales and zero points, and refits the node's bias.
+pub fn exchange(n: NodeId, dq: NodeId, to: QuantizedWeight) -> impl Fn(&mut Model) -> Result<bool> {
+    move |model| {
+        if model.try_node(dq).is_none() || model.try_node(n).is_none() {
+            return Ok(false);
+        }
+        set(model, dq, &to)?;
+        biases::refit(model, n)?;
+        Ok(true)
+    }
 }
 
 /// int8 codes as the uint8 codes of the same numbers.

@@ -8,8 +8,11 @@ use super::bounds::{self, Bounds};
 use crate::{
     analysis::types::Types,
     error::Result,
-    ir::{DType, GraphId, Model, NodeSpec, Tensor, ValueId},
-    passes::support::{clamp::Clamp, replace::behind_maker},
+    ir::{DType, GraphId, Model, Tensor, ValueId},
+    passes::support::{
+        clamp::{Clamp, clamping},
+        replace::behind_maker,
+    },
 };
 
 /// Which clamps come back where a quantizer goes: its codes end somewhere, and a clamp in front of it may have been left out for that.
@@ -77,21 +80,8 @@ impl Maker {
         }
         let name = model.value(x).name().to_owned();
         let ty = model.value(x).ty.clone();
-        let mut spec = NodeSpec::new(if above.is_none() && below == Some(0.0) { "Relu" } else { "Clip" }).input(x);
         let graph = model.value(x).graph();
-        if above.is_some() || below != Some(0.0) {
-            if model.opset("").unwrap_or(1) < 11 {
-                for (key, bound) in [("min", below), ("max", above)] {
-                    if let Some(bound) = bound {
-                        spec = spec.attr(key, bound);
-                    }
-                }
-            } else {
-                let min = below.map(|b| self.constant(model, graph, b, dtype)).transpose()?;
-                let max = above.map(|b| self.constant(model, graph, b, dtype)).transpose()?;
-                spec = spec.inputs([min]).inputs(max.map(Some));
-            }
-        }
+        let spec = clamping(model, x, (below, above), |model, _, bound| self.constant(model, graph, bound, dtype))?;
         self.done.push(Clamped { value: name.clone(), lo: below, hi: above });
         let place = behind_maker(model, x, graph);
         let made = model.insert_value(spec.typed_output(format!("{name}_clamped"), ty), place)?;

@@ -9,7 +9,7 @@ use crate::{
     ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
     passes::{
         remove_few_bits::base_name,
-        support::{lazy::releasing, pairs::moves_codes, replace::behind_maker},
+        support::{lazy::releasing, pairs::moves_codes, quantizer::clamp_of_codes, replace::behind_maker},
     },
     quant::{float8::Float8, pack, params::type_range},
 };
@@ -308,32 +308,5 @@ impl Remover {
             real = model.insert_value(spec, after)?;
         }
         Ok(Ok(real))
-    }
-}
-
-/// A node that clamps codes between constants: what it clamps, and to what.
-fn clamp_of_codes(model: &Model, id: NodeId) -> Option<(ValueId, (i64, i64))> {
-    let node = model.node(id);
-    if !node.in_onnx_domain() {
-        return None;
-    }
-    let x = node.input(0)?;
-    let scalar = |i: usize| model.constant_input(id, i).and_then(Tensor::scalar_i64);
-    let bound = |i: usize, none: i64| match node.input(i) {
-        None => Some(none),
-        Some(_) => scalar(i),
-    };
-    match node.op_type.as_str() {
-        "Relu" => Some((x, (0, i64::MAX))),
-        "Clip" => Some((x, (bound(1, i64::MIN)?, bound(2, i64::MAX)?))),
-        "Max" | "Min" if node.inputs().len() == 2 => {
-            let (x, c) = match (scalar(0), scalar(1)) {
-                (None, Some(c)) => (x, c),
-                (Some(c), None) => (node.input(1)?, c),
-                _ => return None,
-            };
-            Some((x, if node.op_type == "Max" { (c, i64::MAX) } else { (i64::MIN, c) }))
-        }
-        _ => None,
     }
 }

@@ -3,7 +3,8 @@
 use super::constants;
 use crate::{
     analysis::types::Types,
-    ir::{Model, NodeId, ValueId},
+    error::Result,
+    ir::{Model, NodeId, NodeSpec, ValueId},
 };
 
 /// A node that clamps a `float` value.
@@ -54,4 +55,25 @@ impl Clamp {
     pub fn then(self, outer: Self) -> Self {
         Self { x: self.x, lo: self.lo.clamp(outer.lo, outer.hi), hi: self.hi.clamp(outer.lo, outer.hi) }
     }
+}
+
+/// The operator that clamps a value to these bounds, one of them at least: Relu where that is it, else Clip, whose bounds are attributes
+/// up to opset 10, and after that inputs that `constant` makes; it is told which one and the number.
+pub fn clamping(
+    model: &mut Model,
+    x: ValueId,
+    (lo, hi): (Option<f32>, Option<f32>),
+    mut constant: impl FnMut(&mut Model, &str, f32) -> Result<ValueId>,
+) -> Result<NodeSpec> {
+    if (lo, hi) == (Some(0.0), None) {
+        return Ok(NodeSpec::new("Relu").input(x));
+    }
+    let clip = NodeSpec::new("Clip").input(x);
+    let bounds = [("min", lo), ("max", hi)];
+    if model.opset("").unwrap_or(1) < 11 {
+        let given = bounds.into_iter().filter_map(|(key, bound)| Some((key, bound?)));
+        return Ok(given.fold(clip, |clip, (key, bound)| clip.attr(key, bound)));
+    }
+    let [lo, hi] = bounds.map(|(key, bound)| bound.map(|b| constant(model, key, b)).transpose());
+    Ok(clip.inputs([lo?]).inputs(hi?.map(Some)))
 }

@@ -5,12 +5,7 @@ use crate::{
     analysis::types::Types,
     error::{Error, Result},
     ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
-    quant::{
-        Granularity, Grid, QParams, Range,
-        arith::{Quantizer, dequantize_one},
-        pack,
-        params::type_range,
-    },
+    quant::{Granularity, Grid, QParams, QuantizedWeight, Range, arith::Quantizer, pack, params::type_range},
 };
 
 /// A quantizer whose scales and zero points are constants.
@@ -38,16 +33,11 @@ impl FakeQuantizer {
     /// The quantizer that this DequantizeLinear ends.
     pub fn ending_with(model: &Model, types: &Types, id: NodeId) -> Option<Self> {
         let back = Linear::of(model, id, "DequantizeLinear")?;
-        let mut codes = back.input;
-        let mut bounds = None;
-        if let Some(clip) = model.producer(codes).filter(|&n| model.node(n).is("Clip")) {
-            let bound = |i: usize| match model.node(clip).input(i) {
-                None => Some(None),
-                Some(v) => model.value(v).constant().and_then(Tensor::scalar_i64).map(Some),
-            };
-            bounds = Some((bound(1)?, bound(2)?));
-            codes = model.node(clip).input(0)?;
-        }
+        let clip = model.producer(back.input).filter(|&n| model.node(n).is("Clip"));
+        let (codes, (low, high)) = match clip {
+            Some(clip) => clamp_of_codes(model, clip)?,
+            None => (back.input, (i64::MIN, i64::MAX)),
+        };
         let there = Linear::of(model, model.producer(codes)?, "QuantizeLinear")?;
         let (scales, zero_points) = (there.scales(model)?, zero_points(model, &there)?);
         let alike = back.scales(model)? == scales && self::zero_points(model, &back)? == zero_points;
@@ -57,9 +47,8 @@ impl FakeQuantizer {
         }
         let dtype = there.codes(model, types)?;
         let (least, most) = type_range(dtype).ok()?;
-        let (low, high) = bounds.unwrap_or((None, None));
-        let within = |b: Option<i64>, default: i32| b.map_or(default, |b| b.clamp(least.into(), most.into()) as i32);
-        let bounds = (within(low, least), within(high, most));
+        let within = |code: i64| code.clamp(least.into(), most.into()) as i32;
+        let bounds = (within(low), within(high));
         let fits = bounds.0 <= bounds.1 && zero_points.len() == scales.len();
         fits.then_some(Self {
             dequantize: id,
@@ -90,75 +79,91 @@ impl FakeQuantizer {
     }
 
     /// The codes of constant numbers.
-    pub fn codes(&self, tensor: &Tensor) -> Result<Codes> {
-        let numbers = tensor.to_f32()?;
-        let linear = (self.dtype, &self.scales[..], &self.zero_points[..]);
-        let mut codes = Codes::with(vec![0; numbers.len()], tensor.dims(), linear, self.axis)?;
-        let of: Vec<Quantizer> = codes.params().map(|p| Quantizer::within(p, self.bounds)).collect();
-        let inner = codes.inner;
-        for (i, (code, x)) in codes.codes.iter_mut().zip(numbers).enumerate() {
-            *code = of[i / inner % of.len()].code(x);
-        }
-        Ok(codes)
-    }
-}
-
-/// Codes of a constant with their scales.
-#[derive(Debug, Clone)]
-pub struct Codes {
-    /// In the order of the elements.
-    pub codes: Vec<i32>,
-    /// The type of the codes.
-    pub dtype: DType,
-    /// One, or one for each index of the axis.
-    pub scales: Vec<f32>,
-    /// As many.
-    pub zero_points: Vec<i32>,
-    /// The axis of several scales.
-    pub axis: Option<usize>,
-    inner: usize,
-}
-
-impl Codes {
-    /// Codes of a tensor of this shape.
     ///
     /// Errors: there are several scales, but not one for each index of the axis.
-    pub fn with(
-        codes: Vec<i32>,
-        dims: &[usize],
-        (dtype, scales, zero_points): (DType, &[f32], &[i32]),
-        axis: i64,
-    ) -> Result<Self> {
-        let at = if axis < 0 { axis + dims.len() as i64 } else { axis };
-        let axis = (scales.len() > 1).then_some(usize::try_from(at).unwrap_or(usize::MAX));
-        let granularity = Granularity::from_axis(axis);
-        let (channels, inner) = granularity.layout(dims)?;
-        if channels != scales.len() || zero_points.len() != scales.len() {
-            return Err(Error::malformed(format!(
-                "a quantizer of a tensor of shape {dims:?} has {} scales and {} zero points",
-                scales.len(),
-                zero_points.len()
-            )));
+    pub fn codes(&self, tensor: &Tensor) -> Result<QuantizedWeight> {
+        let axis = axis_of(self.scales.len(), self.axis, tensor.rank());
+        let (inner, params) = params(tensor.dims(), axis, self.dtype, (&self.scales, &self.zero_points))?;
+        let of: Vec<Quantizer> = params.iter().map(|p| Quantizer::within(*p, self.bounds)).collect();
+        let numbers = tensor.to_f32()?;
+        let codes: Vec<i32> = numbers.iter().enumerate().map(|(i, &x)| of[i / inner % of.len()].code(x)).collect();
+        let dims = Granularity::from_axis(axis).scale_dims(params.len());
+        Ok(QuantizedWeight {
+            values: pack::pack(self.dtype, tensor.dims(), &codes)?,
+            scale: Tensor::from_f32(&dims, &self.scales),
+            zero_point: pack::pack(self.dtype, &dims, &self.zero_points)?,
+            axis,
+            params,
+        })
+    }
+}
+
+/// The constant codes that a DequantizeLinear without blocks reads, where scales and zero points are constants, too.
+///
+/// Errors: there are several scales, but not one for each index of the axis.
+pub fn stored(model: &Model, linear: &Linear) -> Result<Option<QuantizedWeight>> {
+    let constant = |v: ValueId| model.value(v).constant().filter(|t| !t.is_deferred()).cloned();
+    let (Some(values), Some(scale)) = (constant(linear.input), constant(linear.scale)) else { return Ok(None) };
+    let (Some(scales), Some(zeros)) = (linear.scales(model), zero_points(model, linear)) else { return Ok(None) };
+    let zero_point = match linear.zero_point {
+        Some(z) => constant(z),
+        None => Some(pack::pack(values.dtype(), scale.dims(), &zeros)?),
+    };
+    let Some(zero_point) = zero_point else { return Ok(None) };
+    let axis = axis_of(scales.len(), linear.axis, values.rank());
+    let (_, params) = params(values.dims(), axis, values.dtype(), (&scales, &zeros))?;
+    Ok(Some(QuantizedWeight { values, scale, zero_point, axis, params }))
+}
+
+/// The axis of so many scales; of one there is none.
+fn axis_of(scales: usize, axis: i64, rank: usize) -> Option<usize> {
+    let at = if axis < 0 { axis + rank as i64 } else { axis };
+    (scales > 1).then(|| usize::try_from(at).unwrap_or(usize::MAX))
+}
+
+/// The parameters of each channel, and how many elements lie behind each index of the axis.
+fn params(
+    dims: &[usize],
+    axis: Option<usize>,
+    dtype: DType,
+    (scales, zero_points): (&[f32], &[i32]),
+) -> Result<(usize, Vec<QParams>)> {
+    let (channels, inner) = Granularity::from_axis(axis).layout(dims)?;
+    if channels != scales.len() || zero_points.len() != scales.len() {
+        return Err(Error::malformed(format!(
+            "a quantizer of a tensor of shape {dims:?} has {} scales and {} zero points",
+            scales.len(),
+            zero_points.len()
+        )));
+    }
+    let each = scales.iter().zip(zero_points);
+    Ok((inner, each.map(|(&scale, &zero_point)| QParams { scale, zero_point, dtype }).collect()))
+}
+
+/// A node that clamps codes between constants: what it clamps, and to what.
+pub fn clamp_of_codes(model: &Model, id: NodeId) -> Option<(ValueId, (i64, i64))> {
+    let node = model.node(id);
+    if !node.in_onnx_domain() {
+        return None;
+    }
+    let x = node.input(0)?;
+    let scalar = |i: usize| model.constant_input(id, i).and_then(Tensor::scalar_i64);
+    let bound = |i: usize, none: i64| match node.input(i) {
+        None => Some(none),
+        Some(_) => scalar(i),
+    };
+    match node.op_type.as_str() {
+        "Relu" => Some((x, (0, i64::MAX))),
+        "Clip" => Some((x, (bound(1, i64::MIN)?, bound(2, i64::MAX)?))),
+        "Max" | "Min" if node.inputs().len() == 2 => {
+            let (x, c) = match (scalar(0), scalar(1)) {
+                (None, Some(c)) => (x, c),
+                (Some(c), None) => (node.input(1)?, c),
+                _ => return None,
+            };
+            Some((x, if node.op_type == "Max" { (c, i64::MAX) } else { (i64::MIN, c) }))
         }
-        Ok(Self { codes, dtype, scales: scales.to_vec(), zero_points: zero_points.to_vec(), axis, inner })
-    }
-
-    fn params(&self) -> impl Iterator<Item = QParams> + '_ {
-        let each = self.scales.iter().zip(&self.zero_points);
-        each.map(|(&scale, &zero_point)| QParams { scale, zero_point, dtype: self.dtype })
-    }
-
-    /// Codes less their zero points.
-    pub fn steps(&self) -> Vec<i32> {
-        let n = self.zero_points.len();
-        self.codes.iter().enumerate().map(|(i, c)| c - self.zero_points[i / self.inner % n]).collect()
-    }
-
-    /// The numbers that the codes stand for.
-    pub fn numbers(&self) -> Vec<f32> {
-        let params: Vec<QParams> = self.params().collect();
-        let each = self.codes.iter().enumerate();
-        each.map(|(i, &c)| dequantize_one(c, params[i / self.inner % params.len()])).collect()
+        _ => None,
     }
 }
 
@@ -240,4 +245,12 @@ pub fn broadcast_axis(scale: &Tensor, rank: Option<usize>) -> Option<usize> {
     let mut long = (0..scale.rank()).filter(|&i| scale.dims()[i] > 1);
     let (Some(axis), None) = (long.next(), long.next()) else { return None };
     Some(rank - scale.rank() + axis)
+}
+
+/// Zero points of so many scales from numbers that are whole, one for each or one for all.
+pub fn spread_zero_points(zeros: &[f32], scales: usize) -> Option<Vec<i32>> {
+    match zeros {
+        &[one] => Some(vec![one as i32; scales]),
+        several => (several.len() == scales).then(|| several.iter().map(|&z| z as i32).collect()),
+    }
 }

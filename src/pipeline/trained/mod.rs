@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use self::grids::Grids;
 use super::{
-    Clock, Job, Outcome, before,
+    Clock, Job, Outcome,
     planner::{self, Task},
 };
 use crate::{
@@ -24,14 +24,13 @@ use crate::{
     config::{Config, Mode},
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
-    onnx_file,
     ops::{self, Class, Role},
     passes::{
         self, Context, convert_opset, eliminate_identity, fold_constants, inline_functions, raise_qonnx,
         raise_spelled_quantizers, support::quantizer::FakeQuantizer,
     },
     plan::{Activation, Form, KnownReads, Learned, Plan, Readers},
-    quant::{Grid, QParams},
+    quant::{Grid, QParams, Range},
     scheme::Resolved,
 };
 
@@ -46,15 +45,6 @@ const LEFT_FLOAT: &str = "the model's own quantizers leave it out: there is none
 pub(super) fn may(config: &Config) -> bool {
     let integers = config.precision.half().is_none() && config.precision.float8().is_none();
     integers && matches!(config.mode, Mode::Auto | Mode::Static | Mode::Qat)
-}
-
-/// Whether the job brings quantizers of its model's training to integers.
-pub(super) fn is_file(job: &Job<'_>) -> Result<bool> {
-    if !may(&job.settings.config) {
-        return Ok(false);
-    }
-    before::check(job)?;
-    is_trained(&onnx_file::read_with(&job.model, job.read)?).map_err(|e| e.file(&job.model))
 }
 
 /// Whether data of a model go through quantizers.
@@ -118,7 +108,7 @@ pub(super) fn plan(
     let mut outcome = planner::make(task, samples, split, &mut cx.diagnostics, clock)?;
     absorb_clamps(model, &resolved.scheme.grids, &mut outcome.plan);
     if let Some(data) = dataset {
-        idle::take_out(&job, model, &resolved.scheme.grids, (data, &outcome.samples), &mut outcome.plan)?;
+        idle::drop_clamps(&job, model, &resolved.scheme.grids, (data, &outcome.samples), &mut outcome.plan)?;
     }
     let kept = keep_few(model, &learned, &resolved.scheme.grids, job.settings.target.activation, &mut outcome.plan);
     cx.diagnostics.extend(tell::tell(model, &learned, resolved, &outcome.plan, kept));
@@ -135,18 +125,13 @@ pub(super) fn known(cx: &mut Context) -> Arc<KnownReads> {
 fn wish(model: &Model, grids: &Grids, learned: &Learned, wishes: &mut Wishes) -> Result<()> {
     for id in model.nodes(model.main()) {
         let Some(spec) = ops::spec(model, id).filter(|s| s.class == Class::Product) else { continue };
-        let node = model.node(id);
-        let data = (0..node.inputs().len()).filter(|&i| spec.role(i) == Role::Data);
-        let rounded = data.filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
-        let weight = spec.index_of(Role::Weight).and_then(|i| model.constant_input(id, i));
-        let trained = match weight.filter(|_| !rounded) {
-            Some(t) => learned.weight(t, spec.weight_axis(node, t.rank()))?.is_some(),
-            None => rounded,
-        };
         if wishes.names(id) || wishes.keep_float.contains_key(&id) {
             continue;
         }
-        match trained {
+        let node = model.node(id);
+        let data = (0..node.inputs().len()).filter(|&i| spec.role(i) == Role::Data);
+        let rounded = data.filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
+        match rounded || learned.weight_of(model, id)?.is_some() {
             true => drop(wishes.force.insert(id)),
             false => drop(wishes.keep_float.insert(id, LEFT_FLOAT.to_owned())),
         }
@@ -154,21 +139,40 @@ fn wish(model: &Model, grids: &Grids, learned: &Learned, wishes: &mut Wishes) ->
     Ok(())
 }
 
+/// A float clamp that stands in for the saturation of a quantizer.
+struct OwnClamp {
+    from: ValueId,
+    out: ValueId,
+    range: Range,
+}
+
+/// Those that may go: nothing else reads what they clamp.
+fn own_clamps(model: &Model, grids: &BTreeMap<ValueId, Grid>, plan: &Plan) -> Vec<OwnClamp> {
+    let of = |id: NodeId| {
+        let (from, out) = (model.node(id).input(0)?, model.node(id).output(0)?);
+        let (range, bounds) = (grids.get(&out)?.range(), ops::clamp_bounds(model, id)?);
+        let float = plan.nodes.get(model.value(out).name()).is_some_and(|e| e.becomes == Form::Float);
+        let alone = model.value(from).readers().count() == 1 && !model.value(out).is_graph_output();
+        (float && alone && (range.lo, range.hi) == bounds).then_some(OwnClamp { from, out, range })
+    };
+    model.nodes(model.main()).into_iter().filter_map(of).collect()
+}
+
+/// Takes the clamp that makes a value out, for this reason.
+fn take_out(model: &Model, plan: &mut Plan, out: ValueId, reason: &str) {
+    if let Some(entry) = plan.nodes.get_mut(model.value(out).name()) {
+        entry.becomes = Form::Absorbed;
+        entry.reason = Some(reason.to_owned());
+    }
+}
+
 /// Takes out clamps in front of quantizers that saturate at the same numbers, where no node has absorbed them.
 fn absorb_clamps(model: &Model, grids: &BTreeMap<ValueId, Grid>, plan: &mut Plan) {
-    for id in model.nodes(model.main()) {
-        let node = model.node(id);
-        let Some((lo, hi)) = ops::clamp_bounds(model, id) else { continue };
-        let (Some(out), Some(from)) = (node.output(0), node.input(0)) else { continue };
-        let name = model.value(out).name();
-        let same = grids.get(&out).is_some_and(|g| (g.range().lo, g.range().hi) == (lo, hi));
-        let quantized =
-            plan.activations.get(name).is_some_and(|a| a.readers == Readers::All || all_integer(model, plan, out));
-        let free = !plan.activations.contains_key(model.value(from).name()) && model.value(from).readers().count() == 1;
-        let entry = plan.nodes.get_mut(name).filter(|e| e.becomes == Form::Float);
-        if let Some(entry) = entry.filter(|_| same && quantized && free && !model.value(out).is_graph_output()) {
-            entry.becomes = Form::Absorbed;
-            entry.reason = Some("the quantizer behind it cuts off the same".to_owned());
+    for OwnClamp { from, out, .. } in own_clamps(model, grids, plan) {
+        let pair = |v: ValueId| plan.activations.get(model.value(v).name());
+        let quantized = pair(out).is_some_and(|a| a.readers == Readers::All || all_integer(model, plan, out));
+        if quantized && pair(from).is_none() {
+            take_out(model, plan, out, "the quantizer behind it cuts off the same");
         }
     }
 }
@@ -198,7 +202,7 @@ fn keep_few(
             pair.readers = Readers::All;
         }
         let Some(&grid) = grids.get(&v).filter(|g| g.codes() <= FEW && !stands_in(model, plan, v)) else { continue };
-        let grid = grid.as_uint8().filter(|_| activation == DType::Uint8).unwrap_or(grid);
+        let grid = grid.in_codes_of(activation);
         let QParams { scale, zero_point, dtype } = grid.params;
         let pair = Activation { dtype, scale, zero_point, clip: grid.clip(), readers: Readers::All };
         plan.activations.insert(model.value(v).name().to_owned(), pair);

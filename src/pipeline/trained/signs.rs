@@ -25,9 +25,7 @@ pub(super) fn keep(model: &mut Model, learned: &Learned, grids: &mut Grids) -> R
     for id in model.nodes(model.main()) {
         let Some(product) = Product::before_sign(model, id) else { continue };
         let Some(input) = model.node(id).input(0).and_then(|v| grids.all.get(&v)).copied() else { continue };
-        let weight = model.constant_input(id, product.weight);
-        let axis = weight.and_then(|t| ops::spec(model, id)?.weight_axis(model.node(id), t.rank()));
-        let Some(q) = weight.map(|t| learned.weight(t, axis)).transpose()?.flatten() else { continue };
+        let Some(q) = learned.weight_of(model, id)? else { continue };
         let steps: Vec<f64> = q.scales().iter().map(|s| f64::from(*s) * f64::from(input.params.scale)).collect();
         if let Some((at, bias)) = product.bias {
             let numbers = bias.to_f32()?;
@@ -51,7 +49,6 @@ pub(super) fn keep(model: &mut Model, learned: &Learned, grids: &mut Grids) -> R
 
 /// A product of which nothing but the sign goes on.
 struct Product {
-    weight: usize,
     bias: Option<(usize, Tensor)>,
     output: ValueId,
 }
@@ -70,6 +67,6 @@ impl Product {
             None => None,
             Some(i) => Some((i, model.constant_input(id, i)?.clone())),
         };
-        (sign && zero && plain).then_some(Self { weight: given(Role::Weight)?, bias, output })
+        (sign && zero && plain).then_some(Self { bias, output })
     }
 }
