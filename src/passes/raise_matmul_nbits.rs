@@ -13,7 +13,7 @@ use super::{
     Context, convert_opset,
     support::{
         pairs::{forget_import, stay},
-        replace::insert_instead,
+        replace::product_instead,
     },
 };
 use crate::{
@@ -134,20 +134,6 @@ fn raise(model: &mut Model, id: NodeId, sizes: &NBits) -> Result<()> {
         .output(format!("{base}_DequantizeLinear_Output"));
     let dq = model.insert(spec, Place::Before(id));
     let real = model.node(dq).output(0);
-    let outputs = model.take_outputs(id);
-    let product = NodeSpec::new("MatMul").inputs([a, real]);
-    let out = outputs.first().copied().flatten();
-    match (bias, out) {
-        (Some(bias), Some(out)) => {
-            let product = product.output(format!("{}_without_bias", model.value(out).name()));
-            let product = insert_instead(model, id, product);
-            let sum = NodeSpec::new("Add").inputs([model.node(product).output(0), Some(bias)]);
-            model.insert(sum.output_value(Some(out)), Place::Before(id));
-        }
-        (_, out) => {
-            insert_instead(model, id, product.output_value(out));
-        }
-    }
-    model.remove_node(id);
+    product_instead(model, id, NodeSpec::new("MatMul").inputs([a, real]), bias);
     Ok(())
 }

@@ -16,12 +16,12 @@ use rayon::prelude::*;
 use super::{
     Context,
     remove_quantization::NOT_REMOVED,
-    support::{lazy::releasing, pairs::stay, replace::insert_instead},
+    support::{lazy::releasing, pairs::stay, replace::product_instead},
 };
 use crate::{
     diagnostics::Diagnostic,
     error::{Error, Result},
-    ir::{DType, Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    ir::{DType, Model, NodeId, NodeSpec, Tensor, ValueId},
     ops::{GATHER_BLOCKS, MICROSOFT},
     quant::{coding, pack},
 };
@@ -60,7 +60,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             if model.value(real).graph() == model.main() {
                 made.insert(key, real);
             }
-            replace(model, id, real)?;
+            replace(model, id, real);
             changes += 1;
         }
         if !odd.is_empty() {
@@ -254,29 +254,16 @@ fn key(model: &Model, id: NodeId) -> Key {
 }
 
 /// Puts a float operator with this weight in the place of a node.
-fn replace(model: &mut Model, id: NodeId, real: ValueId) -> Result<()> {
+fn replace(model: &mut Model, id: NodeId, real: ValueId) {
     let gathers = model.node(id).op_type == GATHER_BLOCKS;
     let node = model.node(id);
     let (data, bias, axis) = (node.input(usize::from(gathers)), node.input(5), node.int("gather_axis"));
-    let outputs = model.take_outputs(id);
     let spec = if gathers {
         NodeSpec::new("Gather").attr("axis", axis.unwrap_or(0)).inputs([Some(real), data])
     } else {
         NodeSpec::new("MatMul").inputs([data, Some(real)])
     };
-    match (bias.filter(|_| !gathers), outputs.first().copied().flatten()) {
-        (Some(bias), Some(out)) => {
-            let product = spec.output(format!("{}_without_bias", model.value(out).name()));
-            let product = insert_instead(model, id, product);
-            let sum = NodeSpec::new("Add").inputs([model.node(product).output(0), Some(bias)]);
-            model.insert(sum.output_value(Some(out)), Place::Before(id));
-        }
-        (_, out) => {
-            insert_instead(model, id, spec.output_value(out));
-        }
-    }
-    model.remove_node(id);
-    Ok(())
+    product_instead(model, id, spec, bias.filter(|_| !gathers));
 }
 
 /// The name of a weight of which codes bear the name that quantizers give them.

@@ -52,6 +52,23 @@ pub fn insert_instead(model: &mut Model, old: NodeId, mut spec: NodeSpec) -> Nod
     model.insert_named(spec, Place::Before(old))
 }
 
+/// Puts a product in the place of a node with one output, and a sum with a bias behind it where there is one.
+pub fn product_instead(model: &mut Model, old: NodeId, product: NodeSpec, bias: Option<ValueId>) {
+    let out = model.take_outputs(old).first().copied().flatten();
+    match (bias, out) {
+        (Some(bias), Some(out)) => {
+            let product = product.output(format!("{}_without_bias", model.value(out).name()));
+            let product = insert_instead(model, old, product);
+            let sum = NodeSpec::new("Add").inputs([model.node(product).output(0), Some(bias)]);
+            model.insert(sum.output_value(Some(out)), Place::Before(old));
+        }
+        (_, out) => {
+            insert_instead(model, old, product.output_value(out));
+        }
+    }
+    model.remove_node(old);
+}
+
 /// The place behind what makes a value, in front of all that may read it: the graph's start where it is made elsewhere.
 pub fn behind_maker(model: &Model, v: ValueId, graph: GraphId) -> Place {
     match model.producer(v).filter(|&n| model.node(n).graph() == graph) {
