@@ -1,19 +1,19 @@
 //! Q/DQ pairs around which nothing computes in integers: values are rounded and made float again, and nothing is gained.
 //!
-//! The runtime has no integer kernel for what stands on either side, or it has one only for other readers of the value. Where a
-//! tool took a Relu or Clip in front of the pair out, because saturation does its work, a clamp is put back. Where a layer with a
+//! The runtime has no integer kernel for what stands on either side, or it has one only for other readers of the value. Where
+//! saturation may cut something off, a clamp takes its place. Where a layer with a
 //! quantized weight reads the pair, it is told and stays: biases may make up for the rounding.
 //!
 //! ```text
-//! before: (float[2,2] x) => (float[2,2] y) <float s = {0.3}, uint8 z = {3}> { e = Exp(x) q = QuantizeLinear(e, s, z) d = DequantizeLinear(q, s, z) y = Sqrt(d) }
-//! after: (float[2,2] x) => (float[2,2] y) { e = Exp(x) y = Sqrt(e) }
+//! before: (float[2,2] x) => (float[2,2] y) <float s = {0.3}, uint8 z = {3}> { e = Sigmoid(x) q = QuantizeLinear(e, s, z) d = DequantizeLinear(q, s, z) y = Sqrt(d) }
+//! after: (float[2,2] x) => (float[2,2] y) { e = Sigmoid(x) y = Sqrt(e) }
 //! ```
 
 use std::collections::BTreeSet;
 
 use super::{
     Changes, Context, Finding, Severity,
-    support::{bounds, pairs::Pair},
+    support::{clamps::Saturation, pairs::Pair},
 };
 use crate::{
     error::Result,
@@ -43,13 +43,14 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         if (float.is_empty() && !handed_out) || !here {
             continue;
         }
-        let clamp = bounds::clamp_of(cx.model, &pair);
+        let clamp = Saturation::of(cx.model, &cx.types, &pair);
         let time = match idle {
             true => cx.times.nodes(pair.nodes()),
             false => cx.times.nodes(pair.dq.iter().map(|d| d.node)),
         };
         // A DequantizeLinear for others may be part of their kernels.
-        if time == 0.0 {
+        let time = time - clamp.map_or(0.0, |_| Saturation::time(cx, &pair));
+        if time <= 0.0 {
             continue;
         }
         let between = between(cx, &pair, &float);
@@ -105,7 +106,7 @@ fn take_out(
     model: &mut Model,
     q: NodeId,
     old: &Pair,
-    clamp: Option<(f32, f32)>,
+    clamp: Option<Saturation>,
     float: &BTreeSet<NodeId>,
     handed_out: bool,
 ) -> Result<bool> {
@@ -117,7 +118,7 @@ fn take_out(
         return Ok(false);
     }
     let value = match clamp {
-        Some(clamp) => bounds::clamped(model, &pair, clamp)?,
+        Some(clamp) => clamp.clamped(model, &pair)?,
         None => pair.value(),
     };
     let mut any = pair.redirect(model, value, |_, n| float.contains(&n));

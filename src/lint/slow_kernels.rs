@@ -10,7 +10,7 @@
 
 use super::{
     Changes, Context, Finding, Severity,
-    support::{bounds, pairs::Pair},
+    support::{clamps::Saturation, pairs::Pair},
 };
 use crate::{
     analysis::placement,
@@ -42,7 +42,9 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
             .filter(|d| !cx.converts(d.node))
             .map(|d| placement::conversion_time(&cx.target.costs, cx.elements(d.output), false))
             .sum();
-        let gain = integer + cx.times.nodes(pair.dq.iter().map(|d| d.node)) - float - dequantize;
+        let clamp = Saturation::of(cx.model, &cx.types, &pair);
+        let clamps = clamp.map_or(0.0, |_| Saturation::time(cx, &pair));
+        let gain = integer + cx.times.nodes(pair.dq.iter().map(|d| d.node)) - float - dequantize - clamps;
         // Less is within the error of the cost model.
         if gain < cx.target.costs.uncertainty / 4.0 {
             continue;
@@ -53,7 +55,7 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
             integer / 1e3,
             float / 1e3
         );
-        let (clamp, old) = (bounds::clamp_of(cx.model, &pair), pair.clone());
+        let old = pair.clone();
         let repair = move |model: &mut Model| take_out(model, &old, clamp);
         found.push(Finding::at(Severity::Warning, n, fact).costs(gain).mend(Changes::FewerRoundings, repair));
     }
@@ -66,10 +68,10 @@ fn all_in_float(cx: &Context<'_>, pair: &Pair) -> bool {
 }
 
 /// Takes a pair out of the graph; a clamp that its saturation was stays.
-pub(super) fn take_out(model: &mut Model, old: &Pair, clamp: Option<(f32, f32)>) -> Result<bool> {
+pub(super) fn take_out(model: &mut Model, old: &Pair, clamp: Option<Saturation>) -> Result<bool> {
     let Some(pair) = old.again(model).filter(|p| p.params == old.params) else { return Ok(false) };
     let value = match clamp {
-        Some(clamp) => bounds::clamped(model, &pair, clamp)?,
+        Some(clamp) => clamp.clamped(model, &pair)?,
         None => pair.value(),
     };
     let mut any = false;

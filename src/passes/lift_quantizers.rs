@@ -14,15 +14,14 @@
 
 use super::{
     Context,
-    support::{pairs::moves_codes, quantizer::FakeQuantizer},
+    support::{bounds::Bounds, pairs::moves_codes, quantizer::FakeQuantizer, walk},
 };
 use crate::{
-    analysis::types,
+    analysis::types::{self, Types},
     diagnostics::{Diagnostic, count},
     error::Result,
-    ir::{Model, NodeSpec, Place, Tensor, ValueId},
-    ops,
-    quant::Grid,
+    ir::{Model, NodeId, NodeSpec, Place, Tensor, ValueId},
+    quant::{Grid, params::Range},
 };
 
 /// See the module's documentation.
@@ -31,7 +30,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         return Ok(0);
     }
     let types = types::infer(model);
-    let (mut changes, mut by_channel) = (0, Vec::new());
+    let (mut changes, mut by_channel, mut bounds) = (0, Vec::new(), Bounds::default());
     for id in model.nodes(model.main()) {
         let Some(found) = FakeQuantizer::ending_with(model, &types, id) else { continue };
         let label = model.node_label(id);
@@ -42,20 +41,29 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         if found.scales.len() > 1 {
             by_channel.push(label);
         }
-        let rounded = if cuts(model, cx, found.input, &grid) {
-            let (graph, output) = (model.node(id).graph(), model.take_outputs(id));
-            let name = model.value(found.output).name().to_owned();
-            let mut bound = |end: &str, to: f32| {
-                model.add_initializer(graph, &format!("{name}_{end}"), Tensor::from_f32(&[], &[to]))
-            };
-            let (lo, hi) = (bound("least", grid.range().lo), bound("greatest", grid.range().hi));
-            let clamp = NodeSpec::new("Clip").inputs([Some(found.input), Some(lo), Some(hi)]);
-            model.insert(clamp.output_value(output.first().copied().flatten()), Place::Before(id));
-            found.output
-        } else if model.replace_all_uses(found.output, found.input) {
-            found.input
-        } else {
-            continue;
+        let rounded = match cut(model, &types, &mut bounds, found.input, &grid) {
+            Some(range) => match first_moved(model, cx, found.input) {
+                // In front of what moves elements, where the kernel that makes them can take it along.
+                Some(mover) if model.replace_all_uses(found.output, found.input) => {
+                    let Some(from) = model.node(mover).input(0) else { continue };
+                    let clip = NodeSpec::new("Clip").output(format!("{}_clipped", model.value(from).name()));
+                    let clip = clipped(model, clip, (from, found.output), range);
+                    let clipped = model.insert_value(clip, Place::Before(mover))?;
+                    model.set_input(mover, 0, Some(clipped));
+                    cx.learned.values.entry(clipped).or_default().push(grid);
+                    bounds = Bounds::default();
+                    found.input
+                }
+                _ => {
+                    let output = model.take_outputs(id).first().copied().flatten();
+                    let clip = NodeSpec::new("Clip").output_value(output);
+                    let clip = clipped(model, clip, (found.input, found.output), range);
+                    model.insert(clip, Place::Before(id));
+                    found.output
+                }
+            },
+            None if model.replace_all_uses(found.output, found.input) => found.input,
+            None => continue,
         };
         let grids = cx.learned.values.entry(rounded).or_default();
         if !grids.contains(&grid) {
@@ -75,52 +83,40 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     Ok(changes)
 }
 
-/// Whether a quantizer may cut something off.
-fn cuts(model: &Model, cx: &Context, v: ValueId, grid: &Grid) -> bool {
-    let Some(maker) = model.producer(v) else { return false };
-    let range = grid.range();
-    let negative = range.lo == 0.0 && !is_never_below_zero(model, cx, v, DEPTH);
-    let within = |lo: f32, hi: f32| range.lo <= lo && hi <= range.hi + grid.params.scale;
-    match model.node(maker).op_type.as_str() {
-        "Sigmoid" | "HardSigmoid" | "Softmax" => !within(0.0, 1.0),
-        "Tanh" | "Sin" | "Cos" => !within(-1.0, 1.0),
-        // Clamps would stand in the way of kernels that only move codes, and keep other readers from reading the same codes.
-        _ if moves_codes(model, maker) || model.value(v).uses().len() > 1 => negative,
-        _ if ops::clamp_bounds(model, maker).is_some_and(|(lo, hi)| within(lo, hi)) => false,
-        _ => true,
-    }
+/// A Clip of a value to a range, its bounds named after the output of the quantizer in the place of which it stands.
+fn clipped(model: &mut Model, clip: NodeSpec, (from, quantized): (ValueId, ValueId), range: Range) -> NodeSpec {
+    let (graph, name) = (model.value(quantized).graph(), model.value(quantized).name().to_owned());
+    let mut bound =
+        |end: &str, to: f32| model.add_initializer(graph, &format!("{name}_{end}"), Tensor::from_f32(&[], &[to]));
+    let (lo, hi) = (bound("least", range.lo), bound("greatest", range.hi));
+    clip.inputs([Some(from), Some(lo), Some(hi)])
 }
 
-/// How far back is looked.
-const DEPTH: usize = 16;
+/// The first of the nodes that move the elements of a value, one behind another, and do nothing else, where nothing else has rounded
+/// these.
+fn first_moved(model: &Model, cx: &Context, v: ValueId) -> Option<NodeId> {
+    let mut first = None;
+    let mut value = v;
+    while let Some(n) = walk::sole_producer(model, value).filter(|&n| moves_codes(model, n)) {
+        let node = model.node(n);
+        let computed = node.input(0).filter(|&x| model.value(x).constant().is_none());
+        let Some(from) = computed.filter(|_| node.outputs().len() == 1) else { break };
+        (first, value) = (Some(n), from);
+    }
+    let alone = model.sole_reader(value).is_some() && !cx.learned.values.contains_key(&value);
+    first.filter(|_| model.producer(value).is_some() && alone)
+}
 
-/// Whether all numbers of a value are at least 0, by what makes it.
-fn is_never_below_zero(model: &Model, cx: &Context, v: ValueId, depth: usize) -> bool {
-    let rounded = |grids: &Vec<Grid>| grids.iter().any(|g| g.range().lo >= 0.0);
-    if cx.learned.values.get(&v).is_some_and(rounded) {
-        return true;
-    }
-    let Some(id) = model.producer(v).filter(|_| depth > 0) else { return false };
-    let node = model.node(id);
-    let of = |i: usize| node.input(i).is_some_and(|x| is_never_below_zero(model, cx, x, depth - 1));
-    if moves_codes(model, id) {
-        return of(0);
-    }
-    if let Some((lo, _)) = ops::clamp_bounds(model, id) {
-        return lo >= 0.0 || lo == f32::NEG_INFINITY && of(0);
-    }
-    match node.op_type.as_str() {
-        "Sigmoid" | "HardSigmoid" | "Softmax" | "Exp" | "Abs" | "Softplus" | "Sqrt" => true,
-        "Mul" if node.input(0) == node.input(1) => true,
-        "Pow" => model.constant_input(id, 1).and_then(Tensor::scalar_f32).is_some_and(|p| p % 2.0 == 0.0) || of(0),
-        // Padded with 0, unless something else is said.
-        "Pad" => {
-            node.input(2).is_none_or(|_| model.constant_input(id, 2).and_then(Tensor::scalar_f32) == Some(0.0)) && of(0)
-        }
-        "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceMax" => of(0),
-        "Add" | "Mul" | "Div" | "Concat" => (0..node.inputs().len()).all(of),
-        _ => false,
-    }
+/// The range of a quantizer, where it may cut something off.
+fn cut(model: &Model, types: &Types, bounds: &mut Bounds, v: ValueId, grid: &Grid) -> Option<Range> {
+    let range = grid.range();
+    let cut = bounds.cut(model, types, v, (range, grid.params.scale));
+    // Other readers shall be able to read the same codes.
+    let stays = match model.value(v).uses().len() > 1 {
+        true => range.lo == 0.0 && cut.0.is_some(),
+        false => cut != (None, None),
+    };
+    stays.then_some(range)
 }
 
 #[cfg(test)]
@@ -155,7 +151,7 @@ mod tests {
             &mut cx,
             "(float[1,2] x) => (y) <float[2] s = {0.5, 0.1}, uint8[2] z = {10, 20}> {
                 q = QuantizeLinear <axis = 1> (x, s, z) d = DequantizeLinear <axis = 1> (q, s, z) y = Neg(d) }",
-            "(float[1,2] x) => (y) { y = Neg(x) }",
+            "(float[1,2] x) => (y) <float d_least = {-5}, float d_greatest = {122.5}> { d = Clip(x, d_least, d_greatest) y = Neg(d) }",
         );
         let ranges: Vec<_> = cx.learned.values.values().flatten().map(|g| g.range()).collect();
         assert!(ranges.len() == 1 && ranges[0].lo <= -5.0 && ranges[0].hi >= 122.0, "{ranges:?}");
@@ -177,6 +173,28 @@ mod tests {
                 a = Add(x, u) b = Clip(a, b_least, b_greatest) c = Relu(u) d = Clip(c, d_least, d_greatest) y = Neg(b) w = Neg(d) }",
         );
         assert_eq!(cx.learned.values.len(), 2);
+    }
+
+    #[test]
+    fn clamps_stand_in_front_of_what_moves_elements() {
+        let mut cx = Context::default();
+        cx.options.import_quantizers = true;
+        check_with(
+            run,
+            &mut cx,
+            "(float[2,2] x) => (y) <float s = {0.5}, uint8 z = {0}> {
+                a = Relu(x) b = Transpose(a) c = Flatten(b) q = QuantizeLinear(c, s, z) d = DequantizeLinear(q, s, z) y = Neg(d) }",
+            "(float[2,2] x) => (y) <float d_least = {0}, float d_greatest = {127.5}> {
+                a = Relu(x) a_clipped = Clip(a, d_least, d_greatest) b = Transpose(a_clipped) c = Flatten(b) y = Neg(c) }",
+        );
+        assert_eq!(cx.learned.values.len(), 2);
+        // What another quantizer has rounded keeps its codes.
+        let two = "(float[2,2] x) => (y) <float s = {0.5}, float t = {0.25}, uint8 z = {0}> {
+            a = Relu(x) p = QuantizeLinear(a, s, z) e = DequantizeLinear(p, s, z) b = Transpose(e) q = QuantizeLinear(b, t, z)
+            d = DequantizeLinear(q, t, z) y = Neg(d) }";
+        let after = "(float[2,2] x) => (y) <float e_least = {0}, float e_greatest = {127.5}, float d_least = {0}, float d_greatest = {63.75}> {
+            a = Relu(x) e = Clip(a, e_least, e_greatest) b = Transpose(e) d = Clip(b, d_least, d_greatest) y = Neg(d) }";
+        check_with(run, &mut cx, two, after);
     }
 
     #[test]

@@ -10,7 +10,6 @@
 //! another clamp in front of it is often left out for that, so it comes back ([`Clamps`]). Codes that the model reads or hands out are computed by plain operators. All forms are brought into that of pairs by
 //! [`super::raise`] before.
 
-mod bounds;
 mod clamps;
 mod codes;
 
@@ -329,31 +328,50 @@ mod tests {
             "xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z) wd = DequantizeLinear<axis = 1>(w_quantized, t, u)
              a = MatMul(xd, wd) aq = QuantizeLinear(a, v, m) ad = DequantizeLinear(aq, v, m) y = Neg(ad)",
         );
-        // The range of `a` begins at 0: a Relu may have been left out for that. Nothing was in front of the input.
+        // The range of `a` begins at 0: a Relu may have been left out for that.
         let after = |constants: &str, clamp: &str, last: &str| {
             let constants = format!("float[2,2] w = {{0.5, 2, -1.5, 8}}{constants}");
-            model(17, "float[2,2] x", &constants, &format!("a = MatMul(x, w) {clamp} y = Neg({last})"))
+            model(17, "float[2,2] x", &constants, &format!("{clamp} y = Neg({last})"))
         };
         let keep = after(
-            ", float clamp_0 = {0}, float clamp_63.75 = {63.75}",
-            "a_clamped = Clip(a, clamp_0, clamp_63.75)",
+            ", float \"clamp_-64\" = {-64}, float \"clamp_63.5\" = {63.5}, float clamp_0 = {0}, float \"clamp_63.75\" = {63.75}",
+            "x_clamped = Clip(x, \"clamp_-64\", \"clamp_63.5\") a = MatMul(x_clamped, w)
+             a_clamped = Clip(a, clamp_0, \"clamp_63.75\")",
             "a_clamped",
         );
-        check_with(run, &mut with(Clamps::Keep), &before, &keep.replace("clamp_63.75", "\"clamp_63.75\""));
-        check_with(run, &mut with(Clamps::Relu), &before, &after("", "a_clamped = Relu(a)", "a_clamped"));
-        check_with(run, &mut with(Clamps::None), &before, &after("", "", "a"));
+        check_with(run, &mut with(Clamps::Keep), &before, &keep);
+        check_with(
+            run,
+            &mut with(Clamps::Relu),
+            &before,
+            &after("", "a = MatMul(x, w) a_clamped = Relu(a)", "a_clamped"),
+        );
+        check_with(run, &mut with(Clamps::None), &before, &after("", "a = MatMul(x, w)", "a"));
     }
 
     #[test]
     fn a_clamp_that_stands_is_not_doubled() {
-        for standing in ["r = Relu(n)", "r = Sigmoid(n)", "m = Sigmoid(n) r = Flatten(m)"] {
+        let greatest = "float \"clamp_2.55\" = {2.55}";
+        let bounds = "float one = {1}, float ten = {10}";
+        for (constants, standing, becomes) in [
+            ("float clamp_0 = {0}", "r = Relu(n)", "r_clamped = Clip(n, clamp_0, \"clamp_2.55\") y = Abs(r_clamped)"),
+            (
+                bounds,
+                "m = Clip(n, one, ten) r = Flatten(m)",
+                "m = Clip(n, one, ten) r = Flatten(m) r_clamped = Clip(r, , \"clamp_2.55\") y = Abs(r_clamped)",
+            ),
+            ("", "r = Sigmoid(n)", "r = Sigmoid(n) y = Abs(r)"),
+            ("", "m = Sigmoid(n) r = Flatten(m)", "m = Sigmoid(n) r = Flatten(m) y = Abs(r)"),
+        ] {
+            let bounded = if constants == bounds { ", float one = {1}, float ten = {10}" } else { "" };
             let before = model(
                 17,
                 "float[2,2] x",
-                "float s = {0.01}, uint8 z = {0}",
+                &format!("float s = {{0.01}}, uint8 z = {{0}}{bounded}"),
                 &format!("n = Neg(x) {standing} q = QuantizeLinear(r, s, z) d = DequantizeLinear(q, s, z) y = Abs(d)"),
             );
-            let after = model(17, "float[2,2] x", "", &format!("n = Neg(x) {standing} y = Abs(r)"));
+            let constants = if constants.is_empty() { String::new() } else { format!("{constants}, {greatest}") };
+            let after = model(17, "float[2,2] x", &constants, &format!("n = Neg(x) {becomes}"));
             check_with(run, &mut with(Clamps::Keep), &before, &after);
         }
     }

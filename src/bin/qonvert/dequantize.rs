@@ -22,7 +22,7 @@ weights in few bits, 16-bit and 8-bit floats, of any tool. Weights become the nu
 exactly; quantizers of values go, and with them their rounding. A quantizer also clamps, and a Relu or another clamp
 in front of it is often left out for that: --clamps says which come back.
 
-  keep   wherever a value could leave the range of its quantizer, and no clamp stands there already
+  keep   wherever a value could leave the range of its quantizer; a clamp that stands there is made narrower
   relu   as Relu, where the range begins at 0; the upper bound of a Relu6 and other clamps are lost
   none   none: answers may be wrong
 

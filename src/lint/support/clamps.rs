@@ -1,7 +1,12 @@
-//! Codes that end where a clamp in front of them cuts, so that saturation does its work.
+//! Codes that end where a clamp in front of them cuts, so that saturation does its work; and clamps in the place of saturation.
 
+use super::pairs::Pair;
 use crate::{
-    ir::DType,
+    analysis::{placement, types::Types},
+    error::Result,
+    ir::{DType, Model, Place, Tensor, ValueId},
+    lint::Context,
+    passes::support::{bounds::Bounds, clamp::clamping},
     quant::params::{QParams, Range, type_range},
 };
 
@@ -40,6 +45,44 @@ pub fn absorbing(old: QParams, (lo, hi): (f32, f32), dtype: DType) -> Option<QPa
         params.scale *= 1.0 - 0.5 / steps;
     }
     None
+}
+
+/// The clamp that must stay when a pair goes: tools take a Relu or Clip in front of a QuantizeLinear out, and let its codes end
+/// where that cut; and what training saturated at is part of what it learned.
+#[derive(Debug, Clone, Copy)]
+pub struct Saturation {
+    lo: Option<f32>,
+    hi: Option<f32>,
+}
+
+impl Saturation {
+    /// What a pair cuts off, as far as anything is.
+    pub fn of(model: &Model, types: &Types, pair: &Pair) -> Option<Self> {
+        let (lo, hi) = Bounds::default().cut(model, types, pair.value(), (pair.range(), pair.params.scale));
+        (lo.is_some() || hi.is_some()).then_some(Self { lo, hi })
+    }
+
+    /// What a clamp takes about, in nanoseconds: nothing behind a layer that takes it along.
+    pub fn time(cx: &Context<'_>, pair: &Pair) -> f64 {
+        let v = pair.value();
+        let maker = cx.model.producer(v).map(|n| cx.model.node(n));
+        let along = maker.is_some_and(|n| n.is("Conv") || n.is("Relu") || n.is("Clip"));
+        match along && cx.model.value(v).uses().len() == 1 {
+            true => 0.0,
+            false => placement::conversion_time(&cx.target.costs, cx.elements(v), false),
+        }
+    }
+
+    /// The value with the clamp behind it, in front of the pair.
+    pub fn clamped(self, model: &mut Model, pair: &Pair) -> Result<ValueId> {
+        let (v, graph) = (pair.value(), model.node(pair.q.node).graph());
+        let name = model.value(v).name().to_owned();
+        let spec = clamping(model, v, (self.lo, self.hi), |model, what, bound| {
+            Ok(model.add_initializer(graph, &format!("{name}_clip_{what}"), Tensor::from_f32(&[], &[bound])))
+        })?;
+        let op = if (self.lo, self.hi) == (Some(0.0), None) { "Relu" } else { "Clip" };
+        model.insert_value(spec.output(format!("{name}_{op}_Output")), Place::Before(pair.q.node))
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What several rules share.
 
 pub mod biases;
-pub mod bounds;
 pub mod clamps;
 pub mod pairs;
 pub mod weights;

@@ -4,22 +4,24 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::bounds::{self, Bounds};
 use crate::{
     analysis::types::Types,
     error::Result,
     ir::{DType, GraphId, Model, Tensor, ValueId},
     passes::support::{
+        bounds::Bounds,
         clamp::{Clamp, clamping},
         replace::behind_maker,
     },
+    quant::params::Range,
 };
 
 /// Which clamps come back where a quantizer goes: its codes end somewhere, and a clamp in front of it may have been left out for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clamps {
-    /// All, wherever a value could leave the range and no clamp stands already: what was left out is not always a Relu.
+    /// All, wherever a value could leave the range: what was left out is not always a Relu, and what training saturated at is part
+    /// of what it learned.
     #[default]
     Keep,
     /// Where the range begins or ends at 0, at that end alone.
@@ -39,9 +41,6 @@ pub struct Clamped {
     pub hi: Option<f32>,
 }
 
-/// A range differs from what a value can be only beyond this part of it.
-const NEAR: f32 = 1e-5;
-
 #[derive(Default)]
 pub(super) struct Maker {
     constants: HashMap<(GraphId, u32, DType), ValueId>,
@@ -51,26 +50,18 @@ pub(super) struct Maker {
 }
 
 impl Maker {
-    /// A value as it is behind a quantizer with a range: clamped, if that is asked for and does anything.
+    /// A value as it is behind a quantizer with a range, and a step between codes: clamped, if that is asked for and does anything.
     pub(super) fn clamped(
         &mut self,
         model: &mut Model,
         types: &Types,
         (x, dtype): (ValueId, DType),
-        (lo, hi): (f32, f32),
+        range: (Range, f32),
         which: Clamps,
     ) -> Result<ValueId> {
-        let (least, greatest) = self.bounds.of(model, types, x);
-        let far = |bound: f32| bound.abs() * NEAR;
-        let below = (least < lo - far(lo)).then_some(lo);
-        let above = (greatest > hi + far(hi)).then_some(hi);
-        let only = |bound: Option<f32>| bound.filter(|&b| which == Clamps::Keep || b == 0.0);
+        let (below, above) = self.bounds.cut(model, types, x, range);
+        let only = |bound: Option<f32>| bound.filter(|&b| which == Clamps::Keep || (which == Clamps::Relu && b == 0.0));
         let (below, above) = (only(below), only(above));
-        // No second one was left out where a clamp stands, and none in front of which nothing is computed.
-        let stands = model.producer(x).is_some_and(|n| Clamp::of(model, types, n).is_some());
-        if which == Clamps::None || stands || bounds::is_input(model, x) {
-            return Ok(x);
-        }
         if below.is_none() && above.is_none() {
             return Ok(x);
         }
@@ -79,9 +70,10 @@ impl Maker {
             return Ok(known);
         }
         let name = model.value(x).name().to_owned();
+        let (from, below, above) = joined(model, types, x, (below, above));
         let ty = model.value(x).ty.clone();
         let graph = model.value(x).graph();
-        let spec = clamping(model, x, (below, above), |model, _, bound| self.constant(model, graph, bound, dtype))?;
+        let spec = clamping(model, from, (below, above), |model, _, bound| self.constant(model, graph, bound, dtype))?;
         self.done.push(Clamped { value: name.clone(), lo: below, hi: above });
         let place = behind_maker(model, x, graph);
         let made = model.insert_value(spec.typed_output(format!("{name}_clamped"), ty), place)?;
@@ -104,4 +96,18 @@ impl Maker {
         self.constants.insert(key, made);
         Ok(made)
     }
+}
+
+/// A clamp of a value, together with one that makes it.
+fn joined(
+    model: &Model,
+    types: &Types,
+    x: ValueId,
+    (lo, hi): (Option<f32>, Option<f32>),
+) -> (ValueId, Option<f32>, Option<f32>) {
+    let Some(inner) = model.producer(x).and_then(|n| Clamp::of(model, types, n)) else { return (x, lo, hi) };
+    let outer = Clamp { x, lo: lo.unwrap_or(f32::NEG_INFINITY), hi: hi.unwrap_or(f32::INFINITY) };
+    let both = inner.then(outer);
+    let given = |bound: f32| Some(bound).filter(|b| b.is_finite());
+    (both.x, given(both.lo), given(both.hi))
 }

@@ -11,7 +11,11 @@ use crate::{
         remove_few_bits::base_name,
         support::{lazy::releasing, pairs::moves_codes, quantizer::clamp_of_codes, replace::behind_maker},
     },
-    quant::{float8::Float8, pack, params::type_range},
+    quant::{
+        float8::Float8,
+        pack,
+        params::{Range, type_range},
+    },
 };
 
 /// Codes between these bounds only, both or none.
@@ -169,10 +173,12 @@ impl Remover {
                 params.range(model, (i64::from(least).max(lo), i64::from(greatest).min(hi)))
             }),
         };
-        let Some(range) = range else { return Ok(x) };
+        let Some((lo, hi)) = range else { return Ok(x) };
+        // Several scales have no step.
+        let step = params.coding(model).and_then(|c| c.scale.scalar_f32()).unwrap_or(0.0);
         let dtype = model.value(x).dtype().or_else(|| self.types.dtype(x));
         let dtype = dtype.or_else(|| model.value(params.scale).dtype()).unwrap_or(DType::Float);
-        self.maker.clamped(model, &self.types, (x, dtype), range, self.which)
+        self.maker.clamped(model, &self.types, (x, dtype), (Range::new(lo, hi), step), self.which)
     }
 
     /// What a QuantizeLinear reads, with the clamp that it does besides.

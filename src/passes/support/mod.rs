@@ -1,5 +1,6 @@
 //! What several passes need: views of layers and clamps, writing constants, walking along values.
 
+pub mod bounds;
 pub mod clamp;
 pub mod constants;
 pub mod convert;
