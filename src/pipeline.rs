@@ -180,6 +180,8 @@ pub struct Quantized {
     uneven: usize,
     /// What is left as it is, in a file that is quantized already.
     left: Vec<already::Left>,
+    /// Quantizers of training were taken out of the model.
+    trained: bool,
 }
 
 /// Reads, prepares, places, calibrates, decides and rewrites; writes nothing.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Clock, Job,
+    Clock, Job, Quantized,
     confirm::confirmed,
     planner::{Planner, Task},
     prepare, thin,
@@ -117,9 +117,11 @@ pub(super) fn even_out(
 }
 
 /// The model in the form that the nodes and values of a plan speak of.
-pub(super) fn prepared_for(original: &Model, plan: &Plan) -> Result<Model> {
-    let mut model = prepare(original, &mut Context::default())?;
-    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(plan.of_channels()), ..Context::default() })?;
+pub(super) fn prepared_for(q: &Quantized) -> Result<Model> {
+    let mut cx = Context::default();
+    cx.options.import_quantizers = q.trained;
+    let mut model = prepare(&q.original, &mut cx)?;
+    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(q.plan.of_channels()), ..Context::default() })?;
     Ok(model)
 }
 

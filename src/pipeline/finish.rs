@@ -191,7 +191,7 @@ const TRIED: usize = 4;
 fn blame(job: &Job<'_>, q: &Quantized, reference: &Reference<'_>, samples: &[usize], floor: f64) -> Result<Collapse> {
     let mut few = samples.to_vec();
     thin(&mut few, TRIED);
-    let prepared = prepared_for(&q.original, &q.plan)?;
+    let prepared = prepared_for(q)?;
     let progress = |done, total| job.progress.part(done, total);
     let found = sensitivity::blame(reference, &prepared, &q.plan, &q.known, &few, floor, &progress)?;
     let regions: Vec<Region> = found.into_iter().map(|b| Region { nodes: b.nodes, sqnr: b.sqnr }).collect();

@@ -46,7 +46,7 @@ pub fn measure_sensitivity(job: &Job<'_>, how: Measure) -> Result<Measured> {
     };
     let (mut chosen, mut unseen) = samples(job, &q, how.samples);
     job.progress.step("measure");
-    let prepared = prepared_for(&q.original, &q.plan)?;
+    let prepared = prepared_for(&q)?;
     let reference = Reference::new(job.runtime, &prepared, data, &chosen, &|_, _| ())?;
     let left_out = before::answered(&reference, &mut chosen)?;
     if data.has_labels() {

@@ -119,6 +119,7 @@ impl Start<'_> {
             broken: self.broken,
             uneven: outcome.uneven,
             left: Vec::new(),
+            trained: self.trained,
         })
     }
 }
