@@ -175,3 +175,32 @@ fn differences_are_told() {
 fn v_number(model: &Model, v: qonvert::ir::ValueId) -> usize {
     model.value_ids().iter().position(|&other| other == v).unwrap()
 }
+
+/// Quantizers of training, however exporters spell them, go as well: all of them, and what they saturate at stays.
+#[test]
+fn models_of_training_come_back() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let mut found = 0;
+    for path in std::fs::read_dir(&models).unwrap().map(|e| e.unwrap().path()) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !name.starts_with("digits_qat_") || !name.ends_with(".onnx") {
+            continue;
+        }
+        found += 1;
+        let original = onnx_file::read(&path).unwrap();
+        let mut cx = Context::default();
+        let float = dequantize_model(&original, Clamps::Keep, false, &mut cx).unwrap();
+        let left = |n: &&_| is_quantization(float.node(**n)) || float.node(**n).is("Round");
+        assert_eq!(float.all_nodes().iter().filter(left).count(), 0, "{name}: {:?}", cx.diagnostics);
+        assert!(cx.removed.quantizers >= 7 && !cx.removed.clamps.is_empty(), "{name}");
+        if name.contains(".torchscript") && name.contains("_few") {
+            continue; // QONNX: nothing here runs the original
+        }
+        let data = pipeline::open_data(&models.join("digits_calib.npz"), &original, &Default::default()).unwrap();
+        let apart = apart(&original, &float, &data);
+        // The roundings that go are those of 16 codes in the few-bit ones.
+        let least = if name.contains("_few") { 12.0 } else { 28.0 };
+        assert!(apart > least, "{name}: {apart} dB");
+    }
+    assert_eq!(found, 8);
+}

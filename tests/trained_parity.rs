@@ -259,3 +259,16 @@ fn mode_qat_insists() {
     assert!(error.to_string().contains("no quantizer"), "{error}");
     quantized("fx", "torchscript", Config { mode: Mode::Qat, ..Config::default() }, false);
 }
+
+/// What looks for noise and its causes sees the model without its quantizers, as the plan does.
+#[test]
+fn sensitivity_measures_what_training_rounds() {
+    let settings = Settings::new(Config::default()).unwrap();
+    let mut job = Job::new(models().join("digits_qat_fx.torchscript.onnx"), "", &settings);
+    job.data = Some(models().join("digits_calib.npz"));
+    let how = pipeline::MeasureSensitivity { most_units: 100, samples: 8, one_by_one: false };
+    let found = pipeline::measure_sensitivity(&job, how).unwrap().found;
+    let noisy = |ops: &[String], sqnr: Option<f64>| ops[0] == "Conv" && sqnr.is_some_and(|db| db < 70.0);
+    let convs = found.units.iter().filter(|u| noisy(&u.ops, u.alone.sqnr)).count();
+    assert_eq!(convs, 5, "{:?}", found.units.iter().map(|u| (&u.ops, u.alone.sqnr)).collect::<Vec<_>>());
+}

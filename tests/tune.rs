@@ -179,3 +179,12 @@ fn answers_that_are_no_numbers_are_refused() {
     assert!(e.kind() == ErrorKind::Data && e.to_string().contains("NaN"), "{e}");
     assert!(!folder.path().join("out.onnx").exists());
 }
+
+/// What training has decided is not searched for.
+#[test]
+fn models_with_quantizers_of_their_own_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let e = tune(&folder, "digits_qat_fx.torchscript.onnx", LOSS, 4, "s.json").unwrap_err().to_string();
+    assert!(e.contains("comes with quantizers of its data"), "{e}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
