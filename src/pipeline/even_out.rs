@@ -121,7 +121,11 @@ pub(super) fn prepared_for(q: &Quantized) -> Result<Model> {
     let mut cx = Context::default();
     cx.options.import_quantizers = q.trained;
     let mut model = prepare(&q.original, &mut cx)?;
-    passes::run_stage(Stage::Scale, &mut model, &mut Context { plan: Some(q.plan.of_channels()), ..Context::default() })?;
+    passes::run_stage(
+        Stage::Scale,
+        &mut model,
+        &mut Context { plan: Some(q.plan.of_channels()), ..Context::default() },
+    )?;
     Ok(model)
 }
 
