@@ -48,7 +48,7 @@ impl DifferenceReport {
         // Writing into a string cannot fail.
         let _ = writeln!(out, "{} -> {}", self.a, self.b);
         if d.is_none() {
-            let _ = writeln!(out, "no difference: {} are the same", count(d.layers.len(), "layer"));
+            let _ = writeln!(out, "no difference: {}", same(d.layers.len()));
             if all {
                 self.layers(&mut out, sort, all);
             }
@@ -287,4 +287,12 @@ fn changed(a: &str, b: &str) -> String {
 
 fn row(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{}", format!("{label:<10} {text}").trim_end());
+}
+
+/// That so many layers are the same.
+fn same(layers: usize) -> String {
+    match layers {
+        1 => "the only layer is the same".to_owned(),
+        n => format!("{} are the same", count(n, "layer")),
+    }
 }

@@ -138,8 +138,9 @@ fn wish(model: &Model, grids: &Grids, learned: &Learned, wishes: &mut Wishes) ->
             continue;
         }
         let node = model.node(id);
-        let data = (0..node.inputs().len()).filter(|&i| spec.role(i) == Role::Data);
-        let rounded = data.filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
+        // A weight may be in the place of data, and data in that of the weight.
+        let operands = (0..node.inputs().len()).filter(|&i| matches!(spec.role(i), Role::Data | Role::Weight));
+        let rounded = operands.filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
         match rounded || learned.weight_of(model, id)?.is_some() {
             true => drop(wishes.force.insert(id)),
             false => drop(wishes.keep_float.insert(id, LEFT_FLOAT.to_owned())),
