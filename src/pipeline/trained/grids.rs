@@ -51,7 +51,11 @@ impl Grids {
                 "{} of more than 8 bits, which no kernel computes with, are left out",
                 count(wide.len(), "quantizer")
             );
-            noticed.push(Diagnostic::note("wide_quantizers", text).on(*first));
+            let help = match measured {
+                true => "what kernels need gets ranges of 8 bits from calibration: look at the comparison",
+                false => "give --calibration for ranges of 8 bits",
+            };
+            noticed.push(Diagnostic::note("wide_quantizers", text).on(*first).help(help));
         }
         let mut grids = Self { all };
         let mut derived = Vec::new();

@@ -7,6 +7,7 @@
 //! computes what training simulated.
 
 mod grids;
+pub(super) mod halves;
 mod idle;
 mod signs;
 mod tell;
@@ -22,16 +23,19 @@ use crate::{
     analysis::{placement::Wishes, types},
     calibrate::{Dataset, dataset::Split},
     config::{Config, Mode},
+    diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, Role},
     passes::{
         self, Context, convert_opset, eliminate_identity, fold_constants, inline_functions, raise_qonnx,
-        raise_spelled_quantizers, support::quantizer::FakeQuantizer,
+        raise_spelled_quantizers,
+        support::{quantizer::FakeQuantizer, spelled::Found},
     },
     plan::{Activation, Form, KnownReads, Learned, Plan, Readers},
     quant::{Grid, QParams, Range},
     scheme::Resolved,
+    target::Target,
 };
 
 /// Quantizers of this many codes or fewer stay where no kernel computes with the codes, too: what they do to the numbers is more than
@@ -41,6 +45,12 @@ const FEW: i64 = 64;
 /// Why a product stays float that training did not quantize.
 const LEFT_FLOAT: &str = "the model's own quantizers leave it out: there is none at its data or its weight (a rule with precision: int8 takes it in)";
 
+/// Why a product stays float whose data training rounds to numbers that no codes stand for.
+fn between(steps: f64) -> String {
+    let steps = (steps * 1000.0).round() / 1000.0;
+    format!("the quantizer of its data has an offset of {steps} steps, and integer kernels need a whole zero point")
+}
+
 /// Whether the job brings quantizers of training to integers, if the model has any.
 pub(super) fn may(config: &Config) -> bool {
     let integers = config.precision.half().is_none() && config.precision.float8().is_none();
@@ -48,7 +58,7 @@ pub(super) fn may(config: &Config) -> bool {
 }
 
 /// Whether data of a model go through quantizers.
-pub(super) fn is_trained(original: &Model) -> Result<bool> {
+pub(super) fn is_trained(original: &Model, target: &Target) -> Result<bool> {
     let may = |id: NodeId| {
         let node = original.node(id);
         let op = node.op_type.as_str();
@@ -58,6 +68,9 @@ pub(super) fn is_trained(original: &Model) -> Result<bool> {
         return Ok(false);
     }
     let (mut model, mut cx) = (original.clone(), Context::default());
+    if let Some((wide, _)) = halves::widened(&model, target)? {
+        model = wide;
+    }
     inline_functions::run(&mut model, &mut cx)?;
     passes::raise(&mut model, &mut cx)?;
     convert_opset::run(&mut model, &mut cx)?;
@@ -75,8 +88,14 @@ pub(super) fn is_trained(original: &Model) -> Result<bool> {
     Ok(model.nodes(model.main()).into_iter().any(|id| of_data(id).is_some()))
 }
 
-/// Mode `qat` for a model without quantizers.
-pub(super) fn none() -> Error {
+/// Mode `qat` for a model without quantizers, or with none that integer kernels can compute with.
+pub(super) fn none(noticed: &[Diagnostic]) -> Error {
+    let codes = [raise_spelled_quantizers::OFFSET, halves::STAY];
+    if let Some(why) = noticed.iter().find(|d| codes.contains(&d.code)) {
+        let said = Diagnostic { help: None, ..why.clone() };
+        let text = format!("mode qat takes the scales of a model's training, and its quantizers give none: {said}");
+        return Error::config(text).help(why.help.as_deref().unwrap_or("leave --mode out"));
+    }
     Error::config(
         "mode qat takes the scales of a model's training, and there is no quantizer in front of any data of it",
     )
@@ -130,6 +149,11 @@ fn wish(model: &Model, grids: &Grids, learned: &Learned, wishes: &mut Wishes) ->
         }
         let node = model.node(id);
         let data = (0..node.inputs().len()).filter(|&i| spec.role(i) == Role::Data);
+        let mut numbers = data.clone().filter_map(|i| node.input(i)).filter_map(|v| model.producer(v));
+        if let Some(Found::Offset(steps)) = numbers.find_map(|n| Found::ending_with(model, n)) {
+            wishes.keep_float.insert(id, between(steps));
+            continue;
+        }
         let rounded = data.filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
         match rounded || learned.weight_of(model, id)?.is_some() {
             true => drop(wishes.force.insert(id)),
