@@ -77,12 +77,18 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     Ok(changes)
 }
 
+/// Why no codes stand for numbers of so many steps and an offset.
+pub fn why_not(steps: f64) -> &'static str {
+    match steps.fract() == 0.0 {
+        true => "integer kernels need a zero point among the codes",
+        false => "integer kernels need a whole zero point",
+    }
+}
+
 /// What is said of a quantizer with such an offset.
 fn offset(steps: f64) -> Diagnostic {
     let steps = (steps * 1000.0).round() / 1000.0;
-    let text = format!(
-        "a quantizer with an offset of {steps} steps stays in floats, and what it rounds: integer kernels need a whole zero point"
-    );
+    let text = format!("a quantizer with an offset of {steps} steps stays in floats, and what it rounds: {}", why_not(steps));
     let help = "train with offsets that are multiples of the scale, or without any; or export without quantizers, and calibrate";
     Diagnostic::warning(OFFSET, text).help(help)
 }
@@ -266,6 +272,8 @@ mod tests {
     fn offsets_of_parts_of_a_step_are_named() {
         let plus = "a = Sub(x, some) b = Div(a, s) c = Clip(b, lo, hi) d = Round(c) e = Mul(d, s) y = Add(e, some)";
         check_skipped(run, &with(plus), OFFSET);
+        let far = with(plus).replace("some = {0.3}", "some = {5}").replace("127", "255");
+        check_skipped(run, &far, OFFSET);
         // Noise of 32 bits is none.
         let near = with(plus).replace("some = {0.3}", "some = {-5.00001}");
         check(run, &near, AFTER);
@@ -328,6 +336,19 @@ mod tests {
         check_skipped(run, &with("float[1,3]", "float[2,1] s = {0.5, 1}"), "");
         check_skipped(run, &with("float[2,2]", "float[2,2] s = {0.5, 1, 2, 4}"), "");
         check_skipped(run, &with("float16[2,3]", "float s = {0.5}"), "");
+    }
+
+    #[test]
+    fn weights() {
+        let after = "(x) => (y) <float[2,3] w = {0, 0.4, 1, -7, 9, 0.5}, float[2] v_scale = {0.5, 1}, int8[2] v_zero_point = {0, 0}, int8 v_least = {-8}, int8 v_greatest = {7}> {
+                v_QuantizeLinear_Output = QuantizeLinear <axis = 0> (w, v_scale, v_zero_point)
+                v_Clip_Output = Clip(v_QuantizeLinear_Output, v_least, v_greatest)
+                v = DequantizeLinear <axis = 0> (v_Clip_Output, v_scale, v_zero_point) y = MatMul(x, v) }";
+        let with = |steps: &str| {
+            format!("(x) => (y) <float[2,3] w = {{0, 0.4, 1, -7, 9, 0.5}}, float[2,1] s = {{0.5, 1}}, float[2,1] r = {{2, 1}}, float lo = {{-8}}, float hi = {{7}}> {{ {steps} y = MatMul(x, v) }}")
+        };
+        check(run, &with("a = Div(w, s) b = Clip(a, lo, hi) c = Round(b) v = Mul(c, s)"), after);
+        check(run, &with("a = Mul(r, w) b = Round(a) c = Clip(b, lo, hi) v = Mul(s, c)"), after);
     }
 
     #[test]

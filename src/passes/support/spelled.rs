@@ -25,7 +25,7 @@ const LONGEST: usize = 16;
 pub enum Found {
     /// What QuantizeLinear and DequantizeLinear compute.
     Quantizer(Spelled),
-    /// A quantizer, but for its offset, which is so many steps.
+    /// A quantizer, but for its offset, which is so many steps: no whole number, or one of a zero that lies outside of the codes.
     Offset(f64),
 }
 
@@ -206,7 +206,11 @@ impl Halves {
                 }));
             }
         }
-        None
+        // As many codes as there are, but none of 0.0.
+        let offset = self.before.offset.numbers[0];
+        let few = lo.with(&hi, |lo, hi| hi - lo)?.all(|codes| (1.0..=255.0).contains(&codes));
+        let outside = lo.all(|lo| lo > 0.0) || hi.all(|hi| hi < 0.0);
+        (few && outside && offset != 0.0).then_some(Found::Offset(offset))
     }
 }
 
@@ -305,6 +309,9 @@ impl Step {
         let (at, given) = match (constant(0), constant(1)) {
             (None, Some(t)) => (0, t),
             (Some(t), None) if !is(&["Sub", "Div"]) => (1, t),
+            // Of a weight and what it is scaled by, the weight is the larger one.
+            (Some(a), Some(b)) if !is(&["Sub", "Div"]) && a.len() < b.len() => (1, a),
+            (Some(_), Some(b)) => (0, b),
             _ => return None,
         };
         let number = Each::of(given)?;

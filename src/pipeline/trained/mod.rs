@@ -48,7 +48,8 @@ const LEFT_FLOAT: &str = "the model's own quantizers leave it out: there is none
 /// Why a product stays float whose data training rounds to numbers that no codes stand for.
 fn between(steps: f64) -> String {
     let steps = (steps * 1000.0).round() / 1000.0;
-    format!("the quantizer of its data has an offset of {steps} steps, and integer kernels need a whole zero point")
+    let why = raise_spelled_quantizers::why_not(steps);
+    format!("the quantizer of its data has an offset of {steps} steps, and {why}")
 }
 
 /// Whether the job brings quantizers of training to integers, if the model has any.
