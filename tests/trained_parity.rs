@@ -160,8 +160,9 @@ fn without_data_what_training_tells_is_enough_or_the_node_is_named() {
     assert!(text.contains("give --calibration"), "{text}");
 }
 
-/// Two layers of signs and a last one, with biases that are no multiples of anything.
-fn net_of_signs() -> Model {
+/// Two layers of signs and a last one, with biases that are no multiples of anything. What makes signs of data may be another
+/// operator, and the layers in front of them may have no biases.
+fn net_of_signs(of_data: Option<&str>, biases: bool) -> Model {
     let mut random = Random(11);
     let mut constant = |name: &str, dims: &[usize], size: f32| {
         let numbers: Vec<String> =
@@ -179,13 +180,17 @@ fn net_of_signs() -> Model {
     ];
     let quant = "qonnx.custom_op.general.Quant <signed = 1, narrow = 1, rounding_mode = \"ROUND\">";
     let sign = "qonnx.custom_op.general.BipolarQuant";
+    let bipolar = |x: &str| format!("{sign} ({x}, one)");
+    let made = |x: &str| of_data.map_or_else(|| bipolar(x), |op| format!("{op} ({x})"));
+    let (p, q) = (made("a"), made("e"));
+    let (b, c) = if biases { (", b", ", c") } else { ("", "") };
     let text = format!(
         "<ir_version: 8, opset_import: [\"\" : 17, \"qonnx.custom_op.general\" : 1]> g (float[1,1,8,8] x) => (float[1,8] y)
          <float s = {{0.0078125}}, float one = {{1}}, float z = {{0}}, float eight = {{8}}, float t = {{0.17}}, {}> {{
             xq = {quant} (x, s, z, eight)
             wq = {sign} (w, t) vq = {sign} (v, t) uq = {quant} (u, s, z, eight)
-            a = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (xq, wq, b) p = {sign} (a, one)
-            e = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (p, vq, c) q = {sign} (e, one)
+            a = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (xq, wq{b}) p = {p}
+            e = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (p, vq{c}) q = {q}
             m = GlobalAveragePool(q) f = Flatten(m) fq = {quant} (f, s, z, eight) y = Gemm(fq, uq, d) }}",
         constants.join(", ")
     );
@@ -196,12 +201,13 @@ fn net_of_signs() -> Model {
 fn signs_are_found_by_integers_to_the_last_one() {
     let folder = tempfile::tempdir().unwrap();
     let (path, data) = (folder.path().join("signs.onnx"), folder.path().join("data.npz"));
-    onnx_file::write(&net_of_signs(), &path, WriteOptions::default()).unwrap();
     let images = ndarray::Array::from_shape_vec((24, 1, 8, 8), Random(5).floats(24 * 64, 0.98)).unwrap();
     let mut npz = ndarray_npy::NpzWriter::new(File::create(&data).unwrap());
     npz.add_array("x", &images).unwrap();
     npz.finish().unwrap();
-    for given in [None, Some(data.clone())] {
+    let nets = [(None, true), (Some("Sign"), true), (Some("Sign"), false)];
+    for (net, given) in nets.into_iter().flat_map(|net| [(net, None), (net, Some(data.clone()))]) {
+        onnx_file::write(&net_of_signs(net.0, net.1), &path, WriteOptions::default()).unwrap();
         let settings = Settings::new(Config::default()).unwrap();
         let mut job = Job::new(&path, folder.path().join("out.onnx"), &settings);
         (job.data, job.evaluation) = (given, Some(data.clone()));
@@ -209,7 +215,7 @@ fn signs_are_found_by_integers_to_the_last_one() {
         let model = onnx_file::read(&job.output).unwrap();
         let predicted = kernels::predict(&model, &settings.target);
         let integer = predicted.nodes.iter().filter(|n| PRODUCTS.contains(&&*n.op) && n.becomes == Becomes::Integer);
-        assert_eq!(integer.count(), 3, "{:?}", report.nodes.reasons);
+        assert_eq!(integer.count(), 3, "{net:?}: {:?}", report.nodes.reasons);
         // One sign of a thousand would be 30 dB.
         let proof = report.proof.unwrap();
         assert!(proof.outputs[0].sqnr.is_none_or(|s| s > 60.0), "{:?}", proof.outputs[0].sqnr);

@@ -33,6 +33,9 @@ use crate::{
 /// The code of what is said of quantizers whose offset is no whole number of steps.
 pub const OFFSET: &str = "quantizer_offset";
 
+/// Why such a quantizer stays in floats.
+pub const WHY_FLOAT: &str = "integer kernels need a whole zero point among the codes";
+
 /// Operators that make numbers of few kinds, around which gradients take a detour.
 const ROUNDING: &[&str] = &["Round", "Floor", "Ceil", "Sign", "DequantizeLinear"];
 
@@ -54,7 +57,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         remove_dead::run(model, cx)?;
     }
     // From the end: with an offset in real numbers the quantizer of what is left without it ends earlier.
-    let mut parts: BTreeSet<NodeId> = BTreeSet::new();
+    let (mut parts, mut left) = (BTreeSet::<NodeId>::new(), Vec::new());
     for id in model.all_nodes().into_iter().rev() {
         if parts.contains(&id) {
             continue;
@@ -66,31 +69,36 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             }
             Some(Found::Offset(steps)) => {
                 parts.extend(behind_rounding(model, id));
-                let said = offset(steps).on(model.node_label(id));
-                if !cx.diagnostics.contains(&said) {
-                    cx.diagnostics.push(said);
-                }
+                left.push((model.node_label(id), steps));
             }
             None => {}
         }
     }
+    left.reverse();
+    if let Some(said) = between_codes(&left) {
+        cx.diagnostics.retain(|d| d.code != OFFSET);
+        cx.diagnostics.push(said);
+    }
     Ok(changes)
 }
 
-/// Why no codes stand for numbers of so many steps and an offset.
-pub fn why_not(steps: f64) -> &'static str {
-    match steps.fract() == 0.0 {
-        true => "integer kernels need a zero point among the codes",
-        false => "integer kernels need a whole zero point",
-    }
+/// A number of steps in words.
+pub fn steps(offset: f64) -> String {
+    ((offset * 1000.0).round() / 1000.0).to_string()
 }
 
-/// What is said of a quantizer with such an offset.
-fn offset(steps: f64) -> Diagnostic {
-    let steps = (steps * 1000.0).round() / 1000.0;
-    let text = format!("a quantizer with an offset of {steps} steps stays in floats, and what it rounds: {}", why_not(steps));
+/// What is said of quantizers that no codes stand for: their last nodes, with their offsets.
+fn between_codes(found: &[(String, f64)]) -> Option<Diagnostic> {
+    let (first, offset) = found.first()?;
+    let text = match found.len() {
+        1 => format!("a quantizer with an offset of {} steps stays in floats, and what it rounds", steps(*offset)),
+        n => format!(
+            "{n} quantizers with offsets as of {} steps stay in floats, and what they round",
+            steps(*offset)
+        ),
+    };
     let help = "train with offsets that are multiples of the scale, or without any; or export without quantizers, and calibrate";
-    Diagnostic::warning(OFFSET, text).help(help)
+    Some(Diagnostic::warning(OFFSET, format!("{text}: {WHY_FLOAT}")).on(first).help(help))
 }
 
 /// What `Add(x, Sub(rounded, x))` rounds to, and the like: `Sub(x, Sub(x, rounded))`, `Add(rounded, Sub(x, x))`.

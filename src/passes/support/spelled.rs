@@ -242,7 +242,7 @@ impl Found {
         loop {
             let mirrored = halves.mirrored();
             if mirrored && halves.bounded() {
-                return halves.found(value, rank);
+                return halves.found(without_nothing(model, value), rank);
             }
             left = left.checked_sub(1)?;
             let alone = Step::of_sole(model, value);
@@ -267,6 +267,16 @@ impl Found {
             value = step.of;
         }
     }
+}
+
+/// What steps that change nothing start from, as those of an offset that training left at 0.
+fn without_nothing(model: &Model, value: ValueId) -> ValueId {
+    let before = |&v: &ValueId| {
+        let step = Step::of_sole(model, v).filter(|s| s.rank == 0)?;
+        let nothing = matches!(&step.what, What::Line(k, m) if *k == Each::one(1.0) && *m == Each::one(0.0));
+        nothing.then_some(step.of)
+    };
+    std::iter::successors(Some(value), before).last().unwrap_or(value)
 }
 
 /// One node of a quantizer, as a function of one value.

@@ -110,6 +110,18 @@ impl Grids {
                 let first = self.input(model, id, 0)?;
                 (1..node.inputs().len()).all(|i| self.input(model, id, i) == Some(first)).then_some(first)
             }
+            "Sign" => Grid::between(QParams { scale: 1.0, zero_point: 0, dtype: DType::Int8 }, -1, 1).ok(),
+            "Mul" => {
+                let (by, sign) = match (model.constant_input(id, 0), model.constant_input(id, 1)) {
+                    (Some(by), None) => (by, 1),
+                    (None, Some(by)) => (by, 0),
+                    _ => return None,
+                };
+                let scale = by.scalar_f32().filter(|s| *s > 0.0 && s.is_normal())?;
+                let signs = model.node(model.producer(node.input(sign)?)?).is("Sign");
+                let params = QParams { scale, zero_point: 0, dtype: DType::Int8 };
+                signs.then(|| Grid::between(params, -1, 1).ok())?
+            }
             // The sign of a number, as training in one bit has it.
             "Where" => {
                 let number = |i: usize| model.constant_input(id, i)?.scalar_f32();

@@ -46,10 +46,9 @@ const FEW: i64 = 64;
 const LEFT_FLOAT: &str = "the model's own quantizers leave it out: there is none at its data or its weight (a rule with precision: int8 takes it in)";
 
 /// Why a product stays float whose data training rounds to numbers that no codes stand for.
-fn between(steps: f64) -> String {
-    let steps = (steps * 1000.0).round() / 1000.0;
-    let why = raise_spelled_quantizers::why_not(steps);
-    format!("the quantizer of its data has an offset of {steps} steps, and {why}")
+fn between(offset: f64) -> String {
+    let steps = raise_spelled_quantizers::steps(offset);
+    format!("the quantizer of its data has an offset of {steps} steps, and {}", raise_spelled_quantizers::WHY_FLOAT)
 }
 
 /// Whether the job brings quantizers of training to integers, if the model has any.
