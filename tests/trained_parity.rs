@@ -183,10 +183,11 @@ fn net_of_signs(of_data: Option<&str>, biases: bool) -> Model {
     let bipolar = |x: &str| format!("{sign} ({x}, one)");
     let made = |x: &str| of_data.map_or_else(|| bipolar(x), |op| format!("{op} ({x})"));
     let (p, q) = (made("a"), made("e"));
-    let (b, c) = if biases { (", b", ", c") } else { ("", "") };
+    // Without biases sums are 0 now and then: in floats, too, if the scale is a power of two.
+    let (b, c, t) = if biases { (", b", ", c", 0.17) } else { ("", "", 0.125) };
     let text = format!(
         "<ir_version: 8, opset_import: [\"\" : 17, \"qonnx.custom_op.general\" : 1]> g (float[1,1,8,8] x) => (float[1,8] y)
-         <float s = {{0.0078125}}, float one = {{1}}, float z = {{0}}, float eight = {{8}}, float t = {{0.17}}, {}> {{
+         <float s = {{0.0078125}}, float one = {{1}}, float z = {{0}}, float eight = {{8}}, float t = {{{t}}}, {}> {{
             xq = {quant} (x, s, z, eight)
             wq = {sign} (w, t) vq = {sign} (v, t) uq = {quant} (u, s, z, eight)
             a = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (xq, wq{b}) p = {p}

@@ -67,7 +67,8 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
             "the weights of {} have {levels} levels, and none of them is 0, which 8 bits with a whole zero point do not hold: they get the nearest codes",
             count(without_zero.len(), "node")
         );
-        let help = "train with an odd number of levels (tanh weights: round(w * 254) in the place of 255), or with fewer bits";
+        let help =
+            "train with an odd number of levels (tanh weights: round(w * 254) in the place of 255), or with fewer bits";
         cx.diagnostics.retain(|d| d.code != CODE);
         cx.diagnostics.push(Diagnostic::warning(CODE, text).on(first).help(help));
     }

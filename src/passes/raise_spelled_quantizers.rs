@@ -93,7 +93,7 @@ fn between_codes(found: &[(String, f64)]) -> Option<Diagnostic> {
     let text = match found.len() {
         1 => format!("a quantizer with an offset of {} steps stays in floats, and what it rounds", steps(*offset)),
         n => format!(
-            "{n} quantizers with offsets as of {} steps stay in floats, and what they round",
+            "{n} quantizers with offsets (of {} steps here) stay in floats, and what they round",
             steps(*offset)
         ),
     };
@@ -128,9 +128,7 @@ fn is_rounded(model: &Model, value: ValueId) -> bool {
         let node = model.node(model.producer(v)?);
         node.inputs().iter().copied().flatten().find(|&v| model.value(v).constant().is_none())
     };
-    let rounds = |v: ValueId| {
-        model.producer(v).is_some_and(|n| ROUNDING.iter().any(|op| model.node(n).is(op)))
-    };
+    let rounds = |v: ValueId| model.producer(v).is_some_and(|n| ROUNDING.iter().any(|op| model.node(n).is(op)));
     std::iter::successors(Some(value), before).take(10).any(rounds)
 }
 
@@ -236,7 +234,9 @@ mod tests {
                 y_Clip_Output = Clip(y_QuantizeLinear_Output, y_least, y_greatest)
                 y = DequantizeLinear(y_Clip_Output, y_scale, y_zero_point) }";
         let with = |outputs: &str, steps: &str| {
-            format!("(float[2,3] x) => ({outputs}) <float n = {{15}}, float lo = {{0}}, float hi = {{1}}> {{ {steps} }}")
+            format!(
+                "(float[2,3] x) => ({outputs}) <float n = {{15}}, float lo = {{0}}, float hi = {{1}}> {{ {steps} }}"
+            )
         };
         check(run, &with("y", "a = Clip(x, lo, hi) b = Mul(a, n) c = Round(b) y = Div(c, n)"), LEVELS);
         // What others read clamped stays.
@@ -303,7 +303,11 @@ mod tests {
             "(float[2,3] x) => (y) { a = Sign(x) b = Sub(a, x) y = Add(x, b) }",
             "(float[2,3] x) => (y) { y = Sign(x) }",
         );
-        check_skipped(run, "(float[2,3] x) => (y) { c = Round(x) a = Exp(x) b = Sub(a, x) d = Add(x, b) y = Mul(c, d) }", "");
+        check_skipped(
+            run,
+            "(float[2,3] x) => (y) { c = Round(x) a = Exp(x) b = Sub(a, x) d = Add(x, b) y = Mul(c, d) }",
+            "",
+        );
     }
 
     #[test]
@@ -337,7 +341,9 @@ mod tests {
     #[test]
     fn shapes_that_operators_do_not_give() {
         let with = |x: &str, s: &str| {
-            format!("({x} x) => (y) <{s}, float lo = {{0}}, float hi = {{127}}> {{ a = Div(x, s) b = Round(a) c = Clip(b, lo, hi) y = Mul(c, s) }}")
+            format!(
+                "({x} x) => (y) <{s}, float lo = {{0}}, float hi = {{127}}> {{ a = Div(x, s) b = Round(a) c = Clip(b, lo, hi) y = Mul(c, s) }}"
+            )
         };
         // Constants that add axes or repeat the value; and that lie along two axes.
         check_skipped(run, &with("float[3]", "float[1,1] s = {0.5}"), "");
@@ -353,7 +359,9 @@ mod tests {
                 v_Clip_Output = Clip(v_QuantizeLinear_Output, v_least, v_greatest)
                 v = DequantizeLinear <axis = 0> (v_Clip_Output, v_scale, v_zero_point) y = MatMul(x, v) }";
         let with = |steps: &str| {
-            format!("(x) => (y) <float[2,3] w = {{0, 0.4, 1, -7, 9, 0.5}}, float[2,1] s = {{0.5, 1}}, float[2,1] r = {{2, 1}}, float lo = {{-8}}, float hi = {{7}}> {{ {steps} y = MatMul(x, v) }}")
+            format!(
+                "(x) => (y) <float[2,3] w = {{0, 0.4, 1, -7, 9, 0.5}}, float[2,1] s = {{0.5, 1}}, float[2,1] r = {{2, 1}}, float lo = {{-8}}, float hi = {{7}}> {{ {steps} y = MatMul(x, v) }}"
+            )
         };
         check(run, &with("a = Div(w, s) b = Clip(a, lo, hi) c = Round(b) v = Mul(c, s)"), after);
         check(run, &with("a = Mul(r, w) b = Round(a) c = Clip(b, lo, hi) v = Mul(s, c)"), after);

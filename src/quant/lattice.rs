@@ -5,6 +5,8 @@
 
 /// How far a quotient may be from a whole number, as a share of it: numbers have 24 bits, codes up to 8.
 const NEAR: f64 = 4e-6;
+/// The last bit of the greatest number, as a share of it.
+const LAST_BIT: f64 = f32::EPSILON as f64;
 /// The greatest code looked for, of int8.
 const GREATEST: i32 = 128;
 
@@ -55,7 +57,9 @@ fn greatest_code(sizes: &[f64]) -> Option<i32> {
 fn are_multiples(sizes: &[f64], most: f64, code: i32) -> bool {
     sizes.iter().all(|s| {
         let multiple = s / most * f64::from(code);
-        multiple.round() >= 1.0 && (multiple - multiple.round()).abs() <= NEAR * multiple
+        // Small ones may be differences of large ones, as off as these.
+        let off = NEAR * multiple + LAST_BIT * f64::from(code);
+        multiple.round() >= 1.0 && (multiple - multiple.round()).abs() <= off
     })
 }
 

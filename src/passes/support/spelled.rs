@@ -17,6 +17,8 @@ const NEAR: f64 = 1e-6;
 const WHOLE: f64 = 1e-3;
 /// How near a bound may be to the middle between two codes before it cannot be told to which of them 32 bits round it.
 const TIE: f64 = 1e-4;
+/// The most numbers that a constant of a quantizer has.
+const MOST_CHANNELS: usize = 1 << 16;
 /// The most nodes that a quantizer is spelled with.
 const LONGEST: usize = 16;
 
@@ -303,7 +305,9 @@ impl Step {
 
     fn of(model: &Model, id: NodeId) -> Option<Self> {
         let node = model.node(id);
-        let constant = |i: usize| model.constant_input(id, i).filter(|t| t.dtype() == DType::Float && !t.is_deferred());
+        let number =
+            |t: &&Tensor| t.dtype() == DType::Float && !t.is_deferred() && (1..=MOST_CHANNELS).contains(&t.len());
+        let constant = |i: usize| model.constant_input(id, i).filter(number);
         let is = |ops: &[&str]| ops.iter().any(|op| node.is(op));
         let new = |of, what, rank| Some(Self { of, what, rank });
         if is(&["Round"]) {

@@ -12,10 +12,10 @@ use crate::{
 /// The code of what is said where such a model stays as it is.
 pub(super) const STAY: &str = "quantizers_of_halves";
 
-/// Quantizers of 16-bit floats: how many, and the first one.
-fn found(model: &Model) -> Option<(usize, NodeId)> {
-    let asks = |op: &str| matches!(op, "QuantizeLinear" | "Round");
-    let nodes: Vec<NodeId> = model.all_nodes().into_iter().filter(|&n| asks(&model.node(n).op_type)).collect();
+/// Nodes of these operators that read 16-bit floats: how many, and the first one.
+fn found(model: &Model, ops: &[&str]) -> Option<(usize, NodeId)> {
+    let asks = |n: &NodeId| ops.contains(&model.node(*n).op_type.as_str());
+    let nodes: Vec<NodeId> = model.all_nodes().into_iter().filter(asks).collect();
     let types = (!nodes.is_empty()).then(|| types::infer(model))?;
     let half = |&n: &NodeId| {
         let read = model.node(n).input(0).and_then(|v| model.value(v).dtype().or_else(|| types.dtype(v)));
@@ -33,7 +33,9 @@ fn widens(target: &Target) -> bool {
 
 /// A model with such quantizers in 32-bit floats, where its runtime computes in these anyway, and what is said of it.
 pub(in crate::pipeline) fn widened(original: &Model, target: &Target) -> Result<Option<(Model, Diagnostic)>> {
-    let Some((quantizers, first)) = found(original).filter(|_| widens(target)) else { return Ok(None) };
+    let Some((quantizers, first)) = found(original, &["QuantizeLinear", "Round"]).filter(|_| widens(target)) else {
+        return Ok(None);
+    };
     let (mut model, first) = (original.clone(), original.node_label(first));
     convert_to_floats::run(&mut model, &mut Context::default())?;
     let text = format!(
@@ -45,7 +47,7 @@ pub(in crate::pipeline) fn widened(original: &Model, target: &Target) -> Result<
 
 /// What is said of such quantizers where they stay.
 pub(in crate::pipeline) fn stay(model: &Model, target: &Target) -> Option<Diagnostic> {
-    let (quantizers, first) = found(model).filter(|_| !widens(target))?;
+    let (quantizers, first) = found(model, &["QuantizeLinear"]).filter(|_| !widens(target))?;
     let text = format!(
         "{} of 16-bit floats are not imported: target {} computes in such floats, and its scales would have to be 32-bit ones",
         count(quantizers, "quantizer"),

@@ -81,11 +81,15 @@ pub(super) fn is_trained(original: &Model, target: &Target) -> Result<bool> {
         raise_spelled_quantizers::run(&mut model, &mut cx)?;
     }
     let types = types::infer(&model);
-    let of_data = |id: NodeId| {
-        let found = FakeQuantizer::ending_with(&model, &types, id)?;
-        model.value(found.input).constant().is_none().then_some(())
-    };
-    Ok(model.nodes(model.main()).into_iter().any(|id| of_data(id).is_some()))
+    let constant = |v: ValueId| model.value(v).constant().is_some();
+    let nodes = model.nodes(model.main());
+    let found: Vec<_> = nodes.iter().filter_map(|&id| FakeQuantizer::ending_with(&model, &types, id)).collect();
+    let stored =
+        nodes.iter().any(|&id| model.node(id).is("DequantizeLinear") && model.node(id).input(0).is_some_and(constant));
+    let weights = stored || found.iter().any(|q| constant(q.input));
+    // Rounding of nothing but answers is no training: so images are made.
+    let counts = |q: &FakeQuantizer| weights || model.value(q.output).readers().next().is_some();
+    Ok(found.iter().any(|q| !constant(q.input) && counts(q)))
 }
 
 /// Mode `qat` for a model without quantizers, or with none that integer kernels can compute with.
