@@ -28,8 +28,8 @@ use crate::{
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, Role},
     passes::{
-        self, Context, convert_opset, eliminate_identity, fold_constants, inline_functions, raise_qonnx,
-        raise_spelled_quantizers,
+        self, Context, convert_opset, eliminate_identity, fold_constants, inline_functions, lift_constants,
+        raise_qonnx, raise_spelled_quantizers,
         support::{quantizer::FakeQuantizer, spelled::Found},
     },
     plan::{Activation, Form, KnownReads, Learned, Plan, Readers},
@@ -74,11 +74,13 @@ pub(super) fn is_trained(original: &Model, target: &Target) -> Result<bool> {
     inline_functions::run(&mut model, &mut cx)?;
     passes::raise(&mut model, &mut cx)?;
     convert_opset::run(&mut model, &mut cx)?;
+    lift_constants::run(&mut model, &mut cx)?;
     for _ in 0..3 {
         eliminate_identity::run(&mut model, &mut cx)?;
-        fold_constants::run(&mut model, &mut cx)?;
         raise_qonnx::run(&mut model, &mut cx)?;
+        // Before constants are computed, of which weights are.
         raise_spelled_quantizers::run(&mut model, &mut cx)?;
+        fold_constants::run(&mut model, &mut cx)?;
     }
     let types = types::infer(&model);
     let constant = |v: ValueId| model.value(v).constant().is_some();
@@ -252,4 +254,54 @@ fn stands_in(model: &Model, plan: &Plan, v: ValueId) -> bool {
         });
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    fn trained(target: &str, body: &str) -> bool {
+        let head = "<ir_version: 9, opset_import: [\"\" : 19]> g ";
+        let model = text::parse(&format!("{head}{body}")).unwrap();
+        is_trained(&model, &Target::load(target).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn quantizers_of_halves_count_where_the_runtime_widens_them() {
+        let body = "(float16[2,3] x) => (float16[2,4] y) <float16[3,4] w = {1,2,3,4,5,6,7,8,9,10,11,12}, float16 s = {0.5}, uint8 z = {128}> {
+            q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w) }";
+        assert!(trained("onnxruntime-cpu", body) && !trained("tensorrt", body));
+        let model = text::parse(&format!("<ir_version: 9, opset_import: [\"\" : 19]> g {body}")).unwrap();
+        let (cpu, other) = (Target::load("onnxruntime-cpu").unwrap(), Target::load("tensorrt").unwrap());
+        assert!(halves::stay(&model, &cpu).is_none());
+        let said = halves::stay(&model, &other).unwrap();
+        assert!(said.message.contains("target tensorrt"), "{said}");
+        assert!(none(&[said]).to_string().contains("16-bit floats"));
+        let (wide, said) = halves::widened(&model, &cpu).unwrap().unwrap();
+        assert!(said.message.starts_with("1 quantizer of 16-bit floats"), "{said}");
+        let scales = wide.value_ids().into_iter().filter_map(|v| wide.value(v).initializer());
+        assert!(scales.into_iter().all(|t| t.dtype() != DType::Float16));
+    }
+
+    #[test]
+    fn rounding_of_answers_alone_is_no_training() {
+        let image = "a = MatMul(x, w) b = Clip(a, lo, hi) c = Mul(b, n) d = Round(c) y = Div(d, n)";
+        let with = |steps: &str| {
+            format!(
+                "(float[2,2] x) => (float[2,2] y) <float[2,2] w = {{1,2,3,4}}, float lo = {{0}}, float hi = {{1}}, float n = {{255}}> {{ {steps} }}"
+            )
+        };
+        assert!(!trained("onnxruntime-cpu", &with(image)));
+        let inside = image.replace("y = Div(d, n)", "e = Div(d, n) y = MatMul(e, w)");
+        assert!(trained("onnxruntime-cpu", &with(&inside)));
+    }
+
+    #[test]
+    fn offsets_between_codes_are_the_reason_of_mode_qat() {
+        let said = Diagnostic::warning(raise_spelled_quantizers::OFFSET, "an offset").on("Mul_1").help("train");
+        let error = none(&[said]).to_string();
+        assert!(error.contains("\"Mul_1\": an offset"), "{error}");
+        assert!(none(&[]).to_string().contains("no quantizer in front"));
+    }
 }
