@@ -36,6 +36,7 @@ impl Side {
         cx.options.clamps = Clamps::None;
         let mut raised = model.clone();
         inline_functions::run(&mut raised, &mut cx)?;
+        passes::raise_training(&mut raised, &mut cx)?;
         passes::raise_in_between(&mut raised, &mut cx)?;
         remove_dead::run(&mut raised, &mut cx)?;
         let types = types::infer(&raised);

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{Model, NodeId},
+    ir::{Model, NodeId, ValueId},
     kernels::Becomes,
     ops::{self, Class, Role},
     passes::support::pairs::Linear,
@@ -86,7 +86,10 @@ const HINT: &str = "`qonvert quantize` with calibration data finds what its inte
 fn has_quantized_weight(model: &Model, id: NodeId) -> bool {
     let spec = ops::spec(model, id).filter(|s| s.class == Class::Product);
     let weight = spec.and_then(|s| s.index_of(Role::Weight)).and_then(|i| model.node(id).input(i));
-    weight.and_then(|w| Linear::dequantized(model, w)).is_some_and(|d| model.value(d.input).constant().is_some())
+    let codes = weight.and_then(|w| Linear::dequantized(model, w)).map(|d| d.input);
+    let rounded = |v: ValueId| model.producer(v).and_then(|q| Linear::of(model, q, "QuantizeLinear")).map(|q| q.input);
+    let constant = |v: ValueId| model.value(v).constant().is_some();
+    codes.is_some_and(|v| constant(v) || rounded(v).is_some_and(constant))
 }
 
 /// What stands on either side, in words.

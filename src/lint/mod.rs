@@ -167,7 +167,7 @@ macro_rules! lints {
 
 // What keeps a model from loading first, then what keeps kernels away, then what is left over.
 lints! {
-    unused_constants, old_opset, bad_zero_points, bad_scales, contrib_pairs, wrong_axis, int8_activations, constant_types, slow_weights, pairs_around_clamps,
+    unused_constants, old_opset, bad_zero_points, bad_scales, contrib_pairs, wrong_axis, scales_of_data, int8_activations, constant_types, slow_weights, pairs_around_clamps,
     symmetric_clamps, unequal_scales, turned_weights, mixed_readers, bias_scales, idle_pairs, slow_kernels,
     weights_at_run_time, saturating_sums, saturated_codes, few_codes, leftovers, lost_kernels, refused,
 }

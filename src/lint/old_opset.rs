@@ -1,5 +1,6 @@
 //! Conversions that the operator set which the file names does not have: scales per channel came with version 13, codes of 16
-//! and 4 bits and blocks with 21, codes of 2 bits with 25, floats of 8 bits with 19.
+//! and 4 bits and blocks with 21, codes of 2 bits with 25, floats of 8 bits with 19. With opset 10 the runtime does not load a layer in
+//! codes whose bias is float, either.
 //!
 //! Runtimes refuse such files, or ignore what they do not know. Operators are upgraded one version after the other, none
 //! changes what it computes.
@@ -19,9 +20,19 @@ use crate::{
 pub(super) const WHAT: &str = "conversions that the file's operator set does not have";
 pub(super) const CURE: &str = "upgrade the operators to the version that has them";
 
+/// Whether a node has a constant float bias beside data and weight in codes: the runtime quantizes it, with a Round of opset 11.
+fn float_bias(cx: &Context<'_>, n: NodeId) -> bool {
+    let node = cx.model.node(n);
+    let bias = (node.is("Conv") || node.is("Gemm")) && cx.model.constant_input(n, 2).is_some_and(|b| b.dtype().is_float());
+    bias && cx.dequantized(n, 0).is_some() && cx.dequantized(n, 1).is_some()
+}
+
 /// The first operator set that has a conversion like this one, and what of it is new there.
 fn needed(cx: &Context<'_>, n: NodeId) -> Option<(i64, String)> {
     let node = cx.model.node(n);
+    if float_bias(cx, n) {
+        return Some((11, "float biases beside codes".to_owned()));
+    }
     let quantizes = node.is("QuantizeLinear");
     if !(quantizes || node.is("DequantizeLinear")) {
         return None;

@@ -46,7 +46,7 @@ macro_rules! examples {
 }
 
 examples! {
-    unused_constants, old_opset, bad_zero_points, bad_scales, contrib_pairs, wrong_axis, int8_activations, constant_types,
+    unused_constants, old_opset, bad_zero_points, bad_scales, contrib_pairs, wrong_axis, scales_of_data, scales_of_data, int8_activations, constant_types,
     pairs_around_clamps, symmetric_clamps, unequal_scales, turned_weights, mixed_readers, bias_scales, idle_pairs, slow_kernels,
     weights_at_run_time, leftovers, slow_weights,
 }
@@ -107,12 +107,31 @@ fn rules_leave_alone_what_is_right() {
         ("bad_scales", gemm.to_owned()),
         ("bad_zero_points", gemm.to_owned()),
         ("wrong_axis", gemm.to_owned()),
+        ("scales_of_data", conv("uint8", "uint8", "0")),
         ("old_opset", gemm.to_owned()),
         ("few_codes", gemm.to_owned()),
     ] {
         let found = findings(super::by_name(rule).unwrap(), &text);
         assert!(found.is_empty(), "{rule}: {found:?} in {text}");
     }
+}
+
+/// The runtime makes kernels of layers that it cannot run: of data with several scales, and of biases with operators of a later version.
+#[test]
+fn what_fails_at_run_time_is_an_error() {
+    let text = "(float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2] s = {0.3, 0.2}, uint8[2] o = {3, 4}, float r = {0.5}, uint8 p = {9}, int8[2,1,1,1] c = {5, 6}, float t = {0.1}> {
+        q = QuantizeLinear<axis = 1>(x, s, o) d = DequantizeLinear<axis = 1>(q, s, o) w = DequantizeLinear(c, t) a = Conv<group = 2>(d, w)
+        aq = QuantizeLinear(a, r, p) y = DequantizeLinear(aq, r, p) }";
+    let found = findings(super::by_name("scales_of_data").unwrap(), text);
+    assert!(found.len() == 1 && found[0].contains("2 scales; the runtime fails when it runs Conv"), "{found:?}");
+    let old = "<ir_version: 7, opset_import: [\"\" : 10]> (float[1,2,4,4] x) => (float[1,2,4,4] y) <float s = {0.3}, uint8 o = {3}, int8[2,2,1,1] c = {5, 6, 7, 8}, float t = {0.1}, int8 u = {0}, float[2] b = {0.5, 1}> {
+        q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) w = DequantizeLinear(c, t, u) a = Conv(d, w, b)
+        aq = QuantizeLinear(a, s, o) y = DequantizeLinear(aq, s, o) }";
+    let found = findings(super::by_name("old_opset").unwrap(), old);
+    assert!(found.len() == 1 && found[0].contains("opset 11, the file says 10"), "{found:?}");
+    let mut model = text::parse(old).unwrap();
+    assert_eq!((mend("old_opset", &mut model), model.opset("")), (1, Some(11)));
+    assert!(findings(super::by_name("old_opset").unwrap(), &old.replace("Conv(d, w, b)", "Conv(d, w)")).is_empty());
 }
 
 /// Tools take clamps in front of quantizers out, and training saturates on purpose: what a pair cut off is still cut off without it.

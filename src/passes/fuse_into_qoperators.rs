@@ -112,14 +112,9 @@ impl Fusion {
                     }
                     codes.push(dtype);
                 }
-                // Batches of weights have no scales for each column in one.
                 Slot::OnlyCodes(i) => {
                     let dq = Linear::dequantized(model, node.input(i)?)?;
                     fits_input(model, spec, id, i, &dq)?;
-                    let matrix = model.value(dq.input).constant().is_none_or(|t| t.rank() == 2);
-                    if !matrix && dq.scales(model)?.len() > 1 {
-                        return None;
-                    }
                     inputs.push(Input::Value(Some(dq.input)));
                     codes.push(dq.codes(model, types)?);
                 }
@@ -227,6 +222,10 @@ fn fits_input(model: &Model, spec: &OpSpec, id: NodeId, i: usize, dq: &Linear) -
         return Some(());
     }
     let codes = model.value(dq.input).constant()?;
+    // Kernels take no scales of columns for a batch of matrices.
+    if model.node(id).is("MatMul") && codes.rank() != 2 {
+        return None;
+    }
     let axis = dq.axis_of(codes.rank())?;
     let along = spec.weight_axis(model.node(id), codes.rank())?;
     (spec.role(i) == Role::Weight && axis == along && codes.dims().get(axis) == Some(&scales.len())).then_some(())

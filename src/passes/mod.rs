@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::{
     diagnostics::Diagnostic,
     error::Result,
-    ir::Model,
+    ir::{Model, NodeId},
     ops,
     plan::{KnownReads, Learned, Plan},
     target::IntegerOps,
@@ -153,7 +153,7 @@ passes! {
         fold_gemm_scales, fold_transpose_into_weights, fuse_hard_sigmoid, fuse_hard_swish, fuse_gelu, fuse_leaky_relu,
         fuse_clips, fuse_pad_into_conv, fold_affine, fold_batch_normalization, fuse_matmul_add_into_gemm,
         share_initializers;
-    Import: lift_quantizers;
+    Import: drop_broken_quantizers, lift_quantizers;
     Scale: scale_channels, absorb_biases;
     Adjust: correct_bias;
     Insert: insert_quantization, insert_dynamic_quantization, quantize_lstm, pack_weights, store_weights,
@@ -187,6 +187,30 @@ pub fn raise(model: &mut Model, cx: &mut Context) -> Result<usize> {
         support::pairs::forget_import(model, ops::MICROSOFT);
     }
     Ok(lifted + raised)
+}
+
+/// Brings quantizers of training into Q/DQ form: spelled out in plain operators, of QONNX, with scales behind Identity or computed
+/// from the weight. Models in which every scale stands there as a number stay as they are.
+pub fn raise_training(model: &mut Model, cx: &mut Context) -> Result<usize> {
+    /// What one round folds may let the next one see more.
+    const ROUNDS: usize = 3;
+    let mut changes = lift_constants::run(model, cx)?;
+    for _ in 0..ROUNDS {
+        if !model.all_nodes().into_iter().any(|n| has_hidden_quantizer(model, n)) {
+            break;
+        }
+        changes += eliminate_identity::run(model, cx)? + fold_constants::run(model, cx)?;
+        changes += raise_qonnx::run(model, cx)? + raise_spelled_quantizers::run(model, cx)?;
+    }
+    Ok(changes)
+}
+
+/// Whether a node is a quantizer of which not all is plain, or may be a part of one.
+fn has_hidden_quantizer(model: &Model, id: NodeId) -> bool {
+    let node = model.node(id);
+    let conversion = matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear");
+    let computed = |i: usize| node.input(i).is_some_and(|v| model.value(v).constant().is_none());
+    (conversion && (computed(1) || computed(2))) || node.is("Round") || raise_qonnx::is_quantizer(node)
 }
 
 /// Newer than any operator set that a Q/DQ form asks for.

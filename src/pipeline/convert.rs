@@ -68,6 +68,11 @@ pub fn convert_model(original: &Model, format: Format, target: &Target, cx: &mut
     cx.options.seen_through.clone_from(&target.seen_through);
     cx.options.qoperator = (format == Format::Qoperator).then(|| target.integer_ops());
     passes::raise(&mut model, cx)?;
+    passes::raise_training(&mut model, cx)?;
+    if format == Format::Qoperator {
+        // Weights that are quantized when the file is loaded.
+        passes::fold_learned_weights::store_codes_of_constants(&mut model)?;
+    }
     // What is quantized at run time has integer operators in both.
     passes::run_stage(Stage::Lower, &mut model, cx)?;
     if has_channel_scales(&model) && model.opset("").is_some_and(|v| v < convert_opset::NEEDED) {
@@ -94,7 +99,8 @@ fn notice_what_stays(original: &Model, model: &Model, cx: &mut Context) {
             ["QuantizeLinear", "DequantizeLinear", "Integer", "NBits", "DynamicQuantize"].map(|s| op.contains(s));
         known && (named.contains(&true) || ops::raised_by(n).is_some() || ONE_FORM.contains(&op))
     };
-    if !ids.iter().any(|&n| on_codes(original.node(n))) {
+    let spelled = || model.all_nodes().into_iter().any(|n| on_codes(model.node(n)));
+    if !ids.iter().any(|&n| on_codes(original.node(n))) && !spelled() {
         let text = "nothing in the model is quantized: it was written as it is";
         let help = "`qonvert quantize` quantizes it, with --format qdq or qoperator";
         cx.diagnostics.push(Diagnostic::warning(NOTHING_QUANTIZED, text).help(help));

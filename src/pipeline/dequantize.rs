@@ -68,17 +68,18 @@ const PLAIN_INITIALIZERS: i64 = 4;
 /// A model in 32-bit floats. The operator set stays; what cannot be brought back is named among the diagnostics.
 pub fn dequantize_model(original: &Model, clamps: Clamps, float_ends: bool, cx: &mut Context) -> Result<Model> {
     let mut model = original.clone();
-    if !is_quantized(original) {
-        let text = "nothing in the model is quantized, and it has no 16-bit floats: it was written as it is";
-        cx.diagnostics.push(Diagnostic::warning(NOTHING_QUANTIZED, text));
-        return Ok(model);
-    }
     (cx.options.clamps, cx.options.float_ends, cx.options.float_state) = (clamps, float_ends, true);
     if !model.functions.is_empty() {
         inline_functions::run(&mut model, cx)?;
     }
     if model.ir_version < PLAIN_INITIALIZERS {
         eliminate_initializer_inputs::run(&mut model, cx)?;
+    }
+    passes::raise_training(&mut model, cx)?;
+    if !is_quantized(&model) {
+        let text = "nothing in the model is quantized, and it has no 16-bit floats: it was written as it is";
+        cx.diagnostics.push(Diagnostic::warning(NOTHING_QUANTIZED, text));
+        return Ok(original.clone());
     }
     passes::raise_in_between(&mut model, cx)?;
     // Before the rest of that stage: what is stored in blocks becomes float at once, and large weights are never in memory.

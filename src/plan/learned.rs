@@ -211,7 +211,13 @@ pub(super) fn with_room_for_bias(
         let steps = f64::from(*b) / f64::from(input.scale) / f64::from(q.params[i % q.params.len()].scale);
         (steps - steps.round()).abs() < 1e-3
     };
-    let factor = std::iter::successors(Some(1), |f| Some(f * 2)).take_while(|f| f * most <= SAFE).last().unwrap_or(1);
+    // The bias takes as many steps more, and must still fit its 32 bits.
+    let fits = |f: i32| {
+        let scales: Vec<f32> = q.params.iter().map(|p| p.scale / f as f32).collect();
+        weight_scales_for_bias(bias, input.scale, &scales).1 == 0
+    };
+    let factors = std::iter::successors(Some(1), |f| Some(f * 2));
+    let factor = factors.take_while(|&f| f * most <= SAFE && (f == 1 || fits(f))).last().unwrap_or(1);
     if factor == 1 || bias.iter().enumerate().all(whole) {
         return Ok(q);
     }
@@ -310,6 +316,8 @@ mod tests {
         let finer = with([0.3, 0.0]);
         assert_eq!((codes(&finer), finer.scales()), (vec![8, -56, 40, 24], vec![0.0625]));
         assert_eq!(finer.dequantized().unwrap(), weight.to_f32().unwrap());
+        // 8e8 steps, of which twice as many fit 32 bits.
+        assert_eq!(codes(&with([1e8, 0.3])), [2, -14, 10, 6]);
     }
 
     #[test]

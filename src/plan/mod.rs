@@ -46,7 +46,7 @@ pub use learned::{Learned, LearnedWeight};
 pub use names::named_values;
 pub use packed::{PackedWeight, exactly as packed_exactly, pack_weights};
 pub use regions::Regions;
-pub(crate) use saturation::{is_depthwise, sum_axes};
+pub(crate) use saturation::{is_depthwise, of_training as saturating_codes_of_training, sum_axes};
 pub use smooth::{SAMPLES as SMOOTHING_SAMPLES, Smoothing, equalize, smooth};
 pub use spread::{Cost, spread};
 pub use store::store_float_weights;

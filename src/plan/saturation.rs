@@ -13,12 +13,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{Form, Plan, Weight, known, named_values};
+use super::{Form, Learned, Plan, Weight, known, named_values};
 use crate::{
     error::Result,
     ir::{Model, NodeId, Tensor},
     ops::{self, Class, OpSpec, Role},
-    quant::{quantize_weight, saturation::Pairs},
+    quant::{
+        quantize_weight,
+        saturation::{ANY_CODE, Pairs},
+    },
     target::Target,
 };
 
@@ -50,6 +53,31 @@ pub(super) fn avoid(model: &Model, target: &Target, plan: &mut Plan) -> Result<(
         }
     }
     Ok(())
+}
+
+/// The nodes whose weights keep the codes of training although sums of their products could saturate on the target.
+pub(crate) fn of_training(model: &Model, target: &Target, plan: &Plan, learned: &Learned) -> Result<Vec<String>> {
+    let names = named_values(model);
+    let mut found = Vec::new();
+    for (name, entry) in &plan.nodes {
+        let (Some(kernel), Some(weight)) = (&entry.kernel, entry.weight.as_ref().filter(|w| w.learned)) else {
+            continue;
+        };
+        let Some(id) = names.get(name.as_str()).and_then(|&v| model.producer(v)) else { continue };
+        let depthwise = is_depthwise(model, id, weight_dims(model, id));
+        if entry.becomes != Form::Integer || !target.saturates(kernel, weight.dtype, depthwise) {
+            continue;
+        }
+        let (Some(spec), Some(codes)) = (ops::spec(model, id), learned.weight_of(model, id)?) else { continue };
+        let dims = codes.values.dims();
+        let Some(axes) = sum_axes(spec, dims.len(), spec.weight_axis(model.node(id), dims.len())) else { continue };
+        let input = model.node(id).input(0).and_then(|v| plan.activations.get(model.value(v).name()));
+        let data = input.and_then(|a| a.clip).map_or(ANY_CODE, |[low, high]| (low, high));
+        if Pairs::along(dims, &axes)?.saturating_with(&codes, data)?.contains(&true) {
+            found.push(model.node_label(id));
+        }
+    }
+    Ok(found)
 }
 
 /// The axes that the products of a node add along, in the order of their depth, if a pair of neighbours can saturate.

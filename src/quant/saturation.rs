@@ -93,12 +93,17 @@ impl Pairs {
 
     /// For each channel, whether a pair of it can saturate.
     pub fn saturating(&self, weight: &QuantizedWeight) -> Result<Vec<bool>> {
+        self.saturating_with(weight, ANY_CODE)
+    }
+
+    /// As [`Self::saturating`], with data of codes between these only.
+    pub fn saturating_with(&self, weight: &QuantizedWeight, data: (i32, i32)) -> Result<Vec<bool>> {
         let (channels, inner) = Granularity::from_axis(weight.axis).layout(weight.values.dims())?;
         let codes = pack::unpack(&weight.values)?;
         let code = |i: usize| codes.get(i).copied().unwrap_or(0);
         let mut found = vec![false; channels];
         for [i, j] in self.each() {
-            if can_saturate([code(i), code(j)], ANY_CODE) {
+            if can_saturate([code(i), code(j)], data) {
                 // Both are of one channel, but where the axis of the scales is one that the products add along.
                 found[i / inner % channels] = true;
                 found[j / inner % channels] = true;

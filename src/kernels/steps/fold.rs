@@ -3,7 +3,7 @@
 //! with both. Nodes that do nothing vanish.
 
 use crate::{
-    ir::{Node, NodeId},
+    ir::{Node, NodeId, ValueId},
     kernels::scratch::{Fate, Scratch},
 };
 
@@ -16,7 +16,11 @@ pub(super) fn run(s: &mut Scratch) {
         if s.m.try_node(n).is_none() || s.fates.contains_key(&n) {
             continue;
         }
-        if folds(s, n) {
+        let initializer = |v: ValueId| s.m.value(v).constant().is_some();
+        if let Some(v) = s.m.node(n).input(0).filter(|&v| s.m.node(n).is("Identity") && initializer(v)) {
+            // What reads it sees the number itself, as of a scale that several quantizers share.
+            s.bypass(n, v, Fate::Folded);
+        } else if folds(s, n) {
             s.constants.extend(s.m.node(n).outputs().iter().copied().flatten().collect::<Vec<_>>());
             s.fates.insert(n, Fate::Folded);
             forget_inputs(s, n);

@@ -134,7 +134,10 @@ impl Remover {
         if let Some(tensor) = model.value(x).constant().filter(|t| t.dtype().is_float()).cloned() {
             let saturate = model.node(quantize).int("saturate").unwrap_or(1) != 0;
             let rounded = params.coding(model).map(|c| c.rounded(&tensor, codes, saturate));
-            let Some(rounded) = rounded.transpose()?.filter(|_| within.is_none()) else {
+            if within.is_some() {
+                return Ok(Err("codes of a constant are clamped".to_owned()));
+            }
+            let Some(rounded) = rounded.transpose()? else {
                 return Ok(Err("the scale of a constant is computed by the model".to_owned()));
             };
             let rounded = releasing(rounded, &tensor)?;

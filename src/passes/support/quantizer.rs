@@ -64,6 +64,11 @@ impl FakeQuantizer {
 
     /// What it lets through; with several scales, codes of uint8 that hold all of it.
     pub fn grid(&self) -> Result<Grid> {
+        self.grid_of(DType::Uint8)
+    }
+
+    /// What it lets through; with several scales, codes of this type that hold all of it.
+    pub fn grid_of(&self, dtype: DType) -> Result<Grid> {
         let of = |(&scale, &zero_point): (&f32, &i32)| {
             let params = QParams { scale, zero_point, dtype: self.dtype };
             Grid::between(params, self.bounds.0, self.bounds.1)
@@ -73,7 +78,7 @@ impl FakeQuantizer {
             [one] => Ok(*one),
             _ => {
                 let all = each.iter().map(Grid::range).reduce(Range::union).unwrap_or(Range::new(0.0, 0.0));
-                Grid::of(QParams::from_range(all, DType::Uint8, false, false)?)
+                Grid::of(QParams::from_range(all, dtype, false, false)?)
             }
         }
     }

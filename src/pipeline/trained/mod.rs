@@ -28,11 +28,10 @@ use crate::{
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, Role},
     passes::{
-        self, Context, convert_opset, eliminate_identity, fold_constants, inline_functions, lift_constants,
-        raise_qonnx, raise_spelled_quantizers,
+        self, Context, convert_opset, eliminate_identity, inline_functions, raise_qonnx, raise_spelled_quantizers,
         support::{quantizer::FakeQuantizer, spelled::Found},
     },
-    plan::{Activation, Form, KnownReads, Learned, Plan, Readers},
+    plan::{Activation, Form, KnownReads, Learned, Plan, Readers, saturating_codes_of_training},
     quant::{Grid, QParams, Range},
     scheme::Resolved,
     target::Target,
@@ -74,14 +73,10 @@ pub(super) fn is_trained(original: &Model, target: &Target) -> Result<bool> {
     inline_functions::run(&mut model, &mut cx)?;
     passes::raise(&mut model, &mut cx)?;
     convert_opset::run(&mut model, &mut cx)?;
-    lift_constants::run(&mut model, &mut cx)?;
-    for _ in 0..3 {
-        eliminate_identity::run(&mut model, &mut cx)?;
-        raise_qonnx::run(&mut model, &mut cx)?;
-        // Before constants are computed, of which weights are.
-        raise_spelled_quantizers::run(&mut model, &mut cx)?;
-        fold_constants::run(&mut model, &mut cx)?;
-    }
+    // Before constants are computed, of which weights are.
+    eliminate_identity::run(&mut model, &mut cx)?;
+    raise_spelled_quantizers::run(&mut model, &mut cx)?;
+    passes::raise_training(&mut model, &mut cx)?;
     let types = types::infer(&model);
     let constant = |v: ValueId| model.value(v).constant().is_some();
     let nodes = model.nodes(model.main());
@@ -108,6 +103,14 @@ pub(super) fn none(noticed: &[Diagnostic]) -> Error {
     .help("leave --mode out to have ranges found by calibration; or export the model with its fake-quantization in it")
 }
 
+/// `tune` for a model with quantizers.
+pub(super) fn nothing_to_tune() -> Error {
+    Error::config(
+        "the model comes with quantizers of its data: their scales and precisions are decided, and tune would search for others",
+    )
+    .help("`qonvert quantize` carries them to integer kernels; to have others, tune the float model (`qonvert dequantize` makes one)")
+}
+
 /// Makes the plan.
 pub(super) fn plan(
     job: &Job<'_>,
@@ -131,12 +134,21 @@ pub(super) fn plan(
     let job = Job { settings: &settings, ..job.clone() };
     let task = Task { job: &job, model, resolved, dataset, rival: None };
     let mut outcome = planner::make(task, samples, split, &mut cx.diagnostics, clock)?;
+    // Where quantizers of training saturate is no finding of calibration.
+    let learned_at = |name: &str| resolved.scheme.grids.keys().any(|&v| model.value(v).name() == name);
+    cx.diagnostics.retain(|d| d.code != "saturating" || !d.subject.as_deref().is_some_and(learned_at));
     absorb_clamps(model, &resolved.scheme.grids, &mut outcome.plan);
     if let Some(data) = dataset {
         idle::drop_clamps(&job, model, &resolved.scheme.grids, (data, &outcome.samples), &mut outcome.plan)?;
     }
     let kept = keep_few(model, &learned, &resolved.scheme.grids, job.settings.target.activation, &mut outcome.plan);
+    let clamps = own_clamps(model, &resolved.scheme.grids, &outcome.plan).len();
     cx.diagnostics.extend(tell::tell(model, &learned, resolved, &outcome.plan, kept));
+    cx.diagnostics.extend(tell::clamps(clamps, dataset.is_some()));
+    if let Some(cpu) = job.settings.target.other_cpu() {
+        let nodes = saturating_codes_of_training(model, &job.settings.target, &outcome.plan, &learned)?;
+        cx.diagnostics.extend(tell::saturating(&nodes, cpu));
+    }
     outcome.known = Some(Arc::new(KnownReads::of_training(learned)));
     Ok(outcome)
 }

@@ -11,6 +11,34 @@ use crate::{
     scheme::Resolved,
 };
 
+/// Clips that stand for quantizers in front of float nodes.
+pub(super) fn clamps(clamps: usize, data: bool) -> Option<Diagnostic> {
+    let text = format!(
+        "{} what quantizers that are left out cut off",
+        match clamps {
+            0 => return None,
+            1 => "1 Clip keeps".to_owned(),
+            n => format!("{n} Clips keep"),
+        }
+    );
+    let note = Diagnostic::note("quantizers_clamp", text);
+    Some(match data {
+        true => note,
+        false => note.help("give --calibration: those that cut nothing off in it go"),
+    })
+}
+
+/// Layers that keep codes of training which can saturate on the processor that the job names.
+pub(super) fn saturating(nodes: &[String], cpu: &str) -> Option<Diagnostic> {
+    let first = nodes.first()?;
+    let text = format!(
+        "sums of {} can saturate on processors of the kind {cpu}: codes of training are not narrowed for that",
+        count(nodes.len(), "layer")
+    );
+    let help = format!("`qonvert lint --fix --cpu {cpu}` spreads these channels over fewer codes");
+    Some(Diagnostic::warning("saturating_codes_of_training", text).on(first).help(help))
+}
+
 /// What became of the quantizers, in words.
 pub(super) fn tell(model: &Model, learned: &Learned, resolved: &Resolved, plan: &Plan, kept: usize) -> Vec<Diagnostic> {
     let mut said = Vec::new();

@@ -32,7 +32,7 @@ use self::{
     speed::Speeds,
     state::{Identity, State, identity_of_data, identity_of_model},
 };
-use super::{Clock, Job, auto::judged_on, before, finish, options, planner, prepare, quantize, thin};
+use super::{Clock, Job, auto::judged_on, before, finish, options, planner, prepare, quantize, thin, trained};
 use crate::{
     calibrate::Dataset,
     config::{Config, duration},
@@ -81,6 +81,11 @@ pub fn tune(tuning: &Tuning<'_>) -> Result<Tuned> {
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
     before::check_weights(&files)?;
+    if trained::may(&job.settings.config)
+        && trained::is_trained(&original, &job.settings.target).map_err(|e| e.file(&job.model))?
+    {
+        return Err(trained::nothing_to_tune().file(&job.model));
+    }
     clock.step("prepare");
     let mut cx = Context { options: options(job.settings), ..Context::default() };
     let prepared = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
