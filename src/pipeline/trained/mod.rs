@@ -28,7 +28,7 @@ use crate::{
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, Role},
     passes::{
-        self, Context, convert_opset, eliminate_identity, inline_functions, raise_qonnx, raise_spelled_quantizers,
+        self, Context, convert_opset, inline_functions, raise_qonnx, raise_spelled_quantizers,
         support::{quantizer::FakeQuantizer, spelled::Found},
     },
     plan::{Activation, Form, KnownReads, Learned, Plan, Readers, saturating_codes_of_training},
@@ -73,9 +73,6 @@ pub(super) fn is_trained(original: &Model, target: &Target) -> Result<bool> {
     inline_functions::run(&mut model, &mut cx)?;
     passes::raise(&mut model, &mut cx)?;
     convert_opset::run(&mut model, &mut cx)?;
-    // Before constants are computed, of which weights are.
-    eliminate_identity::run(&mut model, &mut cx)?;
-    raise_spelled_quantizers::run(&mut model, &mut cx)?;
     passes::raise_training(&mut model, &mut cx)?;
     let types = types::infer(&model);
     let constant = |v: ValueId| model.value(v).constant().is_some();
