@@ -210,7 +210,7 @@ fn quantize_as_read<'a>(job: &Job<'a>, read: Read<'a>) -> Result<Quantized> {
     let Start { mut clock, original, mut model, mut resolved, mut cx, dataset, evaluation, broken, trained } =
         start_with(job, read)?;
     if config.mode == Mode::Qat && !trained {
-        return Err(trained::none().file(&job.model));
+        return Err(trained::none(&cx.diagnostics).file(&job.model));
     }
     cx.diagnostics.extend(before::idle_budgets(config).filter(|_| job.plan.is_none()));
     cx.diagnostics.extend(before::idle_precision(config).filter(|_| job.plan.is_none()));

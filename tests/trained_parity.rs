@@ -11,10 +11,10 @@ use ndarray_npy::NpzReader;
 use qonvert::{
     Config, Job, Settings,
     config::{Format, Mode},
-    ir::{Model, Tensor, text},
+    ir::{DType, Model, NodeSpec, Place, Tensor, text},
     kernels::{self, Becomes},
     onnx_file::{self, WriteOptions},
-    pipeline,
+    passes, pipeline,
     plan::Plan,
     quant::pack::unpack,
     report::Report,
@@ -36,15 +36,15 @@ fn files() -> Vec<(&'static str, &'static str)> {
 }
 
 fn quantized(form: &str, exporter: &str, config: Config, data: bool) -> (Model, Report) {
+    quantized_file(&models().join(format!("digits_qat_{form}.{exporter}.onnx")), config, data)
+}
+
+fn quantized_file(path: &Path, config: Config, data: bool) -> (Model, Report) {
     let settings = Settings::new(config).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let mut job = Job::new(
-        models().join(format!("digits_qat_{form}.{exporter}.onnx")),
-        folder.path().join("out.onnx"),
-        &settings,
-    );
+    let mut job = Job::new(path, folder.path().join("out.onnx"), &settings);
     job.data = data.then(|| models().join("digits_calib.npz"));
-    let report = pipeline::run(&job).unwrap_or_else(|e| panic!("{form}, {exporter}: {e}"));
+    let report = pipeline::run(&job).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     (onnx_file::read(&job.output).unwrap(), report)
 }
 
@@ -160,8 +160,9 @@ fn without_data_what_training_tells_is_enough_or_the_node_is_named() {
     assert!(text.contains("give --calibration"), "{text}");
 }
 
-/// Two layers of signs and a last one, with biases that are no multiples of anything.
-fn net_of_signs() -> Model {
+/// Two layers of signs and a last one, with biases that are no multiples of anything. What makes signs of data may be another
+/// operator, and the layers in front of them may have no biases.
+fn net_of_signs(of_data: Option<&str>, biases: bool) -> Model {
     let mut random = Random(11);
     let mut constant = |name: &str, dims: &[usize], size: f32| {
         let numbers: Vec<String> =
@@ -179,13 +180,18 @@ fn net_of_signs() -> Model {
     ];
     let quant = "qonnx.custom_op.general.Quant <signed = 1, narrow = 1, rounding_mode = \"ROUND\">";
     let sign = "qonnx.custom_op.general.BipolarQuant";
+    let bipolar = |x: &str| format!("{sign} ({x}, one)");
+    let made = |x: &str| of_data.map_or_else(|| bipolar(x), |op| format!("{op} ({x})"));
+    let (p, q) = (made("a"), made("e"));
+    // Without biases sums are 0 now and then: in floats, too, if the scale is a power of two.
+    let (b, c, t) = if biases { (", b", ", c", 0.17) } else { ("", "", 0.125) };
     let text = format!(
         "<ir_version: 8, opset_import: [\"\" : 17, \"qonnx.custom_op.general\" : 1]> g (float[1,1,8,8] x) => (float[1,8] y)
-         <float s = {{0.0078125}}, float one = {{1}}, float z = {{0}}, float eight = {{8}}, float t = {{0.17}}, {}> {{
+         <float s = {{0.0078125}}, float one = {{1}}, float z = {{0}}, float eight = {{8}}, float t = {{{t}}}, {}> {{
             xq = {quant} (x, s, z, eight)
             wq = {sign} (w, t) vq = {sign} (v, t) uq = {quant} (u, s, z, eight)
-            a = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (xq, wq, b) p = {sign} (a, one)
-            e = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (p, vq, c) q = {sign} (e, one)
+            a = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (xq, wq{b}) p = {p}
+            e = Conv <pads = [1,1,1,1], kernel_shape = [3,3]> (p, vq{c}) q = {q}
             m = GlobalAveragePool(q) f = Flatten(m) fq = {quant} (f, s, z, eight) y = Gemm(fq, uq, d) }}",
         constants.join(", ")
     );
@@ -196,12 +202,13 @@ fn net_of_signs() -> Model {
 fn signs_are_found_by_integers_to_the_last_one() {
     let folder = tempfile::tempdir().unwrap();
     let (path, data) = (folder.path().join("signs.onnx"), folder.path().join("data.npz"));
-    onnx_file::write(&net_of_signs(), &path, WriteOptions::default()).unwrap();
     let images = ndarray::Array::from_shape_vec((24, 1, 8, 8), Random(5).floats(24 * 64, 0.98)).unwrap();
     let mut npz = ndarray_npy::NpzWriter::new(File::create(&data).unwrap());
     npz.add_array("x", &images).unwrap();
     npz.finish().unwrap();
-    for given in [None, Some(data.clone())] {
+    let nets = [(None, true), (Some("Sign"), true), (Some("Sign"), false)];
+    for (net, given) in nets.into_iter().flat_map(|net| [(net, None), (net, Some(data.clone()))]) {
+        onnx_file::write(&net_of_signs(net.0, net.1), &path, WriteOptions::default()).unwrap();
         let settings = Settings::new(Config::default()).unwrap();
         let mut job = Job::new(&path, folder.path().join("out.onnx"), &settings);
         (job.data, job.evaluation) = (given, Some(data.clone()));
@@ -209,10 +216,108 @@ fn signs_are_found_by_integers_to_the_last_one() {
         let model = onnx_file::read(&job.output).unwrap();
         let predicted = kernels::predict(&model, &settings.target);
         let integer = predicted.nodes.iter().filter(|n| PRODUCTS.contains(&&*n.op) && n.becomes == Becomes::Integer);
-        assert_eq!(integer.count(), 3, "{:?}", report.nodes.reasons);
+        assert_eq!(integer.count(), 3, "{net:?}: {:?}", report.nodes.reasons);
         // One sign of a thousand would be 30 dB.
         let proof = report.proof.unwrap();
         assert!(proof.outputs[0].sqnr.is_none_or(|s| s > 60.0), "{:?}", proof.outputs[0].sqnr);
+    }
+}
+
+/// A step of arithmetic with numbers of its own.
+type Step = (&'static str, Vec<f32>);
+
+/// Ways in which training code rounds to the codes from `lo` to `hi` with scale `s` and zero point `z`.
+fn ways((s, z, lo, hi): (f32, f32, f32, f32)) -> Vec<Vec<Step>> {
+    let step = |op, numbers: &[f32]| (op, numbers.to_vec());
+    let (there, back, round) = (step("Div", &[s]), step("Mul", &[s]), step("Round", &[]));
+    let (plus, minus, clip) = (step("Add", &[z]), step("Sub", &[z]), step("Clip", &[lo, hi]));
+    let (low, high) = (lo - z, hi - z);
+    vec![
+        vec![there.clone(), plus.clone(), clip.clone(), round.clone(), minus.clone(), back.clone()],
+        vec![there.clone(), plus.clone(), round.clone(), clip.clone(), minus.clone(), back.clone()],
+        vec![
+            there.clone(),
+            round.clone(),
+            plus.clone(),
+            step("Max", &[lo]),
+            step("Min", &[hi]),
+            minus.clone(),
+            back.clone(),
+        ],
+        vec![there.clone(), step("Clip", &[low, high]), plus, round.clone(), minus, back.clone()],
+        vec![step("Clip", &[low * s, high * s]), there.clone(), round.clone(), back.clone()],
+        vec![step("Add", &[z * s]), there, clip, round, back, step("Sub", &[z * s])],
+    ]
+}
+
+/// Spells the quantizers of one scale in one of the ways, with the detour that gradients take where it is asked for.
+fn spell(model: &mut Model, way: usize, detour: bool) -> usize {
+    let mut cx = passes::Context::default();
+    passes::lift_constants::run(model, &mut cx).unwrap();
+    passes::eliminate_identity::run(model, &mut cx).unwrap();
+    let mut spelled = 0;
+    for id in model.all_nodes() {
+        let Some(there) = model.node(id).input(0).and_then(|v| model.producer(v)) else { continue };
+        if !model.node(id).is("DequantizeLinear") || !model.node(there).is("QuantizeLinear") {
+            continue;
+        }
+        let number = |i| model.constant_input(id, i).unwrap().clone();
+        let (scale, zero, input) = (number(1), number(2), model.node(there).input(0).unwrap());
+        let [s] = scale.to_f32().unwrap()[..] else { continue };
+        let z = unpack(&zero).unwrap()[0] as f32;
+        let (lo, hi) = if zero.dtype() == DType::Uint8 { (0.0, 255.0) } else { (-128.0, 127.0) };
+        let mut x = input;
+        for (op, numbers) in &ways((s, z, lo, hi))[way] {
+            let main = model.main();
+            let add = |&n: &f32| Some(model.add_initializer(main, "number", Tensor::from_f32(&[], &[n])));
+            let numbers: Vec<_> = numbers.iter().map(add).collect();
+            let spec = NodeSpec::new(*op).input(x).inputs(numbers).output("step");
+            x = model.insert_value(spec, Place::Before(id)).unwrap();
+        }
+        if detour {
+            for (op, a, b) in [("Sub", Some(x), Some(input)), ("Add", Some(input), None)] {
+                let spec = NodeSpec::new(op).inputs([a, b.or(Some(x))]).output("step");
+                x = model.insert_value(spec, Place::Before(id)).unwrap();
+            }
+        }
+        let old = model.node(id).output(0).unwrap();
+        assert!(model.replace_all_uses(old, x));
+        model.remove_node(id);
+        spelled += 1;
+    }
+    passes::remove_dead::run(model, &mut cx).unwrap();
+    spelled
+}
+
+#[test]
+fn quantizers_that_are_spelled_out_are_the_same() {
+    let (images, labels) = evaluation();
+    let answers = |model: &Model| {
+        let input = model.value(model.required_inputs()[0]).name();
+        Some(ort_run(&onnx_file::to_bytes(model).unwrap(), &[(input, images.clone())])?.remove(0))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let original = models().join("digits_qat_eager.torchscript.onnx");
+    let (pairs, _) = quantized_file(&original, Config::default(), false);
+    let settings = Settings::new(Config::default()).unwrap();
+    let expected = answers(&pairs);
+    for (way, detour) in (0..6).map(|way| (way, way % 2 == 1)) {
+        let mut model = onnx_file::read(&original).unwrap();
+        assert!(spell(&mut model, way, detour) >= 14, "{way}");
+        let path = folder.path().join("spelled.onnx");
+        onnx_file::write(&model, &path, WriteOptions::default()).unwrap();
+        let (model, report) = quantized_file(&path, Config::default(), false);
+        let predicted = kernels::predict(&model, &settings.target);
+        let products = predicted.nodes.iter().filter(|n| PRODUCTS.contains(&&*n.op));
+        let integer = products.filter(|n| n.becomes == Becomes::Integer).count();
+        assert_eq!(integer, 7, "{way}: {:?}", report.nodes.reasons);
+        let Some((a, b)) = expected.as_ref().zip(answers(&model)) else { continue };
+        let (a, b) = (a.to_f32().unwrap(), b.to_f32().unwrap());
+        let noise: f32 = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum();
+        let signal: f32 = a.iter().map(|a| a * a).sum();
+        // Half-way points are rounded to even codes, or to even steps from the zero point.
+        assert!(noise < signal * 1e-4, "{way}: {noise} of {signal}");
+        assert!(correct(&Tensor::from_f32(&[labels.len(), 10], &b), &labels).abs_diff(532) <= 2, "{way}");
     }
 }
 

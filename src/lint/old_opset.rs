@@ -23,7 +23,8 @@ pub(super) const CURE: &str = "upgrade the operators to the version that has the
 /// Whether a node has a constant float bias beside data and weight in codes: the runtime quantizes it, with a Round of opset 11.
 fn float_bias(cx: &Context<'_>, n: NodeId) -> bool {
     let node = cx.model.node(n);
-    let bias = (node.is("Conv") || node.is("Gemm")) && cx.model.constant_input(n, 2).is_some_and(|b| b.dtype().is_float());
+    let bias =
+        (node.is("Conv") || node.is("Gemm")) && cx.model.constant_input(n, 2).is_some_and(|b| b.dtype().is_float());
     bias && cx.dequantized(n, 0).is_some() && cx.dequantized(n, 1).is_some()
 }
 

@@ -32,7 +32,9 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         }
         let codes = cx.model.node(n).input(0);
         // Codes that something clamps or moves are left as they are.
-        if let Some(q) = codes.and_then(|v| cx.model.producer(v)).filter(|&q| Linear::of(cx.model, q, QUANTIZE).is_some()) {
+        if let Some(q) =
+            codes.and_then(|v| cx.model.producer(v)).filter(|&q| Linear::of(cx.model, q, QUANTIZE).is_some())
+        {
             all.entry(q).or_default().push(n);
         }
     }

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     analysis::types,
+    diagnostics::{Diagnostic, count},
     error::Result,
     ir::{DType, Model, NodeId, Tensor, ValueId},
     ops::{self, Class, Role},
@@ -55,8 +56,21 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         }
         changes += 1;
     }
+    let mut without_zero = Vec::new();
     for id in model.nodes(model.main()) {
-        note_rounded(model, cx, id).map_err(|e| e.node(model.node_label(id), &model.node(id).op_type))?;
+        let levels = note_rounded(model, cx, id).map_err(|e| e.node(model.node_label(id), &model.node(id).op_type))?;
+        without_zero.extend(levels.map(|levels| (model.node_label(id), levels)));
+    }
+    if let Some((first, levels)) = without_zero.first() {
+        const CODE: &str = "weights_without_zero";
+        let text = format!(
+            "the weights of {} have {levels} levels, and none of them is 0, which 8 bits with a whole zero point do not hold: they get the nearest codes",
+            count(without_zero.len(), "node")
+        );
+        let help =
+            "train with an odd number of levels (tanh weights: round(w * 254) in the place of 255), or with fewer bits";
+        cx.diagnostics.retain(|d| d.code != CODE);
+        cx.diagnostics.push(Diagnostic::warning(CODE, text).on(first).help(help));
     }
     Ok(changes)
 }
@@ -77,29 +91,29 @@ pub fn store_codes_of_constants(model: &mut Model) -> Result<usize> {
     Ok(changes)
 }
 
-/// Notes the codes of a product's weight of which the exporter has left the rounded numbers alone.
-fn note_rounded(model: &Model, cx: &mut Context, id: NodeId) -> Result<()> {
-    let Some(spec) = ops::spec(model, id).filter(|s| s.class == Class::Product) else { return Ok(()) };
+/// Notes the codes of a product's weight of which the exporter has left the rounded numbers alone. Returns how many levels it has
+/// where these have no codes.
+fn note_rounded(model: &Model, cx: &mut Context, id: NodeId) -> Result<Option<i32>> {
+    let Some(spec) = ops::spec(model, id).filter(|s| s.class == Class::Product) else { return Ok(None) };
     let Some((at, tensor)) = spec.index_of(Role::Weight).and_then(|i| Some((i, model.constant_input(id, i)?))) else {
-        return Ok(());
+        return Ok(None);
     };
     let name = model.node(id).input(at).map_or("", |v| model.value(v).name());
     let axis = spec.weight_axis(model.node(id), tensor.rank());
     let known = cx.learned.weights.iter().any(|w| w.name == name);
     if known || tensor.is_deferred() || tensor.dtype() != DType::Float || cx.learned.weight_of(model, id)?.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let numbers = tensor.to_f32()?;
     let found = [None, axis].into_iter().find_map(|axis| {
         let (channels, inner) = Granularity::from_axis(axis).layout(tensor.dims()).ok()?;
         lattice::steps(&numbers, channels, inner).map(|found| (axis, found))
     });
-    if let Some((axis, (scales, steps))) = found {
-        let zero_points = vec![0; scales.len()];
-        let (name, dims) = (name.to_owned(), tensor.dims().to_vec());
-        cx.learned.weights.push(LearnedWeight { name, dims, steps, scales, zero_points, dtype: DType::Int8, axis });
-    }
-    Ok(())
+    let Some((axis, (scales, steps))) = found else { return Ok(lattice::levels_beside_zero(&numbers)) };
+    let zero_points = vec![0; scales.len()];
+    let (name, dims) = (name.to_owned(), tensor.dims().to_vec());
+    cx.learned.weights.push(LearnedWeight { name, dims, steps, scales, zero_points, dtype: DType::Int8, axis });
+    Ok(None)
 }
 
 /// A constant that a DequantizeLinear hands out.

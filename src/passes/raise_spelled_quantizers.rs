@@ -4,30 +4,45 @@
 //! ```text
 //! before: a = Div(x, s); b = Round(a); c = Add(b, z); d = Clip(c, lo, hi); e = Sub(d, z); y = Mul(e, s)
 //! after:  q = QuantizeLinear(x, s, z); c = Clip(q, lo, hi); y = DequantizeLinear(c, s, z)
+//! before: a = Clip(x, 0, 1); b = Mul(a, 15); c = Round(b); y = Div(c, 15)
+//! after:  q = QuantizeLinear(x, 1/15, 0); c = Clip(q, 0, 15); y = DequantizeLinear(c, 1/15, 0)
 //! ```
 //!
-//! Also without a zero point, with a product by the reciprocal in front, with the clamp in front of the rounding, spelled as Max and
-//! Min, and with the detour that gradients take: `Add(x, Sub(y, x))` is `y`.
+//! In any order in which it is the same ([`super::support::spelled`]): zero points in front of the rounding or behind it, clamps between
+//! any two steps, also in front of the division where their bounds are real numbers, spelled as Clip, Relu, Max or Min; products by the
+//! reciprocal; offsets in real numbers that are whole steps. Of offsets that are none, no codes are left that integer kernels
+//! compute with: such quantizers stay, and are named. And with the detour that gradients take: `Add(x, Sub(y, x))` is `y`.
+
+use std::collections::BTreeSet;
 
 use super::{
     Context, remove_dead,
     support::{
-        quantizer::{Written, broadcast_axis, spread_zero_points},
+        quantizer::{Written, broadcast_axis},
         replace::bypass,
-        walk::sole_producer,
+        spelled::{Found, Spelled, behind_rounding},
     },
 };
 use crate::{
-    analysis::types,
+    analysis::types::{self, Types},
+    diagnostics::Diagnostic,
     error::Result,
     ir::{DType, Model, NodeId, Tensor, ValueId},
-    ops,
-    quant::params::type_range,
 };
+
+/// The code of what is said of quantizers whose offset is no whole number of steps.
+pub const OFFSET: &str = "quantizer_offset";
+
+/// Why such a quantizer stays in floats.
+pub const WHY_FLOAT: &str = "integer kernels need a whole zero point among the codes";
+
+/// Operators that make numbers of few kinds, around which gradients take a detour.
+const ROUNDING: &[&str] = &["Round", "Floor", "Ceil", "Sign", "DequantizeLinear"];
 
 /// See the module's documentation.
 pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
-    if model.opset("").is_none_or(|v| v < 13) || !model.all_nodes().iter().any(|&n| model.node(n).is("Round")) {
+    let rounds = |&id: &NodeId| ROUNDING.iter().any(|op| model.node(id).is(op));
+    if model.opset("").is_none_or(|v| v < 13) || !model.all_nodes().iter().any(rounds) {
         return Ok(0);
     }
     let types = types::infer(model);
@@ -41,166 +56,103 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         // The detours would count as readers.
         remove_dead::run(model, cx)?;
     }
-    for id in model.all_nodes() {
-        let Some(x) = model.try_node(id).and_then(|_| Spelled::ending_with(model, id)) else { continue };
-        let float = types.dtype(x.input).or_else(|| model.value(x.input).dtype()) == Some(DType::Float);
-        let rank = model.value(x.input).initializer().map(Tensor::rank).or_else(|| types.rank(x.input));
-        changes += usize::from(float && x.write(model, id, rank)?);
+    // From the end: with an offset in real numbers the quantizer of what is left without it ends earlier.
+    let (mut parts, mut left) = (BTreeSet::<NodeId>::new(), Vec::new());
+    for id in model.all_nodes().into_iter().rev() {
+        if parts.contains(&id) {
+            continue;
+        }
+        match model.try_node(id).and_then(|_| Found::ending_with(model, id)) {
+            Some(Found::Quantizer(spelled)) => {
+                parts.extend(behind_rounding(model, id));
+                changes += usize::from(write(model, &types, id, &spelled)?);
+            }
+            Some(Found::Offset(steps)) => {
+                parts.extend(behind_rounding(model, id));
+                left.push((model.node_label(id), steps));
+            }
+            None => {}
+        }
+    }
+    left.reverse();
+    if let Some(said) = between_codes(&left) {
+        cx.diagnostics.retain(|d| d.code != OFFSET);
+        cx.diagnostics.push(said);
     }
     Ok(changes)
 }
 
-/// The rounded value of `Add(x, Sub(rounded, x))`.
+/// A number of steps in words.
+pub fn steps(offset: f64) -> String {
+    ((offset * 1000.0).round() / 1000.0).to_string()
+}
+
+/// What is said of quantizers that no codes stand for: their last nodes, with their offsets.
+fn between_codes(found: &[(String, f64)]) -> Option<Diagnostic> {
+    let (first, offset) = found.first()?;
+    let text = match found.len() {
+        1 => format!("a quantizer with an offset of {} steps stays in floats, and what it rounds", steps(*offset)),
+        n => format!(
+            "{n} quantizers with offsets (of {} steps here) stay in floats, and what they round",
+            steps(*offset)
+        ),
+    };
+    let help = "train with offsets that are multiples of the scale, or without any; or export without quantizers, and calibrate";
+    Some(Diagnostic::warning(OFFSET, format!("{text}: {WHY_FLOAT}")).on(first).help(help))
+}
+
+/// What `Add(x, Sub(rounded, x))` rounds to, and the like: `Sub(x, Sub(x, rounded))`, `Add(rounded, Sub(x, x))`.
 fn straight_through(model: &Model, id: NodeId) -> Option<ValueId> {
     let node = model.node(id);
-    let (a, b) = (node.input(0).filter(|_| node.is("Add"))?, node.input(1)?);
-    [(a, b), (b, a)].into_iter().find_map(|(x, detour)| {
-        let sub = model.node(model.producer(detour)?);
-        let rounded = sub.input(0).filter(|_| sub.is("Sub") && sub.input(1) == Some(x))?;
-        let rounds = |v: ValueId| {
-            // Within the few nodes that a quantizer is spelled with.
-            let before = |&v: &ValueId| model.producer(v).and_then(|n| model.node(n).input(0));
-            std::iter::successors(Some(v), before)
-                .take(6)
-                .any(|v| model.producer(v).is_some_and(|n| model.node(n).is("Round")))
-        };
-        rounds(rounded).then_some(rounded)
-    })
-}
-
-/// A quantizer spelled out.
-struct Spelled {
-    input: ValueId,
-    scale: Tensor,
-    zero_points: Vec<f32>,
-    bounds: (f32, f32),
-}
-
-impl Spelled {
-    /// The quantizer that this product ends.
-    fn ending_with(model: &Model, id: NodeId) -> Option<Self> {
-        let (scale, mut value) = beside(model, id, "Mul")?;
-        let scale = constant(model, scale)?;
-        let mut zero_points = None;
-        let mut bounds = None;
-        let mut rounded = false;
-        // From the end to the beginning: Sub, Clip, Add, Round, Div, of which two may be missing and two change places.
-        for _ in 0..8 {
-            let maker = sole_producer(model, value)?;
-            let node = model.node(maker);
-            match node.op_type.as_str() {
-                "Sub" if zero_points.is_none() && !rounded => {
-                    zero_points = Some((floats(model, node.input(1)?)?, false));
-                    value = node.input(0)?;
-                }
-                "Add" if zero_points.as_ref().is_some_and(|(_, back)| !back) => {
-                    let (z, x) = beside(model, maker, "Add")?;
-                    let (known, back) = zero_points.as_mut()?;
-                    *back = true;
-                    if floats(model, z)? != *known {
-                        return None;
-                    }
-                    value = x;
-                }
-                "Clip" | "Max" | "Min" => {
-                    let (lo, hi) = ops::clamp_bounds(model, maker)?;
-                    let (low, high) = bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-                    // In front of the zero point, bounds are those of the steps.
-                    let inner = rounded_without(&zero_points, rounded);
-                    let shift = if inner { uniform(&zero_points)? } else { 0.0 };
-                    bounds = Some((low.max(lo + shift), high.min(hi + shift)));
-                    value = clamped(model, maker)?;
-                }
-                "Round" if !rounded => {
-                    rounded = true;
-                    value = node.input(0)?;
-                }
-                "Div" if rounded => {
-                    let by = constant(model, node.input(1)?)?;
-                    let zero_points = match zero_points {
-                        None => vec![0.0],
-                        Some((z, true)) => z,
-                        Some((_, false)) => return None,
-                    };
-                    let same = by.to_f32().ok()? == scale.to_f32().ok()?;
-                    return same.then_some(Self { input: node.input(0)?, scale, zero_points, bounds: bounds? });
-                }
-                "Mul" if rounded => {
-                    let (by, x) = beside(model, maker, "Mul")?;
-                    let (by, s) = (floats(model, by)?, scale.to_f32().ok()?);
-                    let inverse = by.len() == s.len() && by.iter().zip(&s).all(|(b, s)| (b * s - 1.0).abs() < 1e-6);
-                    let zero_points = match zero_points {
-                        None => vec![0.0],
-                        Some((z, true)) => z,
-                        Some((_, false)) => return None,
-                    };
-                    return inverse.then_some(Self { input: x, scale, zero_points, bounds: bounds? });
-                }
-                _ => return None,
-            }
-        }
-        None
-    }
-
-    /// Writes it in operators, if there are such; `id` is its last node, `rank` that of what it rounds.
-    fn write(&self, model: &mut Model, id: NodeId, rank: Option<usize>) -> Result<bool> {
-        let (lo, hi) = self.bounds;
-        let of_type = |dtype: DType| type_range(dtype).is_ok_and(|(a, b)| a as f32 <= lo && hi <= b as f32);
-        let Some(dtype) = [DType::Uint8, DType::Int8].into_iter().find(|&d| of_type(d)) else { return Ok(false) };
-        let whole = |v: &f32| v.fract() == 0.0;
-        let scales = self.scale.to_f32()?;
-        let (least, most) = type_range(dtype)?;
-        let fits = self.zero_points.iter().all(|z| whole(z) && (least as f32..=most as f32).contains(z))
-            && whole(&lo)
-            && whole(&hi)
-            && scales.iter().all(|s| s.is_finite() && *s > 0.0);
-        let Some(axis) = broadcast_axis(&self.scale, rank).filter(|_| fits) else { return Ok(false) };
-        let Some(zero_points) = spread_zero_points(&self.zero_points, scales.len()) else { return Ok(false) };
-        let bounds = (lo as i32, hi as i32);
-        let new = Written { input: self.input, dtype, scales: &scales, zero_points: &zero_points, axis, bounds };
-        new.instead_of(model, id, None)?;
-        Ok(true)
-    }
-}
-
-/// Whether a clamp stands where zero points are not in the numbers: in front of the rounding of a quantizer that has some.
-fn rounded_without(zero_points: &Option<(Vec<f32>, bool)>, rounded: bool) -> bool {
-    zero_points.as_ref().is_some_and(|(_, back)| *back || rounded)
-}
-
-/// The zero point, if there is one for all.
-fn uniform(zero_points: &Option<(Vec<f32>, bool)>) -> Option<f32> {
-    let (z, _) = zero_points.as_ref()?;
-    z.first().copied().filter(|first| z.iter().all(|v| v == first))
-}
-
-/// What a clamp clamps.
-fn clamped(model: &Model, id: NodeId) -> Option<ValueId> {
-    let node = model.node(id);
-    if node.is("Clip") {
-        return node.input(0);
-    }
-    node.inputs().iter().copied().flatten().find(|&v| model.value(v).constant().is_none())
-}
-
-/// The constant operand of a commutative operator, and the other one.
-fn beside(model: &Model, id: NodeId, op: &str) -> Option<(ValueId, ValueId)> {
-    let node = model.node(id);
-    let (a, b) = (node.input(0).filter(|_| node.is(op))?, node.input(1)?);
-    let is_constant = |v: ValueId| model.value(v).constant().is_some();
-    match (is_constant(a), is_constant(b)) {
-        (false, true) => Some((b, a)),
-        (true, false) => Some((a, b)),
+    let (a, b) = (node.input(0)?, node.input(1)?);
+    let difference = |v: ValueId| {
+        let sub = model.node(model.producer(v)?);
+        sub.input(0).zip(sub.input(1)).filter(|_| sub.is("Sub"))
+    };
+    let of_sum = |x: ValueId, detour: ValueId| match difference(detour)? {
+        (rounded, back) if back == x => Some(rounded),
+        (one, same) if one == same => Some(x),
         _ => None,
+    };
+    let found = match node.op_type.as_str() {
+        "Add" if node.in_onnx_domain() => of_sum(a, b).or_else(|| of_sum(b, a)),
+        "Sub" if node.in_onnx_domain() => difference(b).filter(|&(x, _)| x == a).map(|(_, rounded)| rounded),
+        _ => None,
+    };
+    found.filter(|&v| is_rounded(model, v))
+}
+
+/// Whether a value is rounded within the few nodes that a quantizer is spelled with.
+fn is_rounded(model: &Model, value: ValueId) -> bool {
+    let before = |&v: &ValueId| {
+        let node = model.node(model.producer(v)?);
+        node.inputs().iter().copied().flatten().find(|&v| model.value(v).constant().is_none())
+    };
+    let rounds = |v: ValueId| model.producer(v).is_some_and(|n| ROUNDING.iter().any(|op| model.node(n).is(op)));
+    std::iter::successors(Some(value), before).take(10).any(rounds)
+}
+
+/// Writes a quantizer in operators, if shapes are such that these mean the same; `id` is its last node.
+fn write(model: &mut Model, types: &Types, id: NodeId, spelled: &Spelled) -> Result<bool> {
+    let Spelled { input, scales, dims, zero_points, dtype, bounds, .. } = spelled;
+    let constant = model.value(*input).initializer();
+    let float = types.dtype(*input).or_else(|| model.value(*input).dtype()) == Some(DType::Float);
+    let rank = constant.map(Tensor::rank).or_else(|| types.rank(*input));
+    let long = |axis: usize| match constant {
+        Some(t) => t.dims().get(axis).copied(),
+        None => types.shape(*input).and_then(|shape| shape.get(axis)?.known()),
+    };
+    // Constants of more axes than the value add axes to the result; of one axis they do not, as far as there are any.
+    let widened = rank.map_or(spelled.rank > 1, |rank| spelled.rank > rank);
+    let Some(axis) = broadcast_axis(&Tensor::from_f32(dims, scales), rank).filter(|_| float && !widened) else {
+        return Ok(false);
+    };
+    if scales.len() > 1 && long(axis).is_some_and(|n| n != scales.len()) {
+        return Ok(false);
     }
-}
-
-fn constant(model: &Model, v: ValueId) -> Option<Tensor> {
-    model.value(v).constant().filter(|t| t.dtype() == DType::Float).cloned()
-}
-
-fn floats(model: &Model, v: ValueId) -> Option<Vec<f32>> {
-    constant(model, v)?.to_f32().ok()
+    let new = Written { input: *input, dtype: *dtype, scales, zero_points, axis, bounds: *bounds };
+    new.instead_of(model, id, None)?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -246,13 +198,120 @@ mod tests {
         );
     }
 
+    /// With constants for all that may be in a quantizer.
+    fn with(steps: &str) -> String {
+        format!(
+            "(float[2,3] x) => (y) <float s = {{0.5}}, float r = {{2}}, float t = {{0.25}}, float z = {{10}}, float n = {{-10}}, float lo = {{0}}, float hi = {{127}}, float zl = {{-10}}, float zh = {{117}}, float rl = {{-5}}, float rh = {{58.5}}, float beta = {{-5}}, float some = {{0.3}}> {{ {steps} }}"
+        )
+    }
+
     #[test]
-    fn what_is_no_quantizer() {
-        let with = |steps: &str| {
+    fn every_order_of_zero_point_clamp_and_rounding() {
+        for steps in [
+            // The zero point in front of the rounding: before the clamp, behind it, and as the difference from its negative.
+            "a = Div(x, s) b = Add(a, z) c = Clip(b, lo, hi) d = Round(c) e = Sub(d, z) y = Mul(e, s)",
+            "a = Div(x, s) b = Sub(a, n) c = Round(b) d = Clip(c, lo, hi) e = Add(n, d) y = Mul(e, s)",
+            "a = Div(x, s) b = Clip(a, zl, zh) c = Add(b, z) d = Round(c) e = Sub(d, z) y = Mul(e, s)",
+            "a = Mul(x, r) b = Clip(a, zl, zh) c = Round(b) d = Add(c, z) e = Sub(d, z) y = Div(e, r)",
+            "a = Div(x, s) b = Round(a) c = Clip(b, zl, zh) d = Add(c, z) e = Sub(d, z) y = Mul(e, s)",
+            // Bounds of real numbers, in front.
+            "a = Clip(x, rl, rh) b = Div(a, s) c = Round(b) d = Add(c, z) e = Sub(d, z) y = Mul(e, s)",
+            "a = Max(rl, x) b = Min(a, rh) c = Div(b, s) d = Add(c, z) e = Round(d) f = Sub(e, z) y = Mul(f, s)",
+            // One bound in front, one behind; and a clamp twice.
+            "a = Max(x, rl) b = Div(a, s) c = Add(b, z) d = Round(c) e = Min(hi, d) f = Sub(e, z) y = Mul(f, s)",
+            "a = Div(x, s) b = Add(a, z) c = Clip(b, lo, hi) d = Round(c) e = Clip(d, lo, hi) f = Sub(e, z) y = Mul(f, s)",
+            // An offset in real numbers.
+            "a = Sub(x, beta) b = Div(a, s) c = Clip(b, lo, hi) d = Round(c) e = Mul(d, s) y = Add(e, beta)",
+        ] {
+            check(run, &with(steps), AFTER);
+        }
+    }
+
+    #[test]
+    fn levels_between_0_and_1() {
+        const LEVELS: &str = "(float[2,3] x) => (y) <float y_scale = {0.06666667}, uint8 y_zero_point = {0}, uint8 y_least = {0}, uint8 y_greatest = {15}> {
+                y_QuantizeLinear_Output = QuantizeLinear(x, y_scale, y_zero_point)
+                y_Clip_Output = Clip(y_QuantizeLinear_Output, y_least, y_greatest)
+                y = DequantizeLinear(y_Clip_Output, y_scale, y_zero_point) }";
+        let with = |outputs: &str, steps: &str| {
             format!(
-                "(float[2,3] x) => (y) <float s = {{0.5}}, float t = {{0.25}}, float z = {{10}}, float lo = {{0}}, float hi = {{127}}> {{ {steps} }}"
+                "(float[2,3] x) => ({outputs}) <float n = {{15}}, float lo = {{0}}, float hi = {{1}}> {{ {steps} }}"
             )
         };
+        check(run, &with("y", "a = Clip(x, lo, hi) b = Mul(a, n) c = Round(b) y = Div(c, n)"), LEVELS);
+        // What others read clamped stays.
+        check(
+            run,
+            &with("y, k", "a = Clip(x, lo, hi) b = Mul(a, n) c = Round(b) y = Div(c, n) k = Exp(a)"),
+            &LEVELS
+                .replace("(y)", "(y, k)")
+                .replace("<", "<float lo = {0}, float hi = {1}, ")
+                .replace("{\n", "{ a = Clip(x, lo, hi)\n")
+                .replace("Linear(x,", "Linear(a,")
+                .replace(" }", " k = Exp(a) }"),
+        );
+    }
+
+    #[test]
+    fn bounds_that_are_no_codes() {
+        // 58.3 is 116.6 steps, which are rounded to 117; behind the rounding they would be numbers of their own.
+        check(
+            run,
+            &with("a = Clip(x, rl, rh) b = Div(a, s) c = Round(b) y = Mul(c, s)").replace("58.5", "58.3"),
+            "(float[2,3] x) => (y) <float y_scale = {0.5}, int8 y_zero_point = {0}, int8 y_least = {-10}, int8 y_greatest = {117}> {
+                y_QuantizeLinear_Output = QuantizeLinear(x, y_scale, y_zero_point)
+                y_Clip_Output = Clip(y_QuantizeLinear_Output, y_least, y_greatest)
+                y = DequantizeLinear(y_Clip_Output, y_scale, y_zero_point) }",
+        );
+        check_skipped(
+            run,
+            &with("a = Div(x, s) b = Round(a) c = Clip(b, zl, zh) y = Mul(c, s)").replace("117", "116.6"),
+            "",
+        );
+        // Between two codes it is up to the last bit.
+        check_skipped(
+            run,
+            &with("a = Clip(x, rl, rh) b = Div(a, s) c = Round(b) y = Mul(c, s)").replace("58.5", "58.25"),
+            "",
+        );
+    }
+
+    #[test]
+    fn offsets_of_parts_of_a_step_are_named() {
+        let plus = "a = Sub(x, some) b = Div(a, s) c = Clip(b, lo, hi) d = Round(c) e = Mul(d, s) y = Add(e, some)";
+        check_skipped(run, &with(plus), OFFSET);
+        let far = with(plus).replace("some = {0.3}", "some = {5}").replace("127", "255");
+        check_skipped(run, &far, OFFSET);
+        // Noise of 32 bits is none.
+        let near = with(plus).replace("some = {0.3}", "some = {-5.00001}");
+        check(run, &near, AFTER);
+    }
+
+    #[test]
+    fn detours_of_gradients() {
+        let quantizer = "a = Div(x, s) b = Add(a, z) c = Clip(b, lo, hi) d = Round(c) e = Sub(d, z) q = Mul(s, e)";
+        for detour in [
+            "i = Sub(q, x) y = Add(x, i)",
+            "i = Sub(q, x) y = Add(i, x)",
+            "i = Sub(x, q) y = Sub(x, i)",
+            "i = Sub(x, x) y = Add(q, i)",
+        ] {
+            check(run, &with(&format!("{quantizer} {detour}")), AFTER);
+        }
+        check(
+            run,
+            "(float[2,3] x) => (y) { a = Sign(x) b = Sub(a, x) y = Add(x, b) }",
+            "(float[2,3] x) => (y) { y = Sign(x) }",
+        );
+        check_skipped(
+            run,
+            "(float[2,3] x) => (y) { c = Round(x) a = Exp(x) b = Sub(a, x) d = Add(x, b) y = Mul(c, d) }",
+            "",
+        );
+    }
+
+    #[test]
+    fn what_is_no_quantizer() {
         // Another scale on the way back, another zero point, no bounds.
         check_skipped(run, &with("a = Div(x, s) b = Round(a) d = Clip(b, lo, hi) y = Mul(d, t)"), "");
         check_skipped(
@@ -261,5 +320,62 @@ mod tests {
             "",
         );
         check_skipped(run, &with("a = Div(x, s) b = Round(a) y = Mul(b, s)"), "");
+        // A zero point that is only added, a product by a negative number, one bound only, a difference the other way round.
+        check_skipped(run, &with("a = Div(x, s) b = Add(a, z) c = Clip(b, lo, hi) d = Round(c) y = Mul(d, s)"), "");
+        check_skipped(run, &with("a = Mul(x, n) b = Round(a) c = Clip(b, lo, hi) y = Div(c, n)"), "");
+        check_skipped(run, &with("a = Div(x, s) b = Round(a) c = Max(b, lo) y = Mul(c, s)"), "");
+        check_skipped(run, &with("a = Div(x, s) b = Round(a) c = Clip(b, lo, hi) d = Sub(z, c) y = Mul(d, s)"), "");
+        // More codes than 8 bits have, and none but one.
+        check_skipped(
+            run,
+            &with("a = Div(x, s) b = Round(a) c = Clip(b, lo, hi) y = Mul(c, s)").replace("{127}", "{256}"),
+            "",
+        );
+        check_skipped(
+            run,
+            &with("a = Div(x, s) b = Round(a) c = Clip(b, lo, hi) y = Mul(c, s)").replace("{127}", "{0}"),
+            "",
+        );
+    }
+
+    #[test]
+    fn shapes_that_operators_do_not_give() {
+        let with = |x: &str, s: &str| {
+            format!(
+                "({x} x) => (y) <{s}, float lo = {{0}}, float hi = {{127}}> {{ a = Div(x, s) b = Round(a) c = Clip(b, lo, hi) y = Mul(c, s) }}"
+            )
+        };
+        // Constants that add axes or repeat the value; and that lie along two axes.
+        check_skipped(run, &with("float[3]", "float[1,1] s = {0.5}"), "");
+        check_skipped(run, &with("float[1,3]", "float[2,1] s = {0.5, 1}"), "");
+        check_skipped(run, &with("float[2,2]", "float[2,2] s = {0.5, 1, 2, 4}"), "");
+        check_skipped(run, &with("float16[2,3]", "float s = {0.5}"), "");
+    }
+
+    #[test]
+    fn weights() {
+        let after = "(x) => (y) <float[2,3] w = {0, 0.4, 1, -7, 9, 0.5}, float[2] v_scale = {0.5, 1}, int8[2] v_zero_point = {0, 0}, int8 v_least = {-8}, int8 v_greatest = {7}> {
+                v_QuantizeLinear_Output = QuantizeLinear <axis = 0> (w, v_scale, v_zero_point)
+                v_Clip_Output = Clip(v_QuantizeLinear_Output, v_least, v_greatest)
+                v = DequantizeLinear <axis = 0> (v_Clip_Output, v_scale, v_zero_point) y = MatMul(x, v) }";
+        let with = |steps: &str| {
+            format!(
+                "(x) => (y) <float[2,3] w = {{0, 0.4, 1, -7, 9, 0.5}}, float[2,1] s = {{0.5, 1}}, float[2,1] r = {{2, 1}}, float lo = {{-8}}, float hi = {{7}}> {{ {steps} y = MatMul(x, v) }}"
+            )
+        };
+        check(run, &with("a = Div(w, s) b = Clip(a, lo, hi) c = Round(b) v = Mul(c, s)"), after);
+        check(run, &with("a = Mul(r, w) b = Round(a) c = Clip(b, lo, hi) v = Mul(s, c)"), after);
+    }
+
+    #[test]
+    fn zero_points_of_channels() {
+        check(
+            run,
+            "(float[2,3] x) => (y) <float[2,1] s = {0.5, 1}, float[2,1] z = {10, 20}, float lo = {0}, float hi = {255}> {
+                a = Div(x, s) b = Add(a, z) c = Clip(b, lo, hi) d = Round(c) e = Sub(d, z) y = Mul(e, s) }",
+            "(float[2,3] x) => (y) <float[2] y_scale = {0.5, 1}, uint8[2] y_zero_point = {10, 20}> {
+                y_QuantizeLinear_Output = QuantizeLinear <axis = 0> (x, y_scale, y_zero_point)
+                y = DequantizeLinear <axis = 0> (y_QuantizeLinear_Output, y_scale, y_zero_point) }",
+        );
     }
 }

@@ -46,7 +46,8 @@ pub(super) fn read<'a>(job: &Job<'a>) -> Result<Read<'a>> {
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
     before::check_weights(&files)?;
-    let trained = trained::may(config) && trained::is_trained(&original).map_err(|e| e.file(&job.model))?;
+    let trained =
+        trained::may(config) && trained::is_trained(&original, &job.settings.target).map_err(|e| e.file(&job.model))?;
     Ok(Read { clock, original, trained })
 }
 
@@ -65,7 +66,12 @@ pub(super) fn start_with<'a>(job: &Job<'a>, read: Read<'a>) -> Result<Start<'a>>
         cx.options.least_opset = float8_opset(&job.settings.target);
     }
     cx.options.import_quantizers = trained;
-    let model = prepare(&original, &mut cx).map_err(|e| e.file(&job.model))?;
+    let wide = if trained { trained::halves::widened(&original, &job.settings.target)? } else { None };
+    let model = prepare(wide.as_ref().map_or(&original, |(wide, _)| wide), &mut cx).map_err(|e| e.file(&job.model))?;
+    cx.diagnostics.extend(wide.map(|(_, said)| said));
+    if trained::may(config) && !trained {
+        cx.diagnostics.extend(trained::halves::stay(&original, &job.settings.target));
+    }
     cx.diagnostics.splice(0..0, before::look_at(&original, trained));
     let (broken, said) = not_finite::weights(&original)?;
     cx.diagnostics.splice(0..0, said);

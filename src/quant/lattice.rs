@@ -5,6 +5,8 @@
 
 /// How far a quotient may be from a whole number, as a share of it: numbers have 24 bits, codes up to 8.
 const NEAR: f64 = 4e-6;
+/// The last bit of the greatest number, as a share of it.
+const LAST_BIT: f64 = f32::EPSILON as f64;
 /// The greatest code looked for, of int8.
 const GREATEST: i32 = 128;
 
@@ -48,12 +50,31 @@ fn greatest_code(sizes: &[f64]) -> Option<i32> {
     if !most.is_finite() {
         return None;
     }
-    (1..=GREATEST).find(|&code| {
-        sizes.iter().all(|s| {
-            let multiple = s / most * f64::from(code);
-            multiple.round() >= 1.0 && (multiple - multiple.round()).abs() <= NEAR * multiple
-        })
+    (1..=GREATEST).find(|&code| are_multiples(sizes, most, code))
+}
+
+/// Whether all sizes are whole numbers of steps, of which the greatest has so many.
+fn are_multiples(sizes: &[f64], most: f64, code: i32) -> bool {
+    sizes.iter().all(|s| {
+        let multiple = s / most * f64::from(code);
+        // Small ones may be differences of large ones, as off as these.
+        let off = NEAR * multiple + LAST_BIT * f64::from(code);
+        multiple.round() >= 1.0 && (multiple - multiple.round()).abs() <= off
     })
+}
+
+/// How many levels numbers have that lie evenly on both sides of 0, none of them on it, where 8 bits have as many codes but no
+/// whole zero point for them.
+pub fn levels_beside_zero(numbers: &[f32]) -> Option<i32> {
+    let mut sizes: Vec<f64> = numbers.iter().map(|x| f64::from(x.abs())).collect();
+    sizes.sort_by(f64::total_cmp);
+    let most = sizes.last().copied().filter(|m| m.is_finite() && sizes[0] > 0.0 && sizes.len() > 12)?;
+    sizes.dedup();
+    if greatest_code(&sizes).is_some() {
+        return None;
+    }
+    let odd = |code: i32| sizes.iter().all(|s| (s / most * f64::from(code)).round() % 2.0 == 1.0);
+    (GREATEST + 1..=2 * GREATEST).find(|&code| are_multiples(&sizes, most, code) && odd(code)).map(|code| code + 1)
 }
 
 #[cfg(test)]
@@ -69,6 +90,16 @@ mod tests {
         assert!((scales[0] / 0.0173 - 1.0).abs() < 1e-6, "{scales:?}");
         let other: Vec<f32> = (0..60).map(|i| (i as f32 * 0.7).sin()).collect();
         assert!(steps(&other, 1, 60).is_none());
+    }
+
+    #[test]
+    fn levels_without_zero() {
+        let numbers: Vec<f32> = (0..60).map(|i| (i * 37 % 256) as f32 / 255.0 * 2.0 - 1.0).collect();
+        assert_eq!(levels_beside_zero(&numbers), Some(256));
+        assert!(steps(&numbers, 1, 60).is_none());
+        assert_eq!(levels_beside_zero(&[0.3; 20]), None);
+        let other: Vec<f32> = (1..60).map(|i| (i as f32 * 0.7).sin()).collect();
+        assert_eq!(levels_beside_zero(&other), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod permute;
 pub mod quantizer;
 pub mod replace;
 pub mod shapes;
+pub mod spelled;
 #[cfg(test)]
 pub mod testing;
 pub mod walk;

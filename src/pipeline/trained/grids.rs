@@ -51,7 +51,11 @@ impl Grids {
                 "{} of more than 8 bits, which no kernel computes with, are left out",
                 count(wide.len(), "quantizer")
             );
-            noticed.push(Diagnostic::note("wide_quantizers", text).on(*first));
+            let help = match measured {
+                true => "what kernels need gets ranges of 8 bits from calibration: look at the comparison",
+                false => "give --calibration for ranges of 8 bits",
+            };
+            noticed.push(Diagnostic::note("wide_quantizers", text).on(*first).help(help));
         }
         let mut grids = Self { all };
         let mut derived = Vec::new();
@@ -105,6 +109,18 @@ impl Grids {
             "Concat" => {
                 let first = self.input(model, id, 0)?;
                 (1..node.inputs().len()).all(|i| self.input(model, id, i) == Some(first)).then_some(first)
+            }
+            "Sign" => Grid::between(QParams { scale: 1.0, zero_point: 0, dtype: DType::Int8 }, -1, 1).ok(),
+            "Mul" => {
+                let (by, sign) = match (model.constant_input(id, 0), model.constant_input(id, 1)) {
+                    (Some(by), None) => (by, 1),
+                    (None, Some(by)) => (by, 0),
+                    _ => return None,
+                };
+                let scale = by.scalar_f32().filter(|s| *s > 0.0 && s.is_normal())?;
+                let signs = model.node(model.producer(node.input(sign)?)?).is("Sign");
+                let params = QParams { scale, zero_point: 0, dtype: DType::Int8 };
+                signs.then(|| Grid::between(params, -1, 1).ok())?
             }
             // The sign of a number, as training in one bit has it.
             "Where" => {

@@ -7,6 +7,7 @@
 //! computes what training simulated.
 
 mod grids;
+pub(super) mod halves;
 mod idle;
 mod signs;
 mod tell;
@@ -22,13 +23,18 @@ use crate::{
     analysis::{placement::Wishes, types},
     calibrate::{Dataset, dataset::Split},
     config::{Config, Mode},
+    diagnostics::Diagnostic,
     error::{Error, Result},
     ir::{DType, Model, NodeId, ValueId},
     ops::{self, Class, Role},
-    passes::{self, Context, convert_opset, inline_functions, raise_qonnx, support::quantizer::FakeQuantizer},
+    passes::{
+        self, Context, convert_opset, inline_functions, raise_qonnx, raise_spelled_quantizers,
+        support::{quantizer::FakeQuantizer, spelled::Found},
+    },
     plan::{Activation, Form, KnownReads, Learned, Plan, Readers, saturating_codes_of_training},
     quant::{Grid, QParams, Range},
     scheme::Resolved,
+    target::Target,
 };
 
 /// Quantizers of this many codes or fewer stay where no kernel computes with the codes, too: what they do to the numbers is more than
@@ -38,6 +44,12 @@ const FEW: i64 = 64;
 /// Why a product stays float that training did not quantize.
 const LEFT_FLOAT: &str = "the model's own quantizers leave it out: there is none at its data or its weight (a rule with precision: int8 takes it in)";
 
+/// Why a product stays float whose data training rounds to numbers that no codes stand for.
+fn between(offset: f64) -> String {
+    let steps = raise_spelled_quantizers::steps(offset);
+    format!("the quantizer of its data has an offset of {steps} steps, and {}", raise_spelled_quantizers::WHY_FLOAT)
+}
+
 /// Whether the job brings quantizers of training to integers, if the model has any.
 pub(super) fn may(config: &Config) -> bool {
     let integers = config.precision.half().is_none() && config.precision.float8().is_none();
@@ -45,7 +57,7 @@ pub(super) fn may(config: &Config) -> bool {
 }
 
 /// Whether data of a model go through quantizers.
-pub(super) fn is_trained(original: &Model) -> Result<bool> {
+pub(super) fn is_trained(original: &Model, target: &Target) -> Result<bool> {
     let may = |id: NodeId| {
         let node = original.node(id);
         let op = node.op_type.as_str();
@@ -55,20 +67,33 @@ pub(super) fn is_trained(original: &Model) -> Result<bool> {
         return Ok(false);
     }
     let (mut model, mut cx) = (original.clone(), Context::default());
+    if let Some((wide, _)) = halves::widened(&model, target)? {
+        model = wide;
+    }
     inline_functions::run(&mut model, &mut cx)?;
     passes::raise(&mut model, &mut cx)?;
     convert_opset::run(&mut model, &mut cx)?;
     passes::raise_training(&mut model, &mut cx)?;
     let types = types::infer(&model);
-    let of_data = |id: NodeId| {
-        let found = FakeQuantizer::ending_with(&model, &types, id)?;
-        model.value(found.input).constant().is_none().then_some(())
-    };
-    Ok(model.nodes(model.main()).into_iter().any(|id| of_data(id).is_some()))
+    let constant = |v: ValueId| model.value(v).constant().is_some();
+    let nodes = model.nodes(model.main());
+    let found: Vec<_> = nodes.iter().filter_map(|&id| FakeQuantizer::ending_with(&model, &types, id)).collect();
+    let stored =
+        nodes.iter().any(|&id| model.node(id).is("DequantizeLinear") && model.node(id).input(0).is_some_and(constant));
+    let weights = stored || found.iter().any(|q| constant(q.input));
+    // Rounding of nothing but answers is no training: so images are made.
+    let counts = |q: &FakeQuantizer| weights || model.value(q.output).readers().next().is_some();
+    Ok(found.iter().any(|q| !constant(q.input) && counts(q)))
 }
 
-/// Mode `qat` for a model without quantizers.
-pub(super) fn none() -> Error {
+/// Mode `qat` for a model without quantizers, or with none that integer kernels can compute with.
+pub(super) fn none(noticed: &[Diagnostic]) -> Error {
+    let codes = [raise_spelled_quantizers::OFFSET, halves::STAY];
+    if let Some(why) = noticed.iter().find(|d| codes.contains(&d.code)) {
+        let said = Diagnostic { help: None, ..why.clone() };
+        let text = format!("mode qat takes the scales of a model's training, and its quantizers give none: {said}");
+        return Error::config(text).help(why.help.as_deref().unwrap_or("leave --mode out"));
+    }
     Error::config(
         "mode qat takes the scales of a model's training, and there is no quantizer in front of any data of it",
     )
@@ -139,8 +164,13 @@ fn wish(model: &Model, grids: &Grids, learned: &Learned, wishes: &mut Wishes) ->
         }
         let node = model.node(id);
         // A weight may be in the place of data, and data in that of the weight.
-        let operands = (0..node.inputs().len()).filter(|&i| matches!(spec.role(i), Role::Data | Role::Weight));
-        let rounded = operands.filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
+        let operands = || (0..node.inputs().len()).filter(|&i| matches!(spec.role(i), Role::Data | Role::Weight));
+        let mut makers = operands().filter_map(|i| node.input(i)).filter_map(|v| model.producer(v));
+        if let Some(Found::Offset(steps)) = makers.find_map(|n| Found::ending_with(model, n)) {
+            wishes.keep_float.insert(id, between(steps));
+            continue;
+        }
+        let rounded = operands().filter_map(|i| node.input(i)).any(|v| grids.all.contains_key(&v));
         match rounded || learned.weight_of(model, id)?.is_some() {
             true => drop(wishes.force.insert(id)),
             false => drop(wishes.keep_float.insert(id, LEFT_FLOAT.to_owned())),
@@ -234,4 +264,54 @@ fn stands_in(model: &Model, plan: &Plan, v: ValueId) -> bool {
         });
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    fn trained(target: &str, body: &str) -> bool {
+        let head = "<ir_version: 9, opset_import: [\"\" : 19]> g ";
+        let model = text::parse(&format!("{head}{body}")).unwrap();
+        is_trained(&model, &Target::load(target).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn quantizers_of_halves_count_where_the_runtime_widens_them() {
+        let body = "(float16[2,3] x) => (float16[2,4] y) <float16[3,4] w = {1,2,3,4,5,6,7,8,9,10,11,12}, float16 s = {0.5}, uint8 z = {128}> {
+            q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w) }";
+        assert!(trained("onnxruntime-cpu", body) && !trained("tensorrt", body));
+        let model = text::parse(&format!("<ir_version: 9, opset_import: [\"\" : 19]> g {body}")).unwrap();
+        let (cpu, other) = (Target::load("onnxruntime-cpu").unwrap(), Target::load("tensorrt").unwrap());
+        assert!(halves::stay(&model, &cpu).is_none());
+        let said = halves::stay(&model, &other).unwrap();
+        assert!(said.message.contains("target tensorrt"), "{said}");
+        assert!(none(&[said]).to_string().contains("16-bit floats"));
+        let (wide, said) = halves::widened(&model, &cpu).unwrap().unwrap();
+        assert!(said.message.starts_with("1 quantizer of 16-bit floats"), "{said}");
+        let scales = wide.value_ids().into_iter().filter_map(|v| wide.value(v).initializer());
+        assert!(scales.into_iter().all(|t| t.dtype() != DType::Float16));
+    }
+
+    #[test]
+    fn rounding_of_answers_alone_is_no_training() {
+        let image = "a = MatMul(x, w) b = Clip(a, lo, hi) c = Mul(b, n) d = Round(c) y = Div(d, n)";
+        let with = |steps: &str| {
+            format!(
+                "(float[2,2] x) => (float[2,2] y) <float[2,2] w = {{1,2,3,4}}, float lo = {{0}}, float hi = {{1}}, float n = {{255}}> {{ {steps} }}"
+            )
+        };
+        assert!(!trained("onnxruntime-cpu", &with(image)));
+        let inside = image.replace("y = Div(d, n)", "e = Div(d, n) y = MatMul(e, w)");
+        assert!(trained("onnxruntime-cpu", &with(&inside)));
+    }
+
+    #[test]
+    fn offsets_between_codes_are_the_reason_of_mode_qat() {
+        let said = Diagnostic::warning(raise_spelled_quantizers::OFFSET, "an offset").on("Mul_1").help("train");
+        let error = none(&[said]).to_string();
+        assert!(error.contains("\"Mul_1\": an offset"), "{error}");
+        assert!(none(&[]).to_string().contains("no quantizer in front"));
+    }
 }

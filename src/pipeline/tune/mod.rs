@@ -81,7 +81,9 @@ pub fn tune(tuning: &Tuning<'_>) -> Result<Tuned> {
     clock.step("read");
     let original = onnx_file::read_with(&job.model, job.read)?;
     before::check_weights(&files)?;
-    if trained::may(&job.settings.config) && trained::is_trained(&original).map_err(|e| e.file(&job.model))? {
+    if trained::may(&job.settings.config)
+        && trained::is_trained(&original, &job.settings.target).map_err(|e| e.file(&job.model))?
+    {
         return Err(trained::nothing_to_tune().file(&job.model));
     }
     clock.step("prepare");
