@@ -1,8 +1,8 @@
 //! Q/DQ pairs around which nothing computes in integers: values are rounded and made float again, and nothing is gained.
 //!
 //! The runtime has no integer kernel for what stands on either side, or it has one only for other readers of the value. Where
-//! saturation may cut something off, a clamp takes its place. Where a layer with a
-//! quantized weight reads the pair, it is told and stays: biases may make up for the rounding.
+//! saturation may cut something off, a clamp takes its place. Where a layer with a quantized weight reads the pair, it is told and
+//! stays: biases may make up for the rounding.
 //!
 //! ```text
 //! before: (float[2,2] x) => (float[2,2] y) <float s = {0.3}, uint8 z = {3}> { e = Sigmoid(x) q = QuantizeLinear(e, s, z) d = DequantizeLinear(q, s, z) y = Sqrt(d) }
