@@ -1,7 +1,7 @@
 //! Scales that are zero, negative, subnormal, infinite or no number.
 //!
 //! A quantizer divides by its scale: zero gives infinities, and each runtime makes other codes of them. Subnormal scales are
-//! zero on processors that flush them. Of a dequantized constant, a scale of zero makes zeros whatever the codes: scale 1 with codes at the
+//! zero on processors that flush them. Beside an AveragePool, the runtime also refuses scales of shape `[1]` in the place of scalars. Of a dequantized constant, a scale of zero makes zeros whatever the codes: scale 1 with codes at the
 //! zero point says the same and survives.
 //!
 //! ```text
@@ -33,6 +33,11 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         if scales.dtype() != DType::Float || scales.is_deferred() {
             continue;
         }
+        if scales.dims() == [1] && beside_average_pool(cx, n) {
+            let fact = "its scale has shape [1], and the kernel of the AveragePool beside it takes a scalar alone";
+            let mend = move |model: &mut Model| with_scalars(model, n);
+            found.push(Finding::at(Severity::Error, n, fact).on(v).mend(Changes::Nothing, mend));
+        }
         let scales = scales.to_f32()?;
         let quantizes = node.op_type == "QuantizeLinear";
         let bad = |s: f32| match s {
@@ -59,6 +64,31 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         });
     }
     Ok(found)
+}
+
+/// Whether an AveragePool reads what a DequantizeLinear makes, or makes what a QuantizeLinear reads.
+fn beside_average_pool(cx: &Context<'_>, n: NodeId) -> bool {
+    let node = cx.model.node(n);
+    let pools = |n: NodeId| cx.model.node(n).is("AveragePool");
+    match node.op_type == "QuantizeLinear" {
+        true => node.input(0).and_then(|v| cx.model.producer(v)).is_some_and(pools),
+        false => node.output(0).is_some_and(|v| cx.model.value(v).readers().any(|(n, _)| pools(n))),
+    }
+}
+
+/// Scale and zero point of one element become scalars.
+fn with_scalars(model: &mut Model, n: NodeId) -> Result<bool> {
+    if model.try_node(n).is_none() {
+        return Ok(false);
+    }
+    let mut any = false;
+    for (i, name) in [(1, "scale"), (2, "zero_point")] {
+        if let Some(t) = model.constant_input(n, i).filter(|t| t.dims() == [1]).cloned() {
+            set_constant_input(model, n, i, t.reshaped(vec![])?, name);
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// The constant codes that a DequantizeLinear without blocks reads.

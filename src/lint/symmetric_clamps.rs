@@ -3,15 +3,15 @@
 //!
 //! Kernels make codes and saturate; that does a Relu's work only if the codes end at 0. With symmetric activations (int8 with zero point 0,
 //! uint8 with 128) they do not, half of them stand for numbers that cannot occur, and the runtime leaves convolution and Relu in
-//! float between conversions. The same scale with uint8 codes from 0 on has the same grid, up to twice as far: only numbers
-//! change that were too great for the old codes. In front of a Clip with an upper bound the scale becomes finer, so that codes end there.
+//! float between conversions. uint8 codes from 0 to where the old codes ended have a grid that is twice as fine; an upper bound of a Clip
+//! is their end if it is less.
 //!
 //! ```text
 //! before: (float[1,1,2,2] x) => (float[1,1,2,2] y) <float s = {0.5}, int8 o = {0}, int8[1,1,1,1] c = {5}, float t = {0.1}> {
 //!     q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) w = DequantizeLinear(c, t, o)
 //!     a = Conv(d, w) r = Relu(a) rq = QuantizeLinear(r, s, o) y = DequantizeLinear(rq, s, o)
 //! }
-//! after: (float[1,1,2,2] x) => (float[1,1,2,2] y) <float s = {0.5}, int8 o = {0}, int8[1,1,1,1] c = {5}, float t = {0.1}, float r_scale = {0.5}, uint8 r_zero_point = {0}> {
+//! after: (float[1,1,2,2] x) => (float[1,1,2,2] y) <float s = {0.5}, int8 o = {0}, int8[1,1,1,1] c = {5}, float t = {0.1}, float r_scale = {0.24901961}, uint8 r_zero_point = {0}> {
 //!     q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) w = DequantizeLinear(c, t, o)
 //!     a = Conv(d, w) r = Relu(a) rq = QuantizeLinear(r, r_scale, r_zero_point) y = DequantizeLinear(rq, r_scale, r_zero_point)
 //! }
@@ -80,10 +80,8 @@ fn clamp_behind(cx: &Context<'_>, n: NodeId) -> Option<(NodeId, Pair)> {
 /// What other codes do to the numbers.
 pub(super) fn change(old: QParams, new: QParams) -> Changes {
     match old.scale == new.scale {
-        true => {
-            Changes::As("the same grid; numbers that were too great for the old codes are no longer cut off".to_owned())
-        }
-        false => Changes::As("changes numbers: a finer grid, which ends where the clamp cuts".to_owned()),
+        true => Changes::As("the same grid".to_owned()),
+        false => Changes::As("changes numbers: a finer grid, which ends where the clamp or the old codes cut".to_owned()),
     }
 }
 

@@ -132,6 +132,15 @@ fn what_fails_at_run_time_is_an_error() {
     let mut model = text::parse(old).unwrap();
     assert_eq!((mend("old_opset", &mut model), model.opset("")), (1, Some(11)));
     assert!(findings(super::by_name("old_opset").unwrap(), &old.replace("Conv(d, w, b)", "Conv(d, w)")).is_empty());
+    let pool = "(float[1,1,4,4] x) => (float[1,1,2,2] y) <float[1] s = {0.3}, uint8[1] o = {3}> {
+        q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) a = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(d)
+        aq = QuantizeLinear(a, s, o) y = DequantizeLinear(aq, s, o) }";
+    let lint = super::by_name("bad_scales").unwrap();
+    assert_eq!(findings(lint, pool).len(), 2);
+    let mut model = text::parse(pool).unwrap();
+    assert_eq!(mend("bad_scales", &mut model), 2);
+    assert!(findings(lint, &text::print(&model)).is_empty());
+    assert!(findings(lint, &pool.replace("[1] s", " s").replace("[1] o", " o")).is_empty());
 }
 
 /// Tools take clamps in front of quantizers out, and training saturates on purpose: what a pair cut off is still cut off without it.

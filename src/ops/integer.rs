@@ -62,7 +62,7 @@ impl IntegerForm {
 
     /// Whether a zero point may be left out.
     pub fn zero_points_are_optional(&self) -> bool {
-        self.domain == MICROSOFT
+        self.domain == MICROSOFT && !["QLinearSoftmax", "QLinearConcat"].contains(&self.op)
     }
 }
 

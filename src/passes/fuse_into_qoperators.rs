@@ -147,7 +147,10 @@ impl Fusion {
         let (op, domain) = (form.op, form.domain);
         // Without one, the runtime takes codes for uint8.
         let others = codes.iter().any(|&d| d != DType::Uint8 && d != DType::Float);
-        let needs_zero_points = others || !form.zero_points_are_optional();
+        // Where some are there, it wants all.
+        let pairs = || inputs.iter().filter_map(|i| if let Input::Params(pair) = i { Some(pair) } else { None });
+        let some = pairs().any(|p| p.zero_point.is_some()) && pairs().any(|p| p.zero_point.is_none());
+        let needs_zero_points = others || some || !form.zero_points_are_optional();
         let outputs = quantized.into_iter().collect();
         Some(Self { id, op, domain, attributes, inputs, outputs, unused: BTreeMap::new(), needs_zero_points })
     }
@@ -191,7 +194,8 @@ impl Fusion {
                         None if self.needs_zero_points => Some(pair.zero_point_or_new(model, types)?),
                         given => given,
                     };
-                    spec.inputs([Some(pair.scale), zero_point])
+                    let scale = scalar(model, pair.scale);
+                    spec.inputs([Some(scale), zero_point.map(|z| scalar(model, z))])
                 }
             };
         }
@@ -213,6 +217,13 @@ impl Fusion {
         model.remove_node(self.id);
         Ok(())
     }
+}
+
+/// The constant, without a dimension if it is one number: integer operators take scalars alone for what is not by channel.
+fn scalar(model: &mut Model, v: ValueId) -> ValueId {
+    let one = model.value(v).constant().filter(|t| t.dims() == [1]).and_then(|t| t.reshaped(vec![]).ok());
+    let (graph, name) = (model.value(v).graph(), model.value(v).name().to_owned());
+    one.map_or(v, |t| model.add_initializer(graph, &name, t))
 }
 
 /// Whether the scales of an input are as the integer operators take them: one, or one for each channel of a weight.

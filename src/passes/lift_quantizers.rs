@@ -17,11 +17,12 @@ use super::{
     support::{bounds::Bounds, pairs::moves_codes, quantizer::FakeQuantizer, walk},
 };
 use crate::{
-    analysis::types::{self, Types},
+    analysis::types,
     diagnostics::{Diagnostic, count},
     error::Result,
     ir::{Model, NodeId, NodeSpec, Place, Tensor, ValueId},
-    quant::{Grid, params::Range},
+    ops,
+    quant::params::Range,
 };
 
 /// See the module's documentation.
@@ -30,7 +31,7 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         return Ok(0);
     }
     let types = types::infer(model);
-    let (mut changes, mut by_channel, mut bounds) = (0, Vec::new(), Bounds::default());
+    let (mut changes, mut by_channel, mut for_some, mut bounds) = (0, Vec::new(), Vec::new(), Bounds::default());
     for id in model.nodes(model.main()) {
         let Some(found) = FakeQuantizer::ending_with(model, &types, id) else { continue };
         let label = model.node_label(id);
@@ -41,7 +42,18 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         if found.scales.len() > 1 {
             by_channel.push(label);
         }
-        let rounded = match cut(model, &types, &mut bounds, found.input, &grid) {
+        let ends = bounds.cut(model, &types, found.input, (grid.range(), grid.params.scale));
+        let saturation = match ends {
+            (None, None) => None,
+            _ if model.value(found.input).uses().len() == 1 || !may_be_integer(model, found.output) => Some(grid.range()),
+            // Other readers shall be able to read the same codes.
+            (Some(0.0), _) => Some(grid.range()),
+            _ => {
+                for_some.push(model.value(found.input).name().to_owned());
+                None
+            }
+        };
+        let rounded = match saturation {
             Some(range) => match first_moved(model, cx, found.input) {
                 // In front of what moves elements, where the kernel that makes them can take it along.
                 Some(mover) if model.replace_all_uses(found.output, found.input) => {
@@ -71,6 +83,17 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         }
         model.remove_node(id);
         changes += 1;
+    }
+    if let Some(first) = for_some.first() {
+        let text = format!(
+            "{} read as it is by some nodes, and through a quantizer that may cut it off by others: kernels hand out one form, so all may get it cut off, or none",
+            match for_some.len() {
+                1 => "it is".to_owned(),
+                n => format!("this and {} are", count(n - 1, "other value")),
+            }
+        );
+        let help = "look at the comparison; train with one quantizer for all that reads a value";
+        cx.diagnostics.push(Diagnostic::note("quantizer_for_some", text).on(first).help(help));
     }
     if let Some(first) = by_channel.first() {
         let text = format!(
@@ -107,16 +130,10 @@ fn first_moved(model: &Model, cx: &Context, v: ValueId) -> Option<NodeId> {
     first.filter(|_| model.producer(value).is_some() && alone)
 }
 
-/// The range of a quantizer, where it may cut something off.
-fn cut(model: &Model, types: &Types, bounds: &mut Bounds, v: ValueId, grid: &Grid) -> Option<Range> {
-    let range = grid.range();
-    let cut = bounds.cut(model, types, v, (range, grid.params.scale));
-    // Other readers shall be able to read the same codes.
-    let stays = match model.value(v).uses().len() > 1 {
-        true => range.lo == 0.0 && cut.0.is_some(),
-        false => cut != (None, None),
-    };
-    stays.then_some(range)
+/// Whether something that reads a value may compute in integers.
+fn may_be_integer(model: &Model, v: ValueId) -> bool {
+    let may = |n: NodeId| ops::spec(model, n).is_some() || model.node(n).op_type == "QuantizeLinear";
+    model.value(v).readers().any(|(n, _)| may(n))
 }
 
 #[cfg(test)]
@@ -135,8 +152,8 @@ mod tests {
                 q = QuantizeLinear(x, s, z) c = Clip(q, , hi) d = DequantizeLinear(c, s, z)
                 q2 = QuantizeLinear(d, s, z) c2 = Clip(q2, , hi) d2 = DequantizeLinear(c2, s, z)
                 q3 = QuantizeLinear(x, t, z) d3 = DequantizeLinear(q3, t, z)
-                a = Abs(d2) b = Neg(d3) y = Add(a, b) }",
-            "(float[2] x) => (y) { a = Abs(x) b = Neg(x) y = Add(a, b) }",
+                a = Sigmoid(d2) b = Sigmoid(d3) y = Add(a, b) }",
+            "(float[2] x) => (y) { a = Sigmoid(x) b = Sigmoid(x) y = Add(a, b) }",
         );
         let grids: Vec<_> = cx.learned.values.values().flatten().map(|g| (g.params.scale, g.low, g.high)).collect();
         assert_eq!(grids, [(0.5, 0, 127), (0.25, 0, 255)]);
@@ -195,6 +212,26 @@ mod tests {
         let after = "(float[2,2] x) => (y) <float e_least = {0}, float e_greatest = {127.5}, float d_least = {0}, float d_greatest = {63.75}> {
             a = Relu(x) e = Clip(a, e_least, e_greatest) b = Transpose(e) d = Clip(b, d_least, d_greatest) y = Neg(d) }";
         check_with(run, &mut cx, two, after);
+    }
+
+    #[test]
+    fn float_readers_of_what_others_read_as_it_is() {
+        let mut cx = Context::default();
+        cx.options.import_quantizers = true;
+        check_with(
+            run,
+            &mut cx,
+            "(float[2] x) => (y, w) <float s = {0.5}, uint8 z = {3}> {
+                q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) w = Exp(x) }",
+            "(float[2] x) => (y, w) <float y_least = {-1.5}, float y_greatest = {126}> {
+                y = Clip(x, y_least, y_greatest) w = Exp(x) }",
+        );
+        assert!(cx.diagnostics.is_empty(), "{:?}", cx.diagnostics);
+        // A kernel shall be able to read the codes of one value.
+        let shared = "(float[2] x) => (y, w) <float s = {0.5}, uint8 z = {3}> {
+            q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Add(d, d) w = Exp(x) }";
+        check_with(run, &mut cx, shared, "(float[2] x) => (y, w) { y = Add(x, x) w = Exp(x) }");
+        assert_eq!(cx.diagnostics[0].code, "quantizer_for_some");
     }
 
     #[test]

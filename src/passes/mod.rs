@@ -212,7 +212,8 @@ fn has_hidden_quantizer(model: &Model, id: NodeId) -> bool {
     let node = model.node(id);
     let conversion = matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear");
     let computed = |i: usize| node.input(i).is_some_and(|v| model.value(v).constant().is_none());
-    (conversion && (computed(1) || computed(2))) || node.is("Round") || raise_qonnx::is_quantizer(node)
+    let clips_codes = || node.is("Clip") && model.constant_input(id, 0).is_some_and(|t| t.dtype().is_integer());
+    (conversion && (computed(1) || computed(2))) || clips_codes() || node.is("Round") || raise_qonnx::is_quantizer(node)
 }
 
 /// Newer than any operator set that a Q/DQ form asks for.

@@ -278,7 +278,14 @@ fn dequantized(model: &mut Model, c: Codes, axis: Option<usize>, before: NodeId)
         let same = n.input(1) == Some(c.scale) && n.input(2) == c.zero_point && n.int("axis") == axis.map(|a| a as i64);
         (i == 0 && n.is("DequantizeLinear") && n.graph() == graph && same).then(|| n.output(0)).flatten()
     };
-    if let Some(v) = model.value(c.codes).readers().find_map(alike) {
+    let scale_here = model.producer(c.scale) == model.producer(c.codes) || model.value(c.scale).constant().is_some();
+    let there = model.value(c.codes).readers().find_map(alike);
+    if let Some(v) = there {
+        // It may stand behind the node.
+        if let Some(d) = model.producer(v).filter(|_| scale_here) {
+            let place = behind_maker(model, c.codes, graph);
+            model.move_node(d, place);
+        }
         return Ok(v);
     }
     let name = model.value(c.codes).name().to_owned();
@@ -291,7 +298,6 @@ fn dequantized(model: &mut Model, c: Codes, axis: Option<usize>, before: NodeId)
     if let Some(axis) = axis {
         spec = spec.attr("axis", axis as i64);
     }
-    let scale_here = model.producer(c.scale) == model.producer(c.codes) || model.value(c.scale).constant().is_some();
     let place = if scale_here { behind_maker(model, c.codes, graph) } else { Place::Before(before) };
     model.insert_value(spec, place)
 }

@@ -12,7 +12,7 @@
 //! documentation (github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops).
 
 use super::{
-    Context, eliminate_identity, fold_constants, lift_constants,
+    Context, convert_opset, eliminate_identity, fold_constants, lift_constants,
     support::{
         pairs::forget_import,
         quantizer::{Written, broadcast_axis, spread_zero_points},
@@ -52,6 +52,8 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
     if ids.is_empty() {
         return Ok(0);
     }
+    // What they are written with needs it.
+    convert_opset::run(model, cx)?;
     let types = types::infer(model);
     let mut changes = 0;
     for id in ids {

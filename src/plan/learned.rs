@@ -201,10 +201,13 @@ pub(super) fn with_room_for_bias(
     input: Option<QParams>,
 ) -> Result<QuantizedWeight> {
     let (Some(bias), Some(input)) = (bias, input) else { return Ok(q) };
-    if q.params.iter().any(|p| p.zero_point != 0) || q.params.len() != 1 && q.params.len() != bias.len() {
+    if q.params.len() != 1 && q.params.len() != bias.len() {
         return Ok(q);
     }
     let q = coarser_for_bias(q, bias, input)?;
+    if q.params.iter().any(|p| p.zero_point != 0) {
+        return Ok(q);
+    }
     let codes = pack::unpack(&q.values)?;
     let most = codes.iter().map(|c| c.abs()).max().unwrap_or(0).max(1);
     let whole = |(i, b): (usize, &f32)| {

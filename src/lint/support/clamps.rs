@@ -10,7 +10,7 @@ use crate::{
     quant::params::{QParams, Range, type_range},
 };
 
-/// Codes of a type that end within the bounds of a clamp, nearest to given ones: on the same grid if that can be, else on a finer
+/// Codes of a type that end within the bounds of a clamp, and where given ones end: on the same grid if that can be, else on a finer
 /// one that ends at the bounds. `None` where 0 lies beyond the clamp.
 pub fn absorbing(old: QParams, (lo, hi): (f32, f32), dtype: DType) -> Option<QParams> {
     if !(lo <= 0.0 && hi >= 0.0) {
@@ -27,6 +27,9 @@ pub fn absorbing(old: QParams, (lo, hi): (f32, f32), dtype: DType) -> Option<QPa
     };
     if let Some(zero_point) = one_sided {
         let bound = if lo == 0.0 { hi } else { -lo };
+        // What the old codes saturated at stays the end.
+        let end = old.representable().ok().map(|r| if lo == 0.0 { r.hi } else { -r.lo });
+        let bound = end.filter(|&e| e > 0.0).map_or(bound, |end| bound.min(end));
         let mut scale = old.scale.min(bound / steps);
         // Rounding may have brought the end beyond the bound.
         while scale > 0.0 && scale * steps > bound {
@@ -94,7 +97,7 @@ mod tests {
         let old = QParams { scale: 0.1, zero_point: 0, dtype: DType::Int8 };
         let of = |lo, hi| absorbing(old, (lo, hi), DType::Uint8);
         let relu = of(0.0, f32::INFINITY).unwrap();
-        assert_eq!((relu.scale, relu.zero_point, relu.dtype), (0.1, 0, DType::Uint8));
+        assert_eq!((relu.scale, relu.zero_point, relu.dtype), (12.7 / 255.0, 0, DType::Uint8));
         for (lo, hi) in [(0.0, 6.0), (0.0, 0.3), (-1.0, 1.0), (-3.0, 3.0), (-6.0, 0.0), (-0.5, 7.0)] {
             let p = of(lo, hi).unwrap();
             let r = p.representable().unwrap();

@@ -8,7 +8,10 @@ use super::{
     args::{Args, room, tensor},
     strided::{broadcast_dims, stretch},
 };
-use crate::ir::{DType, Tensor};
+use crate::{
+    ir::{DType, Tensor},
+    quant::pack,
+};
 
 pub(super) const EVALS: &[(&[&str], Eval)] = &[
     (&["Add", "Sub", "Mul", "Div", "Mod", "Pow"], |a| {
@@ -229,6 +232,9 @@ fn unary(op: &str, t: &Tensor) -> Option<Tensor> {
 /// Bounds are attributes before opset 11, then inputs.
 fn clip(a: &Args<'_>) -> Option<Vec<Tensor>> {
     let x = a.tensor(0)?;
+    if matches!(x.dtype(), DType::Int8 | DType::Uint8) {
+        return clip_codes(a, x);
+    }
     let bound = |name: &str, i: usize| match a.node.float(name) {
         Some(f) if x.dtype() == DType::Float => Some(Some(Tensor::from_f32(&[], &[f]))),
         Some(_) => None,
@@ -241,6 +247,18 @@ fn clip(a: &Args<'_>) -> Option<Vec<Tensor>> {
         }
     }
     Some(vec![out])
+}
+
+/// Of codes, as exporters of few bits write them.
+fn clip_codes(a: &Args<'_>, x: &Tensor) -> Option<Vec<Tensor>> {
+    let bound = |i: usize| match a.node.input(i) {
+        Some(_) => Some(Some(a.tensor(i)?.scalar_i64()?)),
+        None => Some(None),
+    };
+    let (lo, hi) = (bound(1)?.unwrap_or(-128), bound(2)?.unwrap_or(255));
+    let codes = pack::unpack(x).ok()?;
+    let clipped: Vec<i32> = codes.into_iter().map(|c| i64::from(c).max(lo).min(hi) as i32).collect();
+    Some(vec![pack::pack(x.dtype(), x.dims(), &clipped).ok()?])
 }
 
 #[cfg(test)]
