@@ -1,11 +1,18 @@
 //! Data with a scale for each channel: no integer kernel takes more than one scale for what the model computes or reads.
 //!
-//! The runtime makes an integer kernel of a Conv between such pairs all the same, and fails when it runs; elsewhere the node computes
-//! in float. One scale that holds the ranges of all channels stands for them; what one channel saturated at is lost.
+//! The runtime makes an integer kernel of a Conv between such pairs all the same, and fails when it runs: there, one scale that
+//! holds the ranges of all channels takes their place. Elsewhere the node computes in float, and nothing is changed, since channels would
+//! get wider steps.
 //!
 //! ```text
-//! before: (float[1,2] x) => (float[1,2] y) <float[2] s = {0.5, 0.25}, uint8[2] z = {10, 20}> { q = QuantizeLinear<axis = 1>(x, s, z) d = DequantizeLinear<axis = 1>(q, s, z) y = Neg(d) }
-//! after: (float[1,2] x) => (float[1,2] y) <float x_scale = {0.5}, uint8 x_zero_point = {10}> { q = QuantizeLinear<axis = 1>(x, x_scale, x_zero_point) d = DequantizeLinear<axis = 1>(q, x_scale, x_zero_point) y = Neg(d) }
+//! before: (float[1,2,2,2] x) => (float[1,2,2,2] y) <float[2] s = {0.5, 0.25}, uint8[2] z = {10, 20}, float r = {0.5}, uint8 p = {9}, int8[2,1,1,1] c = {5, 6}, float t = {0.1}> {
+//!     q = QuantizeLinear<axis = 1>(x, s, z) d = DequantizeLinear<axis = 1>(q, s, z) w = DequantizeLinear(c, t) a = Conv<group = 2>(d, w)
+//!     aq = QuantizeLinear(a, r, p) y = DequantizeLinear(aq, r, p)
+//! }
+//! after: (float[1,2,2,2] x) => (float[1,2,2,2] y) <float x_scale = {0.5}, uint8 x_zero_point = {10}, float r = {0.5}, uint8 p = {9}, int8[2,1,1,1] c = {5, 6}, float t = {0.1}> {
+//!     q = QuantizeLinear<axis = 1>(x, x_scale, x_zero_point) d = DequantizeLinear<axis = 1>(q, x_scale, x_zero_point) w = DequantizeLinear(c, t)
+//!     a = Conv<group = 2>(d, w) aq = QuantizeLinear(a, r, p) y = DequantizeLinear(aq, r, p)
+//! }
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,7 +28,7 @@ use crate::{
 };
 
 pub(super) const WHAT: &str = "data with a scale for each channel, which no integer kernel takes";
-pub(super) const CURE: &str = "quantize data with one scale, and weights alone by channel";
+pub(super) const CURE: &str = "quantize data with one scale, and weights alone by channel; `qonvert quantize` writes the file so";
 
 pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
     let mut all: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
@@ -52,7 +59,7 @@ pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
         if let Some(v) = node.input(0) {
             finding = finding.on(v);
         }
-        if only {
+        if only && severity == Severity::Error {
             let changes = Changes::As("changes numbers: some channels get wider steps".to_owned());
             finding = finding.mend(changes, move |model: &mut Model| with_one_scale(model, q, &dequantized));
         }
