@@ -28,7 +28,8 @@ use crate::{
 };
 
 pub(super) const WHAT: &str = "data with a scale for each channel, which no integer kernel takes";
-pub(super) const CURE: &str = "quantize data with one scale, and weights alone by channel; `qonvert quantize` writes the file so";
+pub(super) const CURE: &str =
+    "quantize data with one scale, and weights alone by channel; `qonvert quantize` writes the file so";
 
 pub(super) fn find(cx: &Context<'_>) -> Result<Vec<Finding>> {
     let mut all: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();

@@ -81,7 +81,9 @@ fn clamp_behind(cx: &Context<'_>, n: NodeId) -> Option<(NodeId, Pair)> {
 pub(super) fn change(old: QParams, new: QParams) -> Changes {
     match old.scale == new.scale {
         true => Changes::As("the same grid".to_owned()),
-        false => Changes::As("changes numbers: a finer grid, which ends where the clamp or the old codes cut".to_owned()),
+        false => {
+            Changes::As("changes numbers: a finer grid, which ends where the clamp or the old codes cut".to_owned())
+        }
     }
 }
 

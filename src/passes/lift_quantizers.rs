@@ -45,7 +45,9 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         let ends = bounds.cut(model, &types, found.input, (grid.range(), grid.params.scale));
         let saturation = match ends {
             (None, None) => None,
-            _ if model.value(found.input).uses().len() == 1 || !may_be_integer(model, found.output) => Some(grid.range()),
+            _ if walk::sole_element_reader(model, found.input).is_some() || !may_be_integer(model, found.output) => {
+                Some(grid.range())
+            }
             // Other readers shall be able to read the same codes.
             (Some(0.0), _) => Some(grid.range()),
             _ => {
