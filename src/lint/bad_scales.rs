@@ -1,8 +1,9 @@
 //! Scales that are zero, negative, subnormal, infinite or no number.
 //!
 //! A quantizer divides by its scale: zero gives infinities, and each runtime makes other codes of them. Subnormal scales are
-//! zero on processors that flush them. Beside an AveragePool, the runtime also refuses scales of shape `[1]` in the place of scalars. Of a dequantized constant, a scale of zero makes zeros whatever the codes: scale 1 with codes at the
-//! zero point says the same and survives.
+//! zero on processors that flush them. Beside an AveragePool, the runtime also refuses scales of shape `[1]` in the place of scalars.
+//! Of a dequantized constant, a scale of zero makes zeros whatever the codes: scale 1 with codes at the zero point says the same and
+//! survives.
 //!
 //! ```text
 //! before: (float[2] x) => (float[2] y) <int8[2] c = {3, 4}, float s = {0}, int8 z = {1}> { d = DequantizeLinear(c, s, z) y = Add(x, d) }

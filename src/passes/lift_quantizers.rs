@@ -14,7 +14,7 @@
 
 use super::{
     Context,
-    support::{bounds::Bounds, pairs::moves_codes, quantizer::FakeQuantizer, walk},
+    support::{bounds::Bounds, clamp::clamping, pairs::moves_codes, quantizer::FakeQuantizer, walk},
 };
 use crate::{
     analysis::types,
@@ -58,10 +58,9 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
         let rounded = match saturation {
             Some(range) => match first_moved(model, cx, found.input) {
                 // In front of what moves elements, where the kernel that makes them can take it along.
-                Some(mover) if model.replace_all_uses(found.output, found.input) => {
-                    let Some(from) = model.node(mover).input(0) else { continue };
-                    let clip = NodeSpec::new("Clip").output(format!("{}_clipped", model.value(from).name()));
-                    let clip = clipped(model, clip, (from, found.output), range);
+                Some((mover, from)) if model.replace_all_uses(found.output, found.input) => {
+                    let name = format!("{}_clipped", model.value(from).name());
+                    let clip = clip(model, (from, found.output), range)?.output(name);
                     let clipped = model.insert_value(clip, Place::Before(mover))?;
                     model.set_input(mover, 0, Some(clipped));
                     cx.learned.values.entry(clipped).or_default().push(grid);
@@ -69,10 +68,9 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
                     found.input
                 }
                 _ => {
+                    let clip = clip(model, (found.input, found.output), range)?;
                     let output = model.take_outputs(id).first().copied().flatten();
-                    let clip = NodeSpec::new("Clip").output_value(output);
-                    let clip = clipped(model, clip, (found.input, found.output), range);
-                    model.insert(clip, Place::Before(id));
+                    model.insert(clip.output_value(output), Place::Before(id));
                     found.output
                 }
             },
@@ -109,24 +107,24 @@ pub fn run(model: &mut Model, cx: &mut Context) -> Result<usize> {
 }
 
 /// A Clip of a value to a range, its bounds named after the output of the quantizer in the place of which it stands.
-fn clipped(model: &mut Model, clip: NodeSpec, (from, quantized): (ValueId, ValueId), range: Range) -> NodeSpec {
+fn clip(model: &mut Model, (from, quantized): (ValueId, ValueId), range: Range) -> Result<NodeSpec> {
     let (graph, name) = (model.value(quantized).graph(), model.value(quantized).name().to_owned());
-    let mut bound =
-        |end: &str, to: f32| model.add_initializer(graph, &format!("{name}_{end}"), Tensor::from_f32(&[], &[to]));
-    let (lo, hi) = (bound("least", range.lo), bound("greatest", range.hi));
-    clip.inputs([Some(from), Some(lo), Some(hi)])
+    clamping(model, from, (Some(range.lo), Some(range.hi)), |model, which, bound| {
+        let end = if which == "min" { "least" } else { "greatest" };
+        Ok(model.add_initializer(graph, &format!("{name}_{end}"), Tensor::from_f32(&[], &[bound])))
+    })
 }
 
-/// The first of the nodes that move the elements of a value, one behind another, and do nothing else, where nothing else has rounded
-/// these.
-fn first_moved(model: &Model, cx: &Context, v: ValueId) -> Option<NodeId> {
+/// The first of the nodes that move the elements of a value, one behind another, and do nothing else, with what it moves, where
+/// nothing else has rounded these.
+fn first_moved(model: &Model, cx: &Context, v: ValueId) -> Option<(NodeId, ValueId)> {
     let mut first = None;
     let mut value = v;
     while let Some(n) = walk::sole_producer(model, value).filter(|&n| moves_codes(model, n)) {
         let node = model.node(n);
         let computed = node.input(0).filter(|&x| model.value(x).constant().is_none());
         let Some(from) = computed.filter(|_| node.outputs().len() == 1) else { break };
-        (first, value) = (Some(n), from);
+        (first, value) = (Some((n, from)), from);
     }
     let alone = model.sole_reader(value).is_some() && !cx.learned.values.contains_key(&value);
     first.filter(|_| model.producer(value).is_some() && alone)

@@ -199,10 +199,14 @@ pub fn raise_training(model: &mut Model, cx: &mut Context) -> Result<usize> {
         if !model.all_nodes().into_iter().any(|n| has_hidden_quantizer(model, n)) {
             break;
         }
-        changes += eliminate_identity::run(model, cx)?;
+        let mut now = eliminate_identity::run(model, cx)?;
         // Before constants are computed, of which weights are: rounded numbers alone are no pairs.
-        changes += raise_spelled_quantizers::run(model, cx)? + fold_constants::run(model, cx)?;
-        changes += raise_qonnx::run(model, cx)? + raise_spelled_quantizers::run(model, cx)?;
+        now += raise_spelled_quantizers::run(model, cx)? + fold_constants::run(model, cx)?;
+        now += raise_qonnx::run(model, cx)? + raise_spelled_quantizers::run(model, cx)?;
+        changes += now;
+        if now == 0 {
+            break;
+        }
     }
     Ok(changes)
 }
